@@ -1,0 +1,1 @@
+"""Summaries, measurements and pictures: what a convolution costs and what a network learned."""

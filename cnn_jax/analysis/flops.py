@@ -1,0 +1,152 @@
+"""Parameters and multiply-adds of a model, layer by layer, from shapes alone: nothing is computed.
+
+One multiply-accumulate (MAC) is one multiplication with its addition; FLOPs are twice as many.
+Counted are convolutions (the direct form, padding as data), transposed convolutions and dense
+layers, for one example. Biases, normalisation, activations and pools are not counted: this is the
+convention of torchvision's tables.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One call of a layer: a module with variables of its own, or with no modules inside.
+
+    Attributes:
+        name: path in the model, without the components 'layers'.
+        type: the module's class.
+        input_shape, output_shape: of one example, without the batch axis.
+        window, strides, dilation: per spatial axis; () for what has no window.
+        groups: number of groups of a convolution, else 1.
+        parameters: trainable ones; 0 at a second call of the same layer.
+        macs: multiply-accumulates for one example.
+    """
+
+    name: str
+    type: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    parameters: int
+    macs: int
+
+
+def parameters(module: nnx.Module) -> int:
+    """Number of trainable parameters (`nnx.Param`) in a module, abstract or not."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def macs(model: nnx.Module, input_shape: Sequence[int] | None = None) -> int:
+    """Multiply-accumulates of one example; arguments as `summary`."""
+    return sum(row.macs for row in summary(model, input_shape))
+
+
+def summary(
+    model: nnx.Module, input_shape: Sequence[int] | None = None, dtype: Any = None
+) -> tuple[Row, ...]:
+    """Every layer's shapes, parameters and multiply-adds, in order of execution.
+
+    Works on any NNX model that takes one array, also on an abstract one (`nnx.eval_shape`), whose
+    parameters were never made.
+
+    Args:
+        model: the model.
+        input_shape: one example, without a batch axis; None: `model.input_shape`.
+        dtype: of the input; None: int32 for `model.kind == 'text'`, else float32.
+    """
+    shape = tuple(model.input_shape if input_shape is None else input_shape)
+    if dtype is None:
+        dtype = jnp.int32 if getattr(model, 'kind', None) == 'text' else jnp.float32
+    graph, state = nnx.split(model)
+    rows: list[Row] = []
+
+    def run(state: Any, x: jax.Array) -> Any:
+        merged = nnx.merge(graph, state)
+        with _recorded(merged, rows):
+            return merged(x)
+
+    jax.eval_shape(run, state, jax.ShapeDtypeStruct((1, *shape), dtype))
+    return tuple(rows)
+
+
+@contextlib.contextmanager
+def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
+    """Within this context every call of a leaf module of `model` appends a row."""
+    modules = [(path, m) for path, m in nnx.iter_graph(model) if isinstance(m, nnx.Module)]
+    # A layer is a module with variables of its own, or with no modules inside.
+    parents = {path[:i] for path, _ in modules for i in range(len(path))}
+    owners = {
+        path for path, m in modules if any(isinstance(v, nnx.Variable) for v in vars(m).values())
+    }
+    names, seen = {}, set()
+    for path, module in modules:
+        inside_a_layer = any(path[:i] in owners for i in range(len(path)))
+        if (path in owners or path not in parents) and not inside_a_layer:
+            names[id(module)] = '.'.join(str(p) for p in path if p != 'layers')
+    # Flax has no hook on calls, so the classes' __call__ is replaced for a while.
+    originals = {type(m): type(m).__call__ for _, m in modules if id(m) in names and callable(m)}
+
+    def recorder(original: Any) -> Any:
+        def call(module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            y = original(module, x, *args, **kwargs)
+            if id(module) in names:
+                rows.append(_row(names[id(module)], module, x, y, id(module) in seen))
+                seen.add(id(module))
+            return y
+
+        return call
+
+    for cls, original in originals.items():
+        cls.__call__ = recorder(original)
+    try:
+        yield
+    finally:
+        for cls, original in originals.items():
+            cls.__call__ = original
+
+
+def _row(name: str, module: Any, x: jax.Array, y: jax.Array, again: bool) -> Row:
+    window = getattr(module, 'kernel_size', getattr(module, 'window_shape', ()))
+    strides = getattr(module, 'strides', 1)
+    if strides is None:  # of a pool: the window; of a convolution: 1
+        strides = window if hasattr(module, 'window_shape') else 1
+    dilation = getattr(module, 'kernel_dilation', getattr(module, 'dilation', 1))
+    ndim = len(window)
+    return Row(
+        name=name,
+        type=type(module).__name__,
+        input_shape=x.shape[1:],
+        output_shape=y.shape[1:],
+        window=tuple(window),
+        strides=nn.sizes.per_axis(strides, ndim) if ndim else (),
+        dilation=nn.sizes.per_axis(dilation, ndim) if ndim else (),
+        groups=getattr(module, 'feature_group_count', 1),
+        parameters=0 if again else parameters(module),
+        macs=_macs(module, x.shape, y.shape),
+    )
+
+
+def _macs(module: Any, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
+    if hasattr(module, 'macs'):  # a module of another kind says it itself
+        return module.macs(x_shape, y_shape)
+    if isinstance(module, nnx.Conv):
+        return math.prod(y_shape[1:-1]) * math.prod(module.kernel_shape)
+    if isinstance(module, nn.ConvTranspose | nnx.ConvTranspose):
+        return math.prod(x_shape[1:-1]) * math.prod(module.kernel.shape)
+    if isinstance(module, nnx.Linear):
+        return math.prod(x_shape[1:]) * module.out_features
+    return 0

@@ -1,0 +1,182 @@
+"""What a trained network looks at: saliency, Grad-CAM, receptive fields, patches, mistakes.
+
+Everything here takes a model in evaluation mode that is a chain of named top-level layers
+(`cnn_jax.models.base.Classifier`), and inputs as the model takes them.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cnn_jax.ops.geometry import ReceptiveField
+
+
+def layer_names(model: nnx.Module) -> tuple[str, ...]:
+    """The top-level layers in order; none of a model that is no chain."""
+    return model.layers.layer_names if hasattr(model, 'layers') else ()
+
+
+def split(model: nnx.Module, layer: str):
+    """The model as two functions: input -> what `layer` gives, and from there to the logits.
+
+    Raises:
+        ValueError: there is no such top-level layer.
+    """
+    names = layer_names(model)
+    if layer not in names:
+        raise ValueError(f'layer {layer!r} is not one of {", ".join(names)}')
+    items = list(model.layers.items())
+    at = names.index(layer) + 1
+
+    def part(some):
+        def run(x):
+            for _, function in some:
+                x = function(x)
+            return x
+
+        return run
+
+    return part(items[:at]), part(items[at:])
+
+
+def spatial_layers(model: nnx.Module, inputs) -> tuple[str, ...]:
+    """The top-level layers whose result still has spatial axes, as the inputs have."""
+    maps: dict[str, jax.ShapeDtypeStruct] = {}
+
+    def run(x):
+        found = {}
+        model(x, intermediates=found)
+        return found
+
+    maps = jax.eval_shape(run, inputs)
+    return tuple(n for n in layer_names(model) if maps[n].ndim == inputs.ndim)
+
+
+def saliency(model: nnx.Module, inputs, classes) -> np.ndarray:
+    """|d logit of the class / d input|, the largest over channels: (N, *size).
+
+    Simonyan, Vedaldi & Zisserman 2013, "Deep inside convolutional networks", arXiv:1312.6034,
+    section 3.
+
+    Args:
+        model: the network.
+        inputs: (N, *size, channels).
+        classes: (N,) indices.
+    """
+
+    def score(x):
+        return jnp.take_along_axis(model(x), jnp.asarray(classes)[:, None], 1).sum()
+
+    return np.asarray(jnp.abs(jax.jit(jax.grad(score))(inputs)).max(-1))
+
+
+def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
+    """Where the class is seen in a layer's maps: (N, *size of the layer), >= 0.
+
+    The maps are weighted by the mean gradient of the class's logit, summed, and cut off at 0.
+    Selvaraju et al. 2016, "Grad-CAM", arXiv:1610.02391, equations 1 and 2.
+
+    Raises:
+        ValueError: there is no such top-level layer, or its result has no spatial axes.
+    """
+    front, back = split(model, layer)
+    if jax.eval_shape(front, inputs).ndim != inputs.ndim:
+        raise ValueError(f'layer {layer!r} has no spatial axes')
+
+    def score(maps):
+        return jnp.take_along_axis(back(maps), jnp.asarray(classes)[:, None], 1).sum()
+
+    @jax.jit
+    def run(x):
+        maps = front(x)
+        axes = tuple(range(1, maps.ndim - 1))
+        weights = jax.grad(score)(maps).mean(axes, keepdims=True)
+        return jax.nn.relu((weights * maps).sum(-1))
+
+    return np.asarray(run(inputs))
+
+
+def effective_field(model: nnx.Module, inputs, layer: str) -> np.ndarray:
+    """How much each input position moves the centre of a layer's maps: (*size), maximum 1.
+
+    The mean over inputs and channels of |d centre / d input|: most of it lies near the middle of
+    the theoretical field. Luo et al. 2016, "Understanding the effective receptive field in deep
+    convolutional neural networks", arXiv:1701.04128.
+    """
+    front, _ = split(model, layer)
+
+    def centre(x):
+        maps = front(x)
+        return jnp.abs(maps[(slice(None), *(n // 2 for n in maps.shape[1:-1]))]).sum()
+
+    gradient = jnp.abs(jax.jit(jax.grad(centre))(inputs)).sum(-1).mean(0)
+    return np.asarray(gradient / jnp.maximum(gradient.max(), 1e-30))
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """The part of an input that moved one channel most: which example, where, and how strongly.
+
+    `low`, `high`: bounds per spatial axis of the receptive field, cut to the input.
+    """
+
+    example: int
+    position: tuple[int, ...]
+    value: float
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+
+
+def best_patches(
+    maps: np.ndarray,
+    field: ReceptiveField,
+    size: Sequence[int],
+    *,
+    channels: Sequence[int],
+    count: int = 9,
+) -> dict[int, list[Patch]]:
+    """For each channel the `count` examples that activate it most, each at its strongest position.
+
+    Args:
+        maps: (N, *positions, C) results of a layer.
+        field: of that layer (the same on all axes).
+        size: spatial size of the inputs.
+        channels: which.
+        count: at most so many examples.
+    """
+    found = {}
+    positions = maps.shape[1:-1]
+    for channel in channels:
+        flat = maps[..., channel].reshape(len(maps), -1)
+        where = flat.argmax(1)
+        strongest = flat[np.arange(len(maps)), where]
+        found[channel] = [
+            _patch(int(n), np.unravel_index(where[n], positions), strongest[n], field, size)
+            for n in np.argsort(-strongest, kind='stable')[:count]
+        ]
+    return found
+
+
+def _patch(example, position, value, field, size):
+    starts = [field.start + field.stride * int(p) for p in position]
+    return Patch(
+        example=example,
+        position=tuple(int(p) for p in position),
+        value=float(value),
+        low=tuple(max(0, s) for s in starts),
+        high=tuple(min(n, s + field.size) for s, n in zip(starts, size, strict=True)),
+    )
+
+
+def mistakes(logits, labels, count: int) -> list[tuple[int, int, float]]:
+    """(example, predicted class, its probability) of the wrong predictions, the surest first."""
+    probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+    predicted = probabilities.argmax(1)
+    sure = probabilities[np.arange(len(predicted)), predicted]
+    wrong = np.flatnonzero(predicted != np.asarray(labels))
+    order = wrong[np.argsort(-sure[wrong], kind='stable')][:count]
+    return [(int(n), int(predicted[n]), float(sure[n])) for n in order]

@@ -1,0 +1,91 @@
+"""Named lists of problems (see `problem.py` for how to read them)."""
+
+# The lecture's network on 28x28 images, batch 64, and an upsampling layer.
+LECTURE = (
+    'mb64_ic1ih28oc32kh3ph1',
+    'mb64_ic32ih14oc64kh3ph1',
+    'conv_transpose:mb64_ic64ih7oc32kh2sh2',
+    'max_pool:mb64_ic32ih28kh2sh2',
+    'avg_pool:mb64_ic64ih14kh2sh2',
+)
+
+# Layers of well-known networks for which kernels were tuned on CPUs.
+TUNED = (
+    'mb64_ic1ih28oc32kh3ph1',
+    'mb64_ic32ih28oc64kh3ph1',
+    'mb64_ic64ih14oc128kh3ph1',
+    'mb64_ic3ih32oc64kh3ph1',
+    'mb64_ic64ih32oc64kh3ph1',
+    'mb64_ic128ih16oc128kh3ph1',
+    'mb64_ic256ih8oc256kh3ph1',
+    'mb64_ic512ih4oc512kh3ph1',
+    'mb8_ic3ih224oc64kh3ph1',
+    'mb4_ic64ih112oc128kh3ph1',
+    'mb4_ic256ih56oc256kh3ph1',
+    'mb16_ic64ih56oc64kh1',
+    'mb16_ic128ih56oc128kh3sh2oh28',
+    'mb16_ic1iw8000oc64kw80sw4pw38',
+    'mb16_ic64iw2000oc128kw3pw1',
+    'mb64_ic300iw56oc100kw5pw2',
+    'g128mb16_ic128ih56oc128kh3ph1',
+    'mb4_ic3ih224oc64kh7sh2ph2oh112',
+)
+
+# Shapes that no kernel was tuned for: unaligned channels, odd sizes, batch 1, groups, dilation,
+# long and oblong windows, three dimensions, transposed.
+HELD_OUT = (
+    'mb32_ic48ih20oc96kh3ph1',
+    'mb16_ic24ih40oc40kh5ph2',
+    'mb128_ic16ih14oc16kh3ph1',
+    'mb1_ic64ih56oc64kh3ph1',
+    'mb128_ic512ih2oc512kh3ph1',
+    'g2mb8_ic96ih27oc256kh5ph2',
+    'mb4_ic3ih227oc96kh11sh4',
+    'mb16_ic192ih28oc32kh1',
+    'mb16_ic256ih28oc512kh1sh2',
+    'g144mb16_ic144ih56oc144kh3sh2ph1',
+    'g32mb8_ic128ih28oc128kh3ph1',
+    'mb32_ic64iw1000oc64kw9pw4',
+    'mb16_ic32iw4000oc32kw3pw4dw3',
+    'mb8_ic16ih33iw61oc24kh3kw7ph1pw3',
+    'mb2_ic16id16ih28iw28oc32kd3pd1',
+    'mb8_ic64ih32oc64kh3ph2dh1',
+    'conv_transpose:mb16_ic96ih12oc48kh4sh2ph1',
+    'conv_transpose:mb8_ic48iw500oc24kw8sw4pw2',
+)
+
+TRANSPOSED = (
+    'conv_transpose:mb32_ic256ih8oc128kh4sh2ph1',
+    'conv_transpose:mb32_ic128ih16oc64kh4sh2ph1',
+    'conv_transpose:mb32_ic64ih32oc3kh4sh2ph1',
+    'conv_transpose:mb16_ic64iw2000oc32kw16sw8pw4',
+)
+
+POOLS = (
+    'max_pool:mb64_ic32ih28kh2sh2',
+    'max_pool:mb16_ic64ih112kh3sh2ph1',
+    'max_pool:mb16_ic64iw2000kw4sw4',
+    'max_pool:mb4_ic16id16kd2sd2',
+    'avg_pool:mb64_ic32ih28kh2sh2',
+    'avg_pool:mb16_ic512ih7kh7',
+)
+
+# One small problem of each kind: seconds, for a first look.
+SMALL = (
+    'mb4_ic3ih16oc8kh3ph1',
+    'mb4_ic8iw64oc8kw5sw2pw2',
+    'mb2_ic4id6oc4kd3pd1',
+    'g8mb4_ic8ih12oc8kh3ph1dh1',
+    'conv_transpose:mb4_ic8ih6oc4kh4sh2ph1',
+    'max_pool:mb4_ic8ih12kh2sh2',
+)
+
+SUITES: dict[str, tuple[str, ...]] = {
+    'lecture': LECTURE,
+    'tuned': TUNED,
+    'held_out': HELD_OUT,
+    'cpu': TUNED + HELD_OUT,
+    'transposed': TRANSPOSED,
+    'pools': POOLS,
+    'small': SMALL,
+}

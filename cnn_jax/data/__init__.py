@@ -1,0 +1,22 @@
+"""Data sets by name, without TensorFlow, and the order in which training sees them."""
+
+from cnn_jax.data.catalog import names, table
+from cnn_jax.data.dataset import Dataset, Split, normalize
+from cnn_jax.data.loader import Loader, evaluation_batches
+from cnn_jax.data.loading import load
+from cnn_jax.data.order import batch_rows, epoch_order, process_rows, steps_per_epoch
+
+__all__ = [
+    'Dataset',
+    'Loader',
+    'Split',
+    'batch_rows',
+    'epoch_order',
+    'evaluation_batches',
+    'load',
+    'names',
+    'normalize',
+    'process_rows',
+    'steps_per_epoch',
+    'table',
+]

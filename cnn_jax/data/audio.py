@@ -1,0 +1,46 @@
+"""Waveforms of one length from recordings of many."""
+
+import wave
+
+import numpy as np
+
+
+def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
+    """The first `length` samples as int16, with silence (0) after the end of a shorter waveform.
+
+    Raises:
+        ValueError: the samples are no integers of 16 bits.
+    """
+    kept = waveform[:length]
+    fitted = np.zeros(length, np.int16)
+    fitted[: len(kept)] = kept
+    if waveform.dtype.kind not in 'iu' or not np.array_equal(fitted[: len(kept)], kept):
+        raise ValueError(f'a waveform of {waveform.dtype} that 16-bit integers cannot hold')
+    return fitted
+
+
+def read_wav(file, rate: int) -> np.ndarray:
+    """The samples of a WAV file: int16 (n,).
+
+    Args:
+        file: a path, or a binary file object.
+        rate: samples a second that the data set has.
+
+    Raises:
+        ValueError: not a WAV file, another rate, more than one channel, not 16 bits a sample.
+            Nothing is converted: resampling would change what a figure means.
+    """
+    where = getattr(file, 'name', file)
+    try:
+        with wave.open(file if hasattr(file, 'read') else str(file), 'rb') as sound:
+            channels, width, found = sound.getparams()[:3]
+            data = sound.readframes(sound.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f'{where}: not a WAV file that can be read ({error})') from error
+    if found != rate:
+        raise ValueError(f'{where}: {found} samples a second; resample it to {rate} first')
+    if channels != 1:
+        raise ValueError(f'{where}: {channels} channels; mix it to one first')
+    if width != 2:
+        raise ValueError(f'{where}: {8 * width} bits a sample; convert it to 16 first')
+    return np.frombuffer(data, '<i2').astype(np.int16)

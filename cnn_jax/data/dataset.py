@@ -1,0 +1,213 @@
+"""What a data set is, once loaded: named splits of arrays, class names, statistics."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+KINDS = ('image', 'audio', 'text')
+
+
+def _empty() -> Mapping[str, Any]:
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples of one split, row i of every array being example i.
+
+    Attributes:
+        inputs: (N, *shape): uint8 images (H, W, C), int16 or float32 waveforms (T, C), int32 token
+            ids (L,). An array, or what can be indexed by rows like one (`stored.StoredImages`).
+        labels: int32 (N,), in [0, num_classes).
+        extra: further columns of N rows each (for instance the speaker of a recording); no loader
+            hands them to a model.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=_empty)
+
+    def __post_init__(self):
+        for name, column in {'labels': self.labels, **self.extra}.items():
+            if len(column) != len(self.inputs):
+                raise ValueError(
+                    f'{name} has {len(column)} rows, inputs has {len(self.inputs)}: one each'
+                )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, rows) -> 'Split':
+        """The examples at `rows` (an index array or a slice), in that order.
+
+        Images that are not in memory stay where they are.
+        """
+        extra = {name: column[rows] for name, column in self.extra.items()}
+        is_array = isinstance(self.inputs, np.ndarray)
+        inputs = self.inputs[rows] if is_array else self.inputs.take(rows)
+        return Split(inputs, self.labels[rows], extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set, loaded.
+
+    Attributes:
+        name: as given to `load`.
+        kind: 'image', 'audio' or 'text'.
+        splits: 'train' and 'test', and 'validation' where there is one.
+        class_names: one for each label.
+        mean: per channel, of the training split's inputs after scaling (see `normalize`); () for
+            text.
+        std: likewise.
+        meta: source, licence, and what a run must keep to read its own inputs again (for text the
+            vocabulary).
+    """
+
+    name: str
+    kind: str
+    splits: Mapping[str, Split]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=_empty)
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f'kind={self.kind!r}; it is one of {KINDS}')
+        for name, split in self.splits.items():
+            check_labels(split.labels, len(self.class_names), f'{self.name}, split {name}')
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example, without a batch axis."""
+        return tuple(self.splits['train'].inputs.shape[1:])
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What a model must be told besides input shape and classes: `vocabulary_size` for text."""
+        words = self.meta.get('vocabulary')
+        return {} if words is None else {'vocabulary_size': len(words)}
+
+    def describe(self) -> dict[str, Any]:
+        """All but the examples, as what JSON can hold: to be kept with a run."""
+        return {
+            'name': self.name,
+            'kind': self.kind,
+            'input_shape': list(self.input_shape),
+            'dtype': str(self.splits['train'].inputs.dtype),
+            'sizes': {name: len(split) for name, split in self.splits.items()},
+            'class_names': list(self.class_names),
+            'mean': list(self.mean),
+            'std': list(self.std),
+            'meta': json.loads(json.dumps(dict(self.meta))),
+        }
+
+    def reads_like(self, other: 'Dataset') -> bool:
+        """Whether inputs and labels of one mean the same in the other."""
+        words = [tuple(each.meta.get('vocabulary', ())) for each in (self, other)]
+        return (
+            self.input_shape == other.input_shape
+            and self.class_names == other.class_names
+            and words[0] == words[1]
+        )
+
+    @classmethod
+    def described(cls, description: Mapping[str, Any]) -> 'Dataset':
+        """The data set that `describe` told of, without examples: every split is empty."""
+        shape, dtype = description['input_shape'], description['dtype']
+        nothing = Split(np.zeros((0, *shape), dtype), np.zeros(0, np.int32))
+        return cls(
+            name=description['name'],
+            kind=description['kind'],
+            splits=dict.fromkeys(description['sizes'], nothing),
+            class_names=tuple(description['class_names']),
+            mean=tuple(description['mean']),
+            std=tuple(description['std']),
+            meta=description['meta'],
+        )
+
+    def normalize(self, inputs):
+        """`normalize` with this data set's statistics: raw inputs to what a model is given."""
+        return normalize(inputs, mean=self.mean, std=self.std)
+
+    preprocess = normalize
+
+
+def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+    """Raises ValueError if a label is not in [0, num_classes)."""
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if bad.size:
+        raise ValueError(
+            f'{where}: label {labels[bad[0]]} at example {bad[0]} is outside 0..{num_classes - 1}'
+            + (f' (and {bad.size - 1} more)' if bad.size > 1 else '')
+        )
+
+
+# What an input is divided by, so that the full range becomes [0, 1] (uint8) or [-1, 1) (int16).
+_FULL_SCALE = {'uint8': 255.0, 'int16': 32768.0}
+
+
+def normalize(inputs, *, mean=(), std=()):
+    """Raw inputs to float32, scaled and standardised per channel.
+
+    Pure arithmetic on the array itself, so it takes NumPy arrays, JAX arrays and tracers alike, and
+    can be called inside `jax.jit`.
+
+    Args:
+        inputs: (..., C), uint8 (divided by 255), int16 (divided by 32768) or float32 (as it is);
+            or int32 token ids of any shape, which are returned unchanged.
+        mean: C numbers, subtracted after scaling; () for none.
+        std: C numbers, divided by; () for none.
+
+    Returns:
+        float32 of the same shape; int32 for int32.
+
+    Raises:
+        TypeError: another dtype.
+    """
+    dtype = str(inputs.dtype)
+    if dtype == 'int32':
+        return inputs
+    if dtype not in _FULL_SCALE and dtype != 'float32':
+        raise TypeError(f'inputs of dtype {dtype}; uint8, int16, float32 or int32 can be read')
+    values = inputs.astype('float32')
+    if dtype in _FULL_SCALE:
+        values = values / np.float32(_FULL_SCALE[dtype])
+    if mean:
+        values = values - np.asarray(mean, np.float32)
+    if std:
+        values = values / np.asarray(std, np.float32)
+    return values
+
+
+def statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the scaled inputs per channel (last axis), for `normalize`.
+
+    Integer inputs are counted value by value, so the result is the same on every machine. A channel
+    that never changes has std 1, so that dividing by it is harmless.
+    """
+    channels = inputs.shape[-1]
+    means, stds = [], []
+    for channel in range(channels):
+        column = inputs[..., channel].reshape(-1)
+        if column.dtype.kind in 'iu':
+            lowest = int(np.iinfo(column.dtype).min)
+            counts = np.zeros(int(np.iinfo(column.dtype).max) - lowest + 1, np.int64)
+            for part in np.array_split(column, max(1, column.size >> 24)):
+                counts += np.bincount(part.astype(np.int64) - lowest, minlength=counts.size)
+            values = (np.arange(counts.size) + lowest) / _FULL_SCALE[str(column.dtype)]
+            mean = float(counts @ values / column.size)
+            std = float(np.sqrt(counts @ (values - mean) ** 2 / column.size))
+        else:
+            mean, std = float(np.mean(column, dtype=np.float64)), float(np.std(column, dtype='f8'))
+        means.append(mean)
+        stds.append(std if column.min() < column.max() else 1.0)
+    return tuple(means), tuple(stds)

@@ -1,0 +1,89 @@
+"""Decoding the examples of a prepared TFDS folder, feature by feature, as `features.json` says.
+
+TFDS's own decoder is as general as TFDS and takes 0.13 ms for a 28x28 image; and its Audio feature
+cannot be constructed without TensorFlow. What images, audio, text and labels need is little.
+"""
+
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data import images
+
+
+class Features:
+    """The features of a prepared folder.
+
+    Attributes:
+        kinds: {name: 'image' | 'classLabel' | 'text' | 'tensor' | 'audio' | ...}, as in the file.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        content = json.loads((path / 'features.json').read_text())
+        self._path = path
+        self._about: dict[str, dict[str, Any]] = {}
+        self.kinds: dict[str, str] = {}
+        for name, feature in content['featuresDict']['features'].items():
+            kind = next((key for key in feature if key != 'pythonClassName'), 'unknown')
+            self.kinds[name] = kind
+            self._about[name] = feature.get(kind) or {}
+
+    def named(self, kind: str) -> list[str]:
+        """Names of the features of one kind."""
+        return [name for name, found in self.kinds.items() if found == kind]
+
+    def class_names(self, name: str) -> tuple[str, ...]:
+        """Names of a label's classes: '0', '1', ... where the folder gives none."""
+        file = self._path / f'{name}.labels.txt'
+        count = int(self._about[name]['numClasses'])
+        if not file.is_file():
+            return tuple(map(str, range(count)))
+        return tuple(line for line in file.read_text().splitlines() if line)
+
+    def sample_rate(self, name: str) -> int | None:
+        """Samples a second of an audio feature, if the folder says so."""
+        rate = self._about[name].get('sampleRate')
+        return None if rate is None else int(rate)
+
+    def decoder(self, name: str, size: int = 0) -> Callable[[Any], Any]:
+        """A function from the value stored under `name` in an Example to the decoded value.
+
+        Image: uint8 (H, W, C), see `images.decode`. Label: int. Text: str. Tensor and audio: array
+        of the stored dtype.
+
+        Args:
+            name: of the feature.
+            size: both sides of an image; 0 for its own.
+
+        Raises:
+            ValueError: no such feature, or of a kind that cannot be decoded.
+        """
+        kind = self.kinds.get(name)
+        about = self._about.get(name, {})
+        shape = [int(length) for length in about.get('shape', {}).get('dimensions', ())]
+        if kind == 'image':
+            channels = 1 if shape and shape[-1] == 1 else 3
+            return lambda feature: images.decode(
+                io.BytesIO(feature.bytes_list.value[0]), channels, size
+            )
+        if kind == 'classLabel':
+            return lambda feature: feature.int64_list.value[0]
+        if kind == 'text':
+            return lambda feature: feature.bytes_list.value[0].decode()
+        if kind in ('tensor', 'audio') and str(about.get('encoding', 'none')).lower() == 'none':
+            dtype = np.dtype(about['dtype'])
+            return lambda feature: _array(feature, dtype, shape)
+        raise ValueError(
+            f'{self._path}: feature {name!r} cannot be decoded (it is {kind or "not there"}); '
+            f'there are {self.kinds}'
+        )
+
+
+def _array(feature, dtype: np.dtype, shape: list[int]) -> np.ndarray:
+    kind = feature.WhichOneof('kind')
+    values = getattr(feature, kind).value if kind else ()
+    return np.array(values, dtype).reshape(shape)

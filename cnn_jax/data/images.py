@@ -1,0 +1,49 @@
+"""Encoded images as uint8 arrays of one size and number of channels."""
+
+import numpy as np
+import PIL.Image
+
+_MODES = {1: 'L', 3: 'RGB'}
+_EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
+
+
+def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
+    """An image file as uint8 (H, W, channels).
+
+    Images of another mode are converted: palettes, CMYK and YCbCr to RGB, grey to three equal
+    channels, colour to grey by ITU-R 601 luma; transparency is dropped. To a given size: the
+    longer side is cropped about the middle, and what is left resized (bilinear, with averaging
+    where it shrinks).
+
+    Args:
+        file: a path, or a binary file object.
+        channels: 1 or 3.
+        size: both sides of the result; 0 leaves the image's own.
+
+    Raises:
+        ValueError: not an image, a damaged one, or more than 8 bits a channel.
+    """
+    where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
+    try:
+        with PIL.Image.open(file) as image:
+            if image.mode not in _EIGHT_BITS:
+                raise ValueError(f'{where}: mode {image.mode}; only 8 bits a channel can be read')
+            if image.mode != _MODES[channels]:
+                image = image.convert(_MODES[channels])
+            if size:
+                image = _square(image, size)
+            array = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f'{where}: not an image that can be read ({error})') from error
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if width != height:
+        image = image.crop((left, top, left + side, top + side))
+    if side == size:
+        return image
+    return image.resize((size, size), PIL.Image.Resampling.BILINEAR)

@@ -1,0 +1,141 @@
+"""`load`: a data set by name and options."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data import catalog, prepared, readers
+from cnn_jax.data.dataset import Dataset, Split, statistics
+from cnn_jax.data.order import epoch_order
+from cnn_jax.data.readers import Parts, Place
+
+
+def parse(spec: str) -> tuple[str, dict[str, str]]:
+    """'name' or 'name:option=value,option=value' as (name, options).
+
+    Raises:
+        ValueError: an option without a value.
+    """
+    name, _, rest = spec.partition(':')
+    pairs = [part.partition('=') for part in rest.split(',') if part]
+    for option, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f'data set {spec!r}: {option!r} has no value; write {option}=...')
+    return name, {option: value for option, _, value in pairs}
+
+
+def _typed(name: str, read: Callable[..., Parts], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` in the types that the defaults of `read` have."""
+    defaults = catalog.options(read)
+    typed = {}
+    for option, value in options.items():
+        if option not in defaults:
+            has = f'it has {", ".join(defaults)}' if defaults else 'it has none'
+            raise ValueError(f'data set {name} has no option {option!r}; {has}')
+        kind = type(defaults[option])
+        try:
+            typed[option] = kind(value)
+        except ValueError as error:
+            raise ValueError(
+                f'data set {name}: {option}={value!r} is not {kind.__name__}'
+            ) from error
+    return typed
+
+
+def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str, Any]]:
+    """Kind, reader and origin of a set in the table, or prepared in the place."""
+    if name in catalog.CATALOG:
+        entry = catalog.CATALOG[name]
+        return entry.kind, entry.read, {'licence': entry.licence, 'source': entry.source}
+    folder = pathlib.Path(place.data_dir or prepared.default_data_dir()).expanduser()
+    if not name or prepared.find(name, folder) is None:
+        raise ValueError(
+            f'unknown data set {name!r}; there are {", ".join(catalog.names())}, and whatever TFDS '
+            f'has prepared in {str(folder)!r}'
+        )
+    return *readers.any_prepared(place, name), {'source': f'TFDS, {name}'}
+
+
+# Rows that statistics are taken of where the images are not in memory.
+_SAMPLE = 4096
+
+
+def _sample(inputs) -> np.ndarray:
+    if isinstance(inputs, np.ndarray):
+        return inputs
+    return inputs[np.linspace(0, len(inputs) - 1, min(_SAMPLE, len(inputs))).astype(np.int64)]
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | pathlib.Path | None = None,
+    manual_dir: str | pathlib.Path | None = None,
+    download: bool = True,
+    validation: float = 0.0,
+    **options,
+) -> Dataset:
+    """Loads a data set: into memory, but for images of more than 1 GiB, which are read when needed.
+
+    Args:
+        name: one of `names()`, or of a set prepared in `data_dir`; possibly with options:
+            'movie_reviews:fold=3'.
+        data_dir: folder of TFDS-prepared sets; None for TFDS_DATA_DIR, or else
+            ~/tensorflow_datasets. A set that is not there is prepared there first.
+        manual_dir: folder of the set's original files, to prepare it without a network.
+        download: whether a set that is not prepared may be downloaded.
+        validation: the share of the training split that becomes the split 'validation', in [0, 1).
+            The examples are chosen once and for all, whatever the seed of the training.
+        **options: of the data set, as in `name` (see docs/data.md).
+
+    Raises:
+        ValueError: an unknown name or option, a damaged folder, a wrong file.
+        FileNotFoundError: a missing folder or file.
+        ConnectionError: the set would have to be downloaded and cannot.
+    """
+    known, given = parse(name)
+    if not 0 <= validation < 1:
+        raise ValueError(f'validation={validation}; it is a share, at least 0 and less than 1')
+    place = Place(data_dir, manual_dir, download)
+    kind, read, meta = _find(known, place)
+    options = _typed(known, read, {**given, **options})
+    parts = read(place, **options)
+    splits = hold_out(parts['splits'], validation)
+    mean, std = ((), ()) if kind == 'text' else statistics(_sample(splits['train'].inputs))
+    return Dataset(
+        name=name,
+        kind=kind,
+        splits=splits,
+        class_names=parts['class_names'],
+        mean=mean,
+        std=std,
+        meta={**meta, 'options': options, **parts.get('meta', {})},
+    )
+
+
+def hold_out(splits: Mapping[str, Split], share: float) -> Mapping[str, Split]:
+    """Moves `share` of the training split to a new split 'validation' (none if 0).
+
+    Raises:
+        ValueError: there is a validation split already, or nothing would be left on one side.
+    """
+    if share == 0:
+        return splits
+    if 'validation' in splits:
+        raise ValueError(
+            f'validation={share}, but the set has a validation split of its own; leave it at 0'
+        )
+    train = splits['train']
+    held = round(share * len(train))
+    if not 0 < held < len(train):
+        raise ValueError(
+            f'validation={share} of {len(train)} examples is {held}; both sides need one'
+        )
+    order = epoch_order(0, 0, len(train))
+    return {
+        **splits,
+        'train': train.take(np.sort(order[held:])),
+        'validation': train.take(np.sort(order[:held])),
+    }

@@ -1,0 +1,48 @@
+"""MNIST-1D: 40-sample signals of ten synthetic classes.
+
+Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", ICML 2024, arXiv:2011.14439.
+"""
+
+import random
+
+import numpy as np
+
+from cnn_jax.data.dataset import Split
+from cnn_jax.data.order import epoch_order
+
+LENGTH = 40
+
+
+def generate() -> dict[str, Split]:
+    """The published set (4000 + 1000), computed by its authors' package `mnist1d`.
+
+    The package seeds NumPy's and Python's global generators; both are put back.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+    """
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    states = np.random.get_state(), random.getstate()
+    try:
+        made = make_dataset(get_dataset_args())
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+    return {
+        'train': _split(made['x'], made['y']),
+        'test': _split(made['x_test'], made['y_test']),
+    }
+
+
+def _split(signals: np.ndarray, labels: np.ndarray) -> Split:
+    return Split(signals.astype(np.float32)[..., None], labels.astype(np.int32))
+
+
+def shuffle(split: Split) -> Split:
+    """The same signals with their samples in another order, one and the same for all.
+
+    What is left is all the information but no locality: the paper's test of what convolution is
+    for. (The paper draws another permutation; any serves.)
+    """
+    return Split(split.inputs[:, epoch_order(0, 0, LENGTH)], split.labels, split.extra)

@@ -1,0 +1,219 @@
+"""Data sets that TFDS has prepared on disk, read without TensorFlow and checked as they are read.
+
+A prepared set is a folder `<data_dir>/<name>[/<config>]/<version>` with `dataset_info.json`,
+`features.json` and shards. TFDS's own `data_source` would do, but it neither counts what it reads
+nor says in words what is wrong with a folder that was written halfway.
+"""
+
+import json
+import os
+import pathlib
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.data.features import Features
+
+INFO_FILE = 'dataset_info.json'
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+
+
+def default_data_dir() -> pathlib.Path:
+    """TFDS_DATA_DIR, or else TFDS's own default, ~/tensorflow_datasets."""
+    return pathlib.Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+
+
+def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the newest prepared version of `name` ('mnist', 'glue/sst2'), or None."""
+    parent = data_dir / name
+    versions = [p for p in parent.glob('*') if _VERSION.fullmatch(p.name) and p.is_dir()]
+    return max(versions, key=lambda p: tuple(map(int, p.name.split('.'))), default=None)
+
+
+class Prepared:
+    """One prepared folder: its description, and its splits as decoded examples.
+
+    Attributes:
+        path: the folder.
+        info: `dataset_info.json`, parsed.
+        features: what an example consists of.
+        sizes: number of examples of each split.
+
+    Raises:
+        FileNotFoundError: the folder lacks a file that its description names.
+        ValueError: the description cannot be understood.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        for file in (INFO_FILE, 'features.json'):
+            if not (self.path / file).is_file():
+                raise FileNotFoundError(_half_written(self.path, f'{file} is missing'))
+        try:
+            self.info: dict[str, Any] = json.loads((self.path / INFO_FILE).read_text())
+            self._splits = {split['name']: split for split in self.info['splits']}
+            self.sizes: Mapping[str, int] = {
+                name: sum(map(int, split['shardLengths'])) for name, split in self._splits.items()
+            }
+            self.features = Features(self.path)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                _half_written(self.path, f'its description is damaged ({error!r})')
+            ) from error
+        for split in self._splits:
+            for shard, _ in self._shards(split):
+                if not shard.is_file():
+                    raise FileNotFoundError(_half_written(self.path, f'{shard.name} is missing'))
+
+    def _shards(self, split: str) -> list[tuple[pathlib.Path, int]]:
+        """Files of a split and the number of examples that each should hold."""
+        about = self._splits[split]
+        lengths = [int(length) for length in about['shardLengths']]
+        template = about.get('filepathTemplate') or '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+        shards = []
+        for index, length in enumerate(lengths):
+            x_of_y = f'{index:05d}-of-{len(lengths):05d}'
+            fields = {
+                'DATASET': self.info['name'],
+                'SPLIT': split,
+                'FILEFORMAT': self.info.get('fileFormat', 'tfrecord'),
+                'SHARD_INDEX': f'{index:05d}',
+                'NUM_SHARDS': f'{len(lengths):05d}',
+                'SHARD_X_OF_Y': x_of_y,
+            }
+            shards.append((self.path / template.format(**fields), length))
+        return shards
+
+    def shards(self, split: str) -> list[pathlib.Path]:
+        """The files of a split."""
+        return [path for path, _ in self._shards(split)]
+
+    @property
+    def random_access(self) -> bool:
+        """Whether examples can be read one by one."""
+        return self._format == 'array_record'
+
+    @property
+    def _format(self) -> str:
+        return self.info.get('fileFormat', 'tfrecord')
+
+    def records(self, split: str) -> Iterator[bytes]:
+        """The serialised examples of a split, in order.
+
+        Raises:
+            ValueError: a shard is truncated or damaged, or holds another number of examples or of
+                bytes than the description says.
+        """
+        if self._format not in _READERS:
+            raise ValueError(
+                f'{self.path} was prepared as {self._format}; {" and ".join(_READERS)} can be read'
+            )
+        total = 0
+        for shard, length in self._shards(split):
+            found = 0
+            try:
+                for record in _READERS[self._format](shard):
+                    found += 1
+                    total += len(record)
+                    if found <= length:
+                        yield record
+            except (RuntimeError, struct.error) as error:
+                reason = ' '.join(str(error).split())
+                raise ValueError(
+                    _half_written(self.path, f'{shard.name} is truncated or damaged ({reason})')
+                ) from error
+            if found != length:
+                raise ValueError(
+                    _half_written(
+                        self.path, f'{shard.name} holds {found} examples instead of {length}'
+                    )
+                )
+        expected = int(self._splits[split].get('numBytes') or total)
+        if total != expected:
+            raise ValueError(
+                _half_written(self.path, f'split {split} has {total} bytes instead of {expected}')
+            )
+
+    def decoder(self, names: Sequence[str], size: int = 0) -> Callable[[bytes], dict[str, Any]]:
+        """A function from a serialised example to the features `names` (`Features.decoder`)."""
+        from tensorflow_datasets.proto import tf_example_pb2  # 0.5 s
+
+        decoders = {name: self.features.decoder(name, size) for name in names}
+
+        def decode(record: bytes) -> dict[str, Any]:
+            feature = tf_example_pb2.Example.FromString(record).features.feature
+            return {name: function(feature[name]) for name, function in decoders.items()}
+
+        return decode
+
+    def examples(self, split: str, names: Sequence[str], size: int = 0) -> Iterator[dict[str, Any]]:
+        """The features `names` of the examples of a split, in order, decoded.
+
+        Raises:
+            ValueError: as `records` and `Features.decoder` do.
+        """
+        return map(self.decoder(names, size), self.records(split))
+
+    def columns(
+        self, split: str, dtypes: Mapping[str, type], size: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Features of one shape in all examples, stacked: {name: (N, *shape)} of the dtype given.
+
+        Args:
+            split: which one.
+            dtypes: {name of the feature: dtype}.
+            size: both sides of images; 0 for their own.
+
+        Raises:
+            ValueError: as `examples` does; or the shapes differ.
+        """
+        n = self.sizes[split]
+        stacked: dict[str, np.ndarray] = {}
+        for i, example in enumerate(self.examples(split, list(dtypes), size)):
+            for name, dtype in dtypes.items():
+                value = np.asarray(example[name])
+                if i == 0:
+                    stacked[name] = np.empty((n, *value.shape), dtype)
+                elif value.shape != stacked[name].shape[1:]:
+                    raise ValueError(
+                        f'{self.path}: {name} of example {i} of split {split} has shape '
+                        f'{value.shape}, the examples before it {stacked[name].shape[1:]}; '
+                        'give the option size to make images one size'
+                    )
+                stacked[name][i] = value
+        return stacked
+
+
+def _array_records(path: pathlib.Path) -> Iterator[bytes]:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+        step = 1 << 14
+        for start in range(0, reader.num_records(), step):
+            yield from reader.read(start, min(start + step, reader.num_records()))
+        if not reader.num_records():
+            reader.read_all()  # raises where a damaged file looks empty
+    finally:
+        reader.close()
+
+
+def _tf_records(path: pathlib.Path) -> Iterator[bytes]:
+    """TFRecord framing: length (8 bytes), its checksum (4), data, the data's checksum (4)."""
+    with path.open('rb') as file:
+        while head := file.read(12):
+            (length,) = struct.unpack('<Q4x', head)
+            record, foot = file.read(length), file.read(4)
+            if len(record) != length or len(foot) != 4:
+                raise struct.error('the file ends within an example')
+            yield record
+
+
+_READERS = {'array_record': _array_records, 'tfrecord': _tf_records}
+
+
+def _half_written(path: pathlib.Path, what: str) -> str:
+    return f'{path}: {what}; delete that folder and prepare it again, or name another data_dir'

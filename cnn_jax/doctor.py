@@ -1,0 +1,230 @@
+"""What this machine and these versions can do, in about a minute: python -m cnn_jax.doctor
+
+Devices, memory and versions; measured matrix product and bandwidth; every kernel in every dtype and
+number of dimensions, its three passes held against float64: right, wrong by how much, or not
+supported and why; the native kernel; the data sets found.
+
+Exit codes: 0; 1 something computes wrongly; 2 a wrong flag.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.analysis import compare, machine, reference
+from cnn_jax.analysis.problem import Problem, parse
+from cnn_jax.data import prepared
+from cnn_jax.ops import dispatch, kernels
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+# By number of dimensions: the first that a kernel supports is what it is tried on, so that kernels
+# for special windows are tried, too.
+PROBLEMS = {
+    1: ('mb2_ic4iw12oc6kw3pw1', 'mb2_ic4iw12oc6kw1'),
+    2: ('mb2_ic4ih8oc6kh3ph1', 'mb2_ic4ih8oc6kh1', 'g4mb2_ic4ih8oc4kh3ph1'),
+    3: ('mb1_ic2id5oc4kd2', 'mb1_ic2id5oc4kd1', 'mb1_ic2id6oc4kd3pd1'),
+}
+POOLS = ('max_pool:mb2_ic3ih8kh2sh2', 'avg_pool:mb2_ic3ih8kh2sh2')
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser('python -m cnn_jax.doctor', description=__doc__.split('\n')[0])
+    parser.add_argument('--json', help='also write the findings to this file')
+    parser.add_argument('--data_dir', help='folder of prepared data sets')
+    parser.add_argument('--kernels', help='only these, separated by commas')
+    flags = parser.parse_args(argv)
+    known = dispatch.implementations('conv')
+    names = tuple(flags.kernels.split(',')) if flags.kernels else known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f'unknown kernel {unknown[0]!r}; there are {", ".join(known)}')
+    start = time.perf_counter()
+    description, limits = machine.describe(), machine.peaks()
+    print(machine_text(description, limits))
+    print(f'float32 products by default: {default_precision()}')
+    print(f'native kernel: {native()}')
+    print(f'data sets: {data_sets(flags.data_dir)}\n')
+    # Most of the time goes to compiling, which runs outside of Python's lock.
+    with concurrent.futures.ThreadPoolExecutor(description['cores']) as pool:
+        cases = [(name, ndim, dtype) for name in names for dtype in DTYPES for ndim in PROBLEMS]
+        checks = list(pool.map(lambda case: check_kernel(*case), cases))
+    print(matrix_text(checks))
+    pools = check_pools()
+    print('\npools, float32: ' + ', '.join(f'{p["kernel"]} {p["finding"]}' for p in pools))
+    wrong = [c for c in checks + pools if c['right'] is False]
+    if flags.json:
+        findings = {
+            'machine': description,
+            'peaks': limits,
+            'default_precision': default_precision(),
+            'native': native(),
+            'data_sets': data_sets(flags.data_dir),
+            'kernels': checks,
+            'pools': pools,
+        }
+        pathlib.Path(flags.json).write_text(json.dumps(findings, indent=1) + '\n')
+    seconds = time.perf_counter() - start
+    right = sum(c['right'] is True for c in checks + pools)
+    verdict = f'{len(wrong)} WRONG' if wrong else 'none wrong'
+    print(f'{right} combinations right, {verdict}, in {seconds:.0f} s')
+    return 1 if wrong else 0
+
+
+def check_kernel(name: str, ndim: int, dtype: str) -> dict[str, Any]:
+    """The three passes of a kernel on a small problem, compiled together, against float64.
+
+    Returns:
+        kernel, ndim, dtype, problem, `right` (None: not supported), `error` (the largest relative
+        error), `passes` (those supported), `finding` (a few words).
+    """
+    found = {'kernel': name, 'ndim': ndim, 'dtype': dtype, 'right': None, 'error': None}
+    reasons = {}
+    for text in PROBLEMS[ndim]:
+        problem = parse(text)
+        spec = problem.spec(dtype, 'highest')
+        reasons = {op: kernels.reason_against(name, op, spec) for op in compare.PASSES}
+        supported = [op for op in compare.PASSES if reasons[op] is None]
+        if supported:
+            break
+    found |= {'problem': str(problem), 'passes': supported}
+    if not supported:
+        return found | {'finding': f'not supported: {reasons["forward"]}'}
+    try:
+        errors = _errors(name, spec, supported)
+    except Exception as error:  # whatever a kernel raises here is a finding
+        text = str(error).strip().splitlines()
+        message = f'{type(error).__name__}: {text[0] if text else ""}'
+        return found | {'right': False, 'error': float('inf'), 'finding': f'failed: {message}'}
+    right = all(e <= reference.tolerance(dtype, spec, op) for op, e in errors.items())
+    finding = f'{"right" if right else "WRONG"}, error {max(errors.values()):.0e}'
+    return found | {'right': right, 'error': max(errors.values()), 'finding': finding}
+
+
+def _errors(name, spec, supported):
+    rng = np.random.default_rng(0)
+    draw = lambda shape: jnp.asarray(rng.standard_normal(shape, np.float32)).astype(spec.dtype)  # noqa: E731
+    operands = {'x': draw(spec.x_shape), 'w': draw(spec.kernel_shape), 'y': draw(spec.y_shape)}
+    given = {
+        op: [operands[role] for role in roles]
+        for op, roles in {'forward': 'xw', 'input_grad': 'yw', 'filter_grad': 'xy'}.items()
+    }
+    run = jax.jit(
+        lambda given: {op: kernels.function(name, op)(*given[op], spec) for op in supported}
+    )
+    results = run(given)
+    return {
+        op: reference.relative_error(
+            np.asarray(results[op]), reference.MAPS[op](*map(np.asarray, given[op]), spec)
+        )
+        for op in supported
+    }
+
+
+def check_pools() -> list[dict[str, Any]]:
+    """Every pooling kernel, forward and gradient, in float32."""
+    found = []
+    for text in POOLS:
+        problem: Problem = parse(text)
+        rows = [
+            row
+            for direction in compare.passes(problem)
+            for row in compare.measure(problem, direction, rounds=0)
+        ]
+        for kernel in dict.fromkeys(row.kernel for row in rows):
+            mine = [row for row in rows if row.kernel == kernel]
+            verdicts = [False if row.reason.startswith('failed') else row.right for row in mine]
+            right = False if False in verdicts else None if None in verdicts else True
+            word = {True: 'right', False: 'WRONG', None: 'not supported'}[right]
+            found.append(
+                {'kernel': f'{problem.op}/{kernel}', 'right': right, 'finding': word}
+                | {'problem': text, 'reasons': [row.reason for row in mine]}
+            )
+    return found
+
+
+def default_precision() -> str:
+    """How float32 products are rounded when no precision is asked for."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((256, 256), np.float32) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    error = reference.relative_error(np.asarray(jnp.dot(a, b)), exact)
+    kind = (
+        'float32'
+        if error < 1e-5
+        else 'TF32 or three bfloat16 passes'
+        if error < 1e-3
+        else 'bfloat16'
+    )
+    return f'{kind} (error {error:.0e})'
+
+
+def native() -> str:
+    """Whether the native CPU kernel is at hand."""
+    if 'onednn' not in kernels.KERNELS:
+        return 'not part of this version'
+    reason = kernels.reason_against('onednn', 'forward', parse(PROBLEMS[2][0]).spec())
+    return 'oneDNN, built' if reason is None else f'not available: {reason}'
+
+
+def data_sets(data_dir: str | None = None) -> str:
+    """The prepared data sets of a folder (default: TFDS's)."""
+    folder = pathlib.Path(data_dir) if data_dir else prepared.default_data_dir()
+    if not folder.is_dir():
+        return f'digits (embedded); no folder {folder}'
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return f'digits (embedded); {", ".join(found) or "nothing"} in {folder}'
+
+
+def machine_text(description: dict[str, Any], limits: dict[str, Any]) -> str:
+    """The first lines of the report."""
+    memory = description['memory_bytes']
+    of_device = description['device_memory_bytes']
+    rates = ', '.join(f'{d} {g:,.0f} GFLOP/s' for d, g in limits['gemm_gflops'].items())
+    parts = [
+        machine.one_line(description),
+        f'memory {memory / 2**30:.1f} GiB' if memory else 'memory unknown',
+        f'device memory {of_device / 2**30:.1f} GiB' if of_device else '',
+        f'measured: matrix product {rates}; memory {limits["bandwidth_gbs"]:.0f} GB/s',
+        'versions: ' + ', '.join(f'{k} {v}' for k, v in description['versions'].items()),
+        f'Python {description["python"]}, {description["system"]}',
+    ]
+    return '\n'.join(part for part in parts if part)
+
+
+def matrix_text(checks: list[dict[str, Any]]) -> str:
+    """Kernels by dtype and dimensions; below it, why something is not supported or wrong."""
+    columns = [(dtype, ndim) for dtype in DTYPES for ndim in PROBLEMS]
+    cells = {(c['kernel'], c['dtype'], c['ndim']): c for c in checks}
+    names = list(dict.fromkeys(c['kernel'] for c in checks))
+    lines = [
+        'relative error of forward and both gradients against float64 (- not supported, ! wrong)',
+        f'{"kernel":<12}' + ''.join(f'{dtype:<27}' for dtype in DTYPES),
+        f'{"":<12}' + ''.join(f'{f"{ndim}-D":<9}' for _, ndim in columns),
+    ]
+    for name in names:
+        line = ''.join(f'{_cell(cells[name, *column]):<9}' for column in columns)
+        lines.append(f'{name:<12}{line}'.rstrip())
+    notes = dict.fromkeys(
+        f'{c["kernel"]}, {c["ndim"]}-D, {c["dtype"]}: {c["finding"]}'
+        for c in checks
+        if not c['right'] or len(c['passes']) < 3
+    )
+    return '\n'.join([*lines, *notes])
+
+
+def _cell(check):
+    if check['error'] is None:
+        return '-'
+    return f'{check["error"]:.0e}' + ('' if check['right'] else ' !')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Convolutional autoencoder and variational autoencoder.
+
+Kingma & Welling 2013, "Auto-Encoding Variational Bayes", arXiv:1312.6114, with the layers of the
+Keras example "Variational AutoEncoder" (F. Chollet, keras.io/examples/generative/vae): two strided
+convolutions down, two transposed convolutions up.
+
+    | model       | input       | latent | encoder | decoder | MACs  |
+    |-------------|-------------|--------|---------|---------|-------|
+    | vae         | 28 x 28 x 1 |      2 |  69,076 |  65,089 | 6.7 M | as in Keras's own summary
+    | autoencoder | 28 x 28 x 1 |      2 |  69,042 |  65,089 | 6.7 M |
+
+Images are in [0, 1]; what the decoder gives are logits, whose sigmoid is the image (for the VAE
+the probability that a pixel is on).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax import nn
+from cnn_jax.models.base import Maker, Model
+
+
+class Autoencoder(Model):
+    """`model(images)`: float32 logits of the reconstruction, of the images' shape."""
+
+    task = 'autoencoder'
+
+    def __init__(self, encoder: nn.Layers, decoder: nn.Layers, input_shape: Sequence[int]):
+        super().__init__(input_shape, 0)
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def encode(
+        self, x: jax.Array, intermediates: nn.layers.Intermediates | None = None
+    ) -> jax.Array:
+        """Images (N, *input_shape) in [0, 1] to codes (N, latent), float32."""
+        self.check_input(x)
+        return self.encoder(x, intermediates, 'encoder.').astype(jnp.float32)
+
+    def decode(
+        self, z: jax.Array, intermediates: nn.layers.Intermediates | None = None
+    ) -> jax.Array:
+        """Codes (N, latent) to logits (N, *input_shape), float32."""
+        return self.decoder(z, intermediates, 'decoder.').astype(jnp.float32)
+
+    def __call__(
+        self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None
+    ) -> jax.Array:
+        return self.decode(self.encode(x, intermediates), intermediates)
+
+    def loss_terms(self, x: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """What the loss is the sum of, in nats, each (N,).
+
+        Args:
+            x: images in [0, 1], taken as probabilities that a pixel is on.
+            key: randomness, where there is any.
+
+        Returns:
+            reconstruction: binary cross-entropy, summed over pixels.
+        """
+        del key
+        return {'reconstruction': _cross_entropy(self(x), x)}
+
+
+class VAE(Autoencoder):
+    """Variational autoencoder: a normal distribution over codes instead of one code.
+
+    `encode` gives the means; `model(images)` reconstructs from them; `distribution` gives means and
+    log variances; `negative_elbo` is the loss, `loss_terms` its two terms by name.
+    """
+
+    def __init__(self, encoder: nn.Layers, decoder: nn.Layers, input_shape: Sequence[int]):
+        super().__init__(encoder, decoder, input_shape)
+
+    def distribution(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images to mean and log variance of their codes, each (N, latent), float32."""
+        both = super().encode(x)
+        return tuple(jnp.split(both, 2, axis=-1))
+
+    def encode(
+        self, x: jax.Array, intermediates: nn.layers.Intermediates | None = None
+    ) -> jax.Array:
+        """Images to the means of their codes, (N, latent), float32."""
+        return jnp.split(super().encode(x, intermediates), 2, axis=-1)[0]
+
+    def negative_elbo(self, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Upper bound of -log p(x), in nats, by one sample of the code (their section 2.3).
+
+        Args:
+            x: images in [0, 1], taken as probabilities that a pixel is on.
+            key: randomness of the sample.
+
+        Returns:
+            reconstruction (N,): binary cross-entropy, summed over pixels; and divergence (N,): of
+            the codes' distribution from the standard normal (their appendix B). Their sum is the
+            bound.
+        """
+        mean, log_variance = self.distribution(x)
+        noise = jax.random.normal(key, mean.shape)
+        logits = self.decode(mean + jnp.exp(log_variance / 2) * noise)
+        divergence = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance)
+        return _cross_entropy(logits, x), divergence.sum(-1)
+
+    def loss_terms(self, x: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        reconstruction, divergence = self.negative_elbo(x, key)
+        return {'reconstruction': reconstruction, 'divergence': divergence}
+
+
+def _cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
+    return (nnx.softplus(logits) - x * logits).sum(range(1, x.ndim))
+
+
+def autoencoder(
+    make: Maker,
+    input_shape: Sequence[int],
+    num_classes: int = 0,
+    *,
+    variational: bool = False,
+    latent: int = 2,
+    hidden: int = 16,
+    features: Sequence[int] = (32, 64),
+) -> Autoencoder:
+    """A convolutional autoencoder; `num_classes` is not used.
+
+    Args:
+        variational: whether it is a VAE.
+        latent: length of a code.
+        hidden: width of the dense layer before the code.
+        features: channels of the strided convolutions, from the image on.
+    """
+    unit = 2 ** len(features)
+    if any(side % unit for side in input_shape[:-1]):
+        raise ValueError(
+            f'input_shape={tuple(input_shape)}: height and width must be multiples of {unit}'
+        )
+    encoder: dict[str, Any] = {}
+    channels = input_shape[-1]
+    for i, width in enumerate(features, start=1):
+        encoder[f'conv{i}'] = make.conv(channels, width, (3, 3), strides=2)
+        encoder[f'relu{i}'] = nnx.relu
+        channels = width
+    size = nn.Layers(encoder).output_size(input_shape[:-1])
+    flat = size[0] * size[1] * channels
+    encoder['flatten'] = nn.Flatten()
+    encoder['dense'] = make.linear(flat, hidden)
+    encoder['dense_relu'] = nnx.relu
+    encoder['code'] = make.linear(hidden, 2 * latent if variational else latent)
+
+    decoder: dict[str, Any] = {
+        'dense': make.linear(latent, flat),
+        'dense_relu': nnx.relu,
+        'unflatten': nn.Unflatten((*size, channels)),
+    }
+    for i, width in enumerate(reversed(features), start=1):
+        decoder[f'deconv{i}'] = make.conv_transpose(channels, width, (3, 3), strides=2)
+        decoder[f'relu{i}'] = nnx.relu
+        channels = width
+    decoder['logits'] = make.conv_transpose(channels, input_shape[-1], (3, 3))
+    kind = VAE if variational else Autoencoder
+    return kind(nn.Layers(encoder), nn.Layers(decoder), input_shape)

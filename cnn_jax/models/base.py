@@ -1,0 +1,169 @@
+"""What every model has in common, and a maker of layers for the model files."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax import nn
+from cnn_jax.ops.dispatch import implementations
+
+# Axes of one example of each kind, channels last; a text is a row of token ids.
+AXES = {
+    'image': ('height', 'width', 'channels'),
+    'audio': ('time', 'channels'),
+    'text': ('length',),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes the layers of one model: all with the same source of randomness, dtype and kernels.
+
+    Attributes:
+        rngs: where initial parameters and dropout masks come from.
+        dtype: what layers compute in; parameters are float32.
+        implementation: names of kernels in order of preference; each operation heeds those that it
+            has.
+    """
+
+    rngs: nnx.Rngs
+    dtype: Any = jnp.float32
+    implementation: tuple[str, ...] = ()
+
+    def conv(self, in_features: int, out_features: int, window: Any, **options: Any) -> nn.Conv:
+        return nn.Conv(
+            in_features,
+            out_features,
+            window,
+            dtype=self.dtype,
+            implementation=self.known_to('conv'),
+            rngs=self.rngs,
+            **options,
+        )
+
+    def conv_transpose(
+        self, in_features: int, out_features: int, window: Any, **options: Any
+    ) -> nn.ConvTranspose:
+        return nn.ConvTranspose(
+            in_features,
+            out_features,
+            window,
+            dtype=self.dtype,
+            implementation=self.known_to('conv_transpose'),
+            rngs=self.rngs,
+            **options,
+        )
+
+    def linear(self, in_features: int, out_features: int, **options: Any) -> nnx.Linear:
+        return nnx.Linear(in_features, out_features, dtype=self.dtype, rngs=self.rngs, **options)
+
+    def batch_norm(self, features: int, **options: Any) -> nnx.BatchNorm:
+        # 0.9 here is PyTorch's 0.1: the share of the old average that is kept.
+        options = {'momentum': 0.9, 'epsilon': 1e-5} | options
+        return nnx.BatchNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
+
+    def embed(self, tokens: int, features: int, **options: Any) -> nnx.Embed:
+        return nnx.Embed(tokens, features, dtype=self.dtype, rngs=self.rngs, **options)
+
+    def dropout(self, rate: float) -> nnx.Dropout:
+        return nnx.Dropout(rate, rngs=self.rngs)
+
+    def max_pool(self, window: Sequence[int], strides: Any = None, **options: Any) -> nn.MaxPool:
+        chosen = self.known_to('max_pool')
+        return nn.MaxPool(window, strides, implementation=chosen, **options)
+
+    def avg_pool(self, window: Sequence[int], strides: Any = None, **options: Any) -> nn.AvgPool:
+        chosen = self.known_to('avg_pool')
+        return nn.AvgPool(window, strides, implementation=chosen, **options)
+
+    def known_to(self, op: str) -> tuple[str, ...] | None:
+        """Those of the named kernels that `op` has; None if it has none of them."""
+        return tuple(n for n in self.implementation if n in implementations(op)) or None
+
+
+def is_small(input_shape: Sequence[int]) -> bool:
+    """Whether networks made for 224-pixel photographs take their form for 32-pixel images."""
+    return min(input_shape[:2]) < 64
+
+
+class Model(nnx.Module):
+    """A network with a fixed input shape.
+
+    Attributes:
+        kind: 'image', 'audio' or 'text': what one example is.
+        task: 'classification' unless said otherwise.
+        input_shape: one example, without a batch axis.
+        num_classes: number of logits.
+    """
+
+    task = 'classification'
+
+    def __init__(self, input_shape: Sequence[int], num_classes: int):
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.kind = next(kind for kind, axes in AXES.items() if len(axes) == len(self.input_shape))
+
+    def check_input(self, x: jax.Array) -> None:
+        """Raises unless `x` is a batch of this model's examples.
+
+        Raises:
+            ValueError: another shape.
+            TypeError: an image or a waveform that is not floating point, token ids that are.
+        """
+        if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
+            axes = ', '.join(map(str, self.input_shape))
+            raise ValueError(f'this model takes inputs of shape (N, {axes}), got {x.shape}')
+        if jnp.issubdtype(x.dtype, jnp.floating) == (self.kind == 'text'):
+            wanted = 'integer token ids' if self.kind == 'text' else 'normalised floats'
+            raise TypeError(f'this model takes {wanted}, got dtype {x.dtype}')
+
+
+class Classifier(Model):
+    """A chain of named layers from inputs to logits.
+
+    `model(x)` gives float32 logits (N, num_classes). `model(x, intermediates=maps)` also writes
+    every layer's result into the dict `maps`, under the layer's name.
+
+    Raises:
+        ValueError: the input is too small for the layers.
+    """
+
+    def __init__(self, layers: nn.Layers, input_shape: Sequence[int], num_classes: int):
+        super().__init__(input_shape, num_classes)
+        feature_size(layers, input_shape)
+        self.layers = layers
+
+    def __call__(
+        self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None
+    ) -> jax.Array:
+        self.check_input(x)
+        return self.layers(x, intermediates).astype(jnp.float32)
+
+
+def feature_size(layers: nn.Layers, input_shape: Sequence[int]) -> tuple[int, ...]:
+    """Spatial size of what `layers` make of inputs of `input_shape` (*size, channels).
+
+    Raises:
+        ValueError: too small; the message names the smallest size that works.
+    """
+    size = tuple(input_shape)[:-1]
+    try:
+        return layers.output_size(size)
+    except ValueError as error:
+        smallest = nn.sizes.smallest_size(layers.output_size, len(size))
+        times = ' x '
+        need = times.join([str(smallest)] * len(size))
+        raise ValueError(
+            f'an input of size {times.join(map(str, size))} is too small for this model ({error}); '
+            f'the smallest that works is {need}'
+        ) from None
+
+
+def flat_features(layers: nn.Layers, input_shape: Sequence[int], features: int) -> int:
+    """How many numbers `layers`, which end in `features` channels, make of one example."""
+    return math.prod(feature_size(layers, input_shape)) * features

@@ -1,0 +1,334 @@
+"""Weights in torchvision's layout, into VGG and ResNet; and how far a model is from PyTorch's.
+
+    model = create('vgg16', input_shape=(224, 224, 3), num_classes=1000, rngs=nnx.Rngs(0))
+    load_torchvision(model, 'vgg16-397923af.pth')
+
+A file is what `torch.save(model.state_dict(), ...)` writes (.pth, .pt; reading it needs PyTorch,
+the `compare` extra) or the same tensors as .safetensors (which does not). Inputs are images in
+[0, 1] minus `MEAN`, divided by `STD`, per channel.
+
+What differs between the two layouts:
+
+    | parameter         | PyTorch                       | here                               |
+    |-------------------|-------------------------------|------------------------------------|
+    | convolution       | weight (out, in, h, w)        | kernel (h, w, in, out)             |
+    | dense             | weight (out, in)              | kernel (in, out)                   |
+    | dense after       | in = channel, row, column,    | in = row, column, channel,         |
+    |   flattening      |   the last fastest            |   the last fastest                 |
+    | batch norm        | weight, running_mean, _var    | scale, mean, var                   |
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cnn_jax import nn
+from cnn_jax.models.base import Classifier
+
+# ImageNet's, per channel, as torchvision's weights expect (their documented transforms).
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def load_torchvision(model: Classifier, path: str | pathlib.Path, *, head: bool = True) -> None:
+    """Reads a file of weights into `model`, in place.
+
+    Args:
+        model: a VGG with the dense head, or a ResNet with the large stem, of any width.
+        path: a .pth, .pt or .safetensors file.
+        head: whether the last dense layer is read too; False leaves it as it is, whatever the
+            file's number of classes, for fine-tuning.
+
+    Raises:
+        ValueError: a file of another kind or that cannot be read; tensors that are missing, left
+            over or of another shape, every one of them listed. The model is then unchanged.
+        ImportError: .pth without PyTorch.
+    """
+    put_torchvision(model, read(path), head=head)
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors of a .pth, .pt or .safetensors file, by name.
+
+    Raises:
+        ValueError: a file of another kind, or that cannot be read.
+        FileNotFoundError: no file.
+        ImportError: .pth without PyTorch.
+    """
+    path = pathlib.Path(path)
+    if path.suffix not in ('.pth', '.pt', '.safetensors'):
+        raise ValueError(f'{path}: weights are read from .pth, .pt or .safetensors files')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file of weights')
+    try:
+        return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
+    except ImportError:
+        raise
+    except Exception as error:  # each library has exceptions of its own for a damaged file
+        raise ValueError(f'{path} cannot be read as weights: {error}') from error
+
+
+def put_torchvision(
+    model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
+) -> None:
+    """As `load_torchvision`, from tensors by name."""
+    wanted = _wanted(model)
+    for key, value in fitting(model, tensors, head=head).items():
+        variable = wanted[key].variable
+        variable[...] = jnp.asarray(value, variable.dtype)
+
+
+def fitting(
+    model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
+) -> dict[str, np.ndarray]:
+    """The tensors as `model`, abstract or not, has them, by torchvision's names.
+
+    Raises:
+        ValueError: see `load_torchvision`.
+    """
+    wanted = _wanted(model)
+    last = list(wanted)[-1].rpartition('.')[0]
+    problems, values = [], {}
+    for key, parameter in wanted.items():
+        if not head and key.startswith(f'{last}.'):
+            continue
+        if key not in tensors:
+            problems.append(f'{key} {parameter.torch_shape}: missing in the file')
+        elif tuple(tensors[key].shape) != parameter.torch_shape:
+            problems.append(
+                f'{key}: the file has {tuple(tensors[key].shape)}, '
+                f'the model needs {parameter.torch_shape}'
+            )
+        else:
+            values[key] = parameter.convert(np.asarray(tensors[key]))
+    for key in tensors:
+        if key not in wanted and not key.endswith('num_batches_tracked'):
+            problems.append(f'{key} {tuple(tensors[key].shape)}: the model has no place for it')
+    if problems:
+        raise ValueError(
+            f'these weights do not fit the model in {len(problems)} places:\n  '
+            + '\n  '.join(problems)
+        )
+    return values
+
+
+def head_fits(model: Classifier, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the file's last layer is for as many classes as `model`; True if it has none."""
+    key, shape = list(torchvision_shapes(model).items())[-1]
+    return key not in tensors or tuple(tensors[key].shape) == shape
+
+
+def torchvision_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
+    """The tensors that a file for `model`, abstract or not, must hold: name to shape."""
+    return {key: parameter.torch_shape for key, parameter in _wanted(model).items()}
+
+
+def _wanted(model: Classifier) -> dict[str, '_Parameter']:
+    return {
+        parameter.key: parameter
+        for name, prefix in torchvision_names(model).items()
+        for parameter in _parameters(model, name, prefix)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far one layer's result is from PyTorch's.
+
+    Attributes:
+        name: of the layer here.
+        torch_name: of the module there.
+        shape: of the result here.
+        max_abs: largest absolute difference.
+        scale: largest absolute value there; `max_abs / scale` is the relative difference.
+    """
+
+    name: str
+    torch_name: str
+    shape: tuple[int, ...]
+    max_abs: float
+    scale: float
+
+
+def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> list[Difference]:
+    """Runs the same images through `model` and a PyTorch model of torchvision's layout.
+
+    Both are put into evaluation mode and compared layer by layer, from input to output.
+
+    Args:
+        model: a VGG or ResNet.
+        torch_model: a `torch.nn.Module` with torchvision's module names, on the CPU.
+        images: float32 (N, height, width, channels).
+    """
+    import torch
+
+    results: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Any:
+        # a copy: the ReLU that follows works in place
+        return lambda module, args, y: results.update({name: y.detach().numpy().copy()})
+
+    names = torchvision_names(model, all_layers=True)
+    modules = dict(torch_model.named_modules())
+    hooks = [modules[theirs].register_forward_hook(keep(theirs)) for theirs in names.values()]
+    torch_model.eval()
+    model.eval()
+    try:
+        with torch.no_grad():
+            torch_model(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def run(state: Any, x: jax.Array) -> dict[str, jax.Array]:
+        maps: dict[str, jax.Array] = {}
+        nnx.merge(graph, state)(x, intermediates=maps)
+        return maps
+
+    maps = run(state, jnp.asarray(images))
+    rows = []
+    for name in names:
+        ours, theirs = np.asarray(maps[name]), results[names[name]]
+        if theirs.ndim == 4:
+            theirs = theirs.transpose(0, 2, 3, 1)
+        theirs = theirs.reshape(ours.shape)
+        difference = float(np.max(np.abs(ours - theirs)))
+        rows.append(
+            Difference(name, names[name], ours.shape, difference, float(np.max(np.abs(theirs))))
+        )
+    return rows
+
+
+def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[str, str]:
+    """Our layers' names (as in `intermediates`) to torchvision's, in order.
+
+    Args:
+        model: a VGG with the dense head, or a ResNet with the large stem.
+        all_layers: also layers without parameters, as far as torchvision has a module of their own.
+
+    Raises:
+        ValueError: a model that torchvision does not have.
+    """
+    top = model.layers.layer_names
+    if 'fc6' in top:
+        names = _vgg_names(model)
+    elif 'maxpool' in top and 'layer4' in top:
+        names = dict(_resnet_names(model.layers))
+    else:
+        raise ValueError(
+            'only VGG with the dense head and ResNet with the large stem have a counterpart in '
+            "torchvision: give head='dense' or stem='large' for small images"
+        )
+    if all_layers:
+        return names
+    kinds = (nnx.Conv, nnx.Linear, nnx.BatchNorm)
+    return {name: theirs for name, theirs in names.items() if isinstance(_at(model, name), kinds)}
+
+
+def _vgg_names(model: Classifier) -> dict[str, str]:
+    """`features` and `classifier` are numbered sequences of every layer, also without weights."""
+    names = {}
+    features, classifier = 0, 0
+    for name in model.layers.layer_names:
+        if name == 'flatten':
+            continue
+        if name == 'avgpool':
+            names[name] = name
+        elif 'avgpool' in names:
+            names[name] = f'classifier.{classifier}'
+            classifier += 1
+        else:
+            names[name] = f'features.{features}'
+            features += 1
+    return names
+
+
+def _resnet_names(layers: nn.Layers, ours: str = '', theirs: str = '') -> Iterator[tuple[str, str]]:
+    for name, layer in layers.items():
+        other = {'pool': 'avgpool'}.get(name, name.removeprefix('block'))
+        if isinstance(layer, nn.Layers):
+            yield from _resnet_names(layer, f'{ours}{name}.', f'{theirs}{other}.')
+        elif not (ours and name.startswith('relu')):  # a block there uses one ReLU several times
+            yield ours + name, theirs + other
+    if isinstance(layers, nn.Residual):
+        if layers.has_shortcut:
+            yield f'{ours}shortcut.conv', f'{theirs}downsample.0'
+            yield f'{ours}shortcut.bn', f'{theirs}downsample.1'
+    if ours:
+        yield ours[:-1], theirs[:-1]
+
+
+def _at(model: Classifier, name: str) -> Any:
+    layer = model.layers
+    for part in name.split('.'):
+        layer = getattr(layer, part)
+    return layer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parameter:
+    """One variable here and the tensor there.
+
+    `flattened` is the (height, width) that a dense layer's input was flattened from, else ().
+    """
+
+    key: str
+    variable: nnx.Variable
+    flattened: tuple[int, ...] = ()
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        shape = tuple(self.variable.shape)
+        return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
+
+    def convert(self, value: np.ndarray) -> np.ndarray:
+        if value.ndim == 2 and self.flattened:
+            maps = value.reshape(len(value), -1, *self.flattened)
+            return maps.transpose(2, 3, 1, 0).reshape(-1, len(value))
+        return np.moveaxis(value, (0, 1), (-1, -2)) if value.ndim > 1 else value
+
+
+def _parameters(model: Classifier, name: str, prefix: str) -> Iterator[_Parameter]:
+    layer = _at(model, name)
+    if isinstance(layer, nnx.BatchNorm):
+        attributes = {
+            'weight': layer.scale,
+            'bias': layer.bias,
+            'running_mean': layer.mean,
+            'running_var': layer.var,
+        }
+    else:
+        attributes = {'weight': layer.kernel, 'bias': layer.bias}
+    # Only VGG flattens maps before a dense layer; ResNet has averaged them to one number each.
+    flattened = (7, 7) if name == 'fc6' else ()
+    for attribute, variable in attributes.items():
+        if variable is not None:
+            yield _Parameter(f'{prefix}.{attribute}', variable, flattened)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path.name} needs PyTorch: install 'cnn_jax[compare]', or give the same "
+            'tensors as .safetensors'
+        ) from error
+    tensors = torch.load(path, map_location='cpu', weights_only=True)
+    if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
+        raise ValueError('it holds something else than a state dict of tensors')
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}

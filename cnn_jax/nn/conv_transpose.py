@@ -1,0 +1,121 @@
+"""Transposed convolution as a module."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn import dtypes
+from flax.nnx.nn.linear import default_bias_init, default_kernel_init
+
+from cnn_jax.nn import sizes
+from cnn_jax.ops import spec
+from cnn_jax.ops.conv_transpose import conv_transpose, resolve_crop
+
+
+class ConvTranspose(nnx.Module):
+    """Transposed convolution with any number of spatial axes: `cnn_jax.conv_transpose`.
+
+    Flax's argument and parameter names and initialisers; `kernel` is
+    (*window, in // groups, out), `bias` (out,). Unlike `flax.nnx.ConvTranspose` it has groups and
+    output padding, and `padding` means by default what it means in PyTorch: with the strides and
+    padding of a `Conv` it undoes that layer's change of size.
+
+        ConvTranspose(64, 3, (4, 4), 2, padding=1, rngs=rngs)(jnp.ones((8, 16, 16, 64))).shape
+            == (8, 32, 32, 3)
+
+    Args:
+        in_features, out_features: numbers of channels.
+        kernel_size: the window: an int means one spatial axis.
+        strides, kernel_dilation: an int, or one per spatial axis.
+        padding: what is cropped off the full result; see `cnn_jax.conv_transpose`.
+        output_padding: positions added at the end, for the sizes that a strided convolution merges.
+        feature_group_count: number of groups that do not see each other.
+        use_bias: whether there is a bias.
+        convention: 'torch', 'keras' or 'lax' (the last is flax.nnx.ConvTranspose's meaning of
+            `padding` and of the kernel's order).
+        dtype: what is computed in; None: that of inputs and parameters together.
+        param_dtype: what parameters are kept in.
+        precision: as in jax.lax.
+        kernel_init, bias_init: initialisers.
+        implementation: the kernel that computes it.
+        rngs: source of initial parameters.
+
+    Raises:
+        ValueError: `feature_group_count` does not divide both channel counts.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] | None = 1,
+        *,
+        padding: Any = 'SAME',
+        output_padding: int | Sequence[int] = 0,
+        kernel_dilation: int | Sequence[int] | None = 1,
+        feature_group_count: int = 1,
+        use_bias: bool = True,
+        convention: str = 'torch',
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        precision: Any = None,
+        kernel_init: Any = default_kernel_init,
+        bias_init: Any = default_bias_init,
+        implementation: Any = None,
+        rngs: nnx.Rngs,
+    ):
+        sizes.check_features(in_features, out_features, feature_group_count)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.kernel_size = sizes.per_axis(kernel_size, 1)
+        self.strides = strides or 1
+        self.padding = padding
+        self.output_padding = output_padding
+        self.kernel_dilation = kernel_dilation or 1
+        self.feature_group_count = feature_group_count
+        self.convention = convention
+        self.dtype = dtype
+        self.precision = precision
+        self.implementation = implementation
+        shape = (*self.kernel_size, in_features // feature_group_count, out_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        if use_bias:
+            self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
+        else:
+            self.bias = nnx.data(None)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """(*batch, *spatial, in_features) to (*batch, *output spatial, out_features)."""
+        bias = None if self.bias is None else self.bias[...]
+        inputs, kernel, bias = dtypes.promote_dtype(
+            (inputs, self.kernel[...], bias), dtype=self.dtype
+        )
+        return conv_transpose(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.kernel_dilation,
+            groups=self.feature_group_count,
+            bias=bias,
+            convention=self.convention,
+            precision=self.precision,
+            implementation=self.implementation,
+        )
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the result for an input of spatial size `size`."""
+        ndim = len(self.kernel_size)
+        strides = sizes.per_axis(self.strides, ndim)
+        dilation = sizes.per_axis(self.kernel_dilation, ndim)
+        window = tuple(map(spec.dilated, self.kernel_size, dilation))
+        crops = resolve_crop(self.padding, self.convention, window, strides)
+        extra = sizes.per_axis(self.output_padding, ndim)
+        return tuple(
+            (n - 1) * s + k - lo - hi + e
+            for n, s, k, (lo, hi), e in zip(size, strides, window, crops, extra, strict=True)
+        )

@@ -1,0 +1,103 @@
+"""Layers: named layers, one after the other, whose feature maps can be had by name."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+Intermediates = dict[str, jax.Array]
+
+
+class Block(nnx.Module):
+    """A module that is called with `(x, intermediates, prefix)` and may record what is inside it.
+
+    `intermediates` is a dict to write feature maps into, or None; `prefix` begins their names.
+    """
+
+
+class Layers(Block):
+    """Applies named layers in order.
+
+        stem = Layers({'conv': Conv(1, 8, (3, 3), rngs=rngs), 'relu': nnx.relu})
+        maps = {}
+        y = stem(x, maps)          # maps == {'conv': ..., 'relu': y}
+
+    Every layer is an attribute of its name, so parameters are found at `stem.conv.kernel`. Inside
+    `jax.jit` the dict must be made, filled and returned within the traced function.
+
+    Args:
+        layers: name to module or function of one array; a nested `Block` records its own feature
+            maps below `name.`.
+
+    Raises:
+        ValueError: a name is no identifier or belongs to modules themselves ('train', ...).
+    """
+
+    def __init__(self, layers: Mapping[str, Callable[..., jax.Array]]):
+        self.layer_names = tuple(layers)
+        for name, layer in layers.items():
+            if not name.isidentifier() or hasattr(self, name):
+                raise ValueError(f'a layer cannot be named {name!r}')
+            setattr(self, name, layer)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """(name, layer) in order of application."""
+        return ((name, getattr(self, name)) for name in self.layer_names)
+
+    def __call__(
+        self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
+    ) -> jax.Array:
+        for name, layer in self.items():
+            if isinstance(layer, Block):
+                x = layer(x, intermediates, f'{prefix}{name}.')
+            else:
+                x = layer(x)
+            if intermediates is not None:
+                intermediates[prefix + name] = x
+        return x
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the result for an input of spatial size `size`.
+
+        Raises:
+            ValueError: a layer's window does not fit; the message names the layer.
+        """
+        size = tuple(size)
+        for name, layer in self.items():
+            if hasattr(layer, 'output_size'):
+                try:
+                    size = layer.output_size(size)
+                except ValueError as error:
+                    raise ValueError(f'layer {name}: {error}') from None
+        return size
+
+
+class Residual(Layers):
+    """`activation(layers(x) + shortcut(x))`, the residual block (He et al. 2015, arXiv:1512.03385).
+
+    Args:
+        layers: the branch, as for `Layers`.
+        shortcut: the other branch, whose feature maps are recorded below `shortcut.`; None is the
+            identity.
+        activation: applied to the sum; None for none.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Callable[..., jax.Array]],
+        shortcut: Layers | None = None,
+        activation: Callable[[jax.Array], jax.Array] | None = None,
+    ):
+        super().__init__(layers)
+        self.activation = activation
+        self.has_shortcut = shortcut is not None
+        if self.has_shortcut:
+            self.shortcut = shortcut
+
+    def __call__(
+        self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
+    ) -> jax.Array:
+        y = super().__call__(x, intermediates, prefix)
+        skip = self.shortcut(x, intermediates, f'{prefix}shortcut.') if self.has_shortcut else x
+        return y + skip if self.activation is None else self.activation(y + skip)

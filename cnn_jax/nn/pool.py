@@ -1,0 +1,190 @@
+"""Pooling and flattening modules over `cnn_jax.ops`; none has parameters."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn_jax.ops.pool import (
+    adaptive_avg_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
+from cnn_jax.ops.pool_spec import make_spec
+
+
+class MaxPool(nnx.Module):
+    """Maximum over windows: `cnn_jax.max_pool` as a module.
+
+        MaxPool((2, 2))(jnp.ones((8, 28, 28, 3))).shape == (8, 14, 14, 3)
+
+    Args:
+        window_shape: one int per spatial axis; its length says how many there are.
+        strides: None means the window (as in PyTorch and Keras; Flax's functions mean 1).
+        padding: int, ints, (lo, hi) pairs, 'VALID', 'SAME', ...; counts as minus infinity.
+        dilation: distance between the elements of a window.
+        ceil_mode: whether a last window that begins inside may reach beyond the end.
+        implementation: the kernel that computes it.
+    """
+
+    def __init__(
+        self,
+        window_shape: Sequence[int],
+        strides: int | Sequence[int] | None = None,
+        *,
+        padding: Any = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        implementation: Any = None,
+    ):
+        self.window_shape = tuple(window_shape)
+        self.strides = strides
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = ceil_mode
+        self.implementation = implementation
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """(*batch, *spatial, features) to (*batch, *output spatial, features)."""
+        return max_pool(
+            inputs,
+            self.window_shape,
+            self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            implementation=self.implementation,
+        )
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the result for an input of spatial size `size`."""
+        return _pooled_size(size, self, self.dilation)
+
+
+class AvgPool(nnx.Module):
+    """Mean over windows: `cnn_jax.avg_pool` as a module.
+
+    Args:
+        window_shape: one int per spatial axis; its length says how many there are.
+        strides: None means the window.
+        padding: as for `MaxPool`; counts as zeros.
+        ceil_mode: whether a last window that begins inside may reach beyond the end.
+        count_include_pad: whether padding counts in the divisor.
+        implementation: the kernel that computes it.
+    """
+
+    def __init__(
+        self,
+        window_shape: Sequence[int],
+        strides: int | Sequence[int] | None = None,
+        *,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        implementation: Any = None,
+    ):
+        self.window_shape = tuple(window_shape)
+        self.strides = strides
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+        self.implementation = implementation
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """(*batch, *spatial, features) to (*batch, *output spatial, features)."""
+        return avg_pool(
+            inputs,
+            self.window_shape,
+            self.strides,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
+            implementation=self.implementation,
+        )
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the result for an input of spatial size `size`."""
+        return _pooled_size(size, self, 1)
+
+
+class GlobalAvgPool(nnx.Module):
+    """Mean over all spatial axes: (N, *spatial, features) to (N, features)."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return global_avg_pool(inputs)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(): no spatial axis is left."""
+        return ()
+
+
+class AdaptiveAvgPool(nnx.Module):
+    """Mean over windows that make the result `output_shape`, whatever the input's size.
+
+    Windows are PyTorch's: from floor(i n / m) to ceil((i + 1) n / m) for input n and output m.
+
+    Args:
+        output_shape: spatial size of the result, one int per axis.
+    """
+
+    def __init__(self, output_shape: Sequence[int]):
+        self.output_shape = tuple(output_shape)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return adaptive_avg_pool(inputs, self.output_shape)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """`output_shape`, whatever `size` is."""
+        return self.output_shape
+
+
+class GlobalMaxPool(nnx.Module):
+    """Maximum over all spatial axes: (N, *spatial, features) to (N, features)."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return global_max_pool(inputs)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(): no spatial axis is left."""
+        return ()
+
+
+class Flatten(nnx.Module):
+    """(N, *rest) to (N, product of rest), the last axis running fastest."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return inputs.reshape(inputs.shape[0], math.prod(inputs.shape[1:]))
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(): no spatial axis is left."""
+        return ()
+
+
+class Unflatten(nnx.Module):
+    """(N, product of shape) to (N, *shape): undoes `Flatten`.
+
+    Args:
+        shape: of one example, (*spatial, features).
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        self.shape = tuple(shape)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return inputs.reshape(inputs.shape[0], *self.shape)
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The spatial part of `shape`."""
+        return self.shape[:-1]
+
+
+def _pooled_size(size: Sequence[int], pool: Any, dilation: Any) -> tuple[int, ...]:
+    """Raises ValueError where the window does not fit."""
+    x = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
+    window, strides = pool.window_shape, pool.strides
+    return make_spec(x, window, strides, pool.padding, dilation, pool.ceil_mode).output_size

@@ -1,0 +1,105 @@
+"""Adaptive pooling: the output's size is given, PyTorch's windows follow from it.
+
+Along an axis of size n, window i of m covers  floor(i n / m) <= position < ceil((i + 1) n / m):
+the windows cover the input evenly, and overlap by up to one element where m does not divide n.
+Here x is (*batch, *size, features) and `out` the output's spatial size.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.ops.pool_kernels import winners as win
+from cnn_jax.ops.spec import accumulator
+
+Array = jax.Array
+
+
+def windows(n: int, m: int) -> list[tuple[int, int]]:
+    """[start, end) of each of the m windows over n positions."""
+    return [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def average(x: Array, out: tuple[int, ...]) -> Array:
+    total = x.astype(accumulator(x.dtype))
+    counts = np.ones(())
+    for axis, m in _last_first(out):
+        spans = windows(x.shape[axis], m)
+        total = jnp.concatenate(
+            [_view(total, span, axis).sum(axis, keepdims=True) for span in spans], axis
+        )
+        counts = np.multiply.outer([end - start for start, end in spans], counts)
+    return (total / counts[..., None].astype(total.dtype)).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def maximum(x: Array, out: tuple[int, ...]) -> Array:
+    return _differentiable_maximum(x, out)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _differentiable_maximum(x: Array, out: tuple[int, ...]) -> Array:
+    for axis, m in _last_first(out):
+        spans = windows(x.shape[axis], m)
+        x = jnp.concatenate([_view(x, span, axis).max(axis, keepdims=True) for span in spans], axis)
+    return x
+
+
+@_differentiable_maximum.defjvp
+def _(out: tuple[int, ...], primals, tangents) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    y = _differentiable_maximum(x, out)
+    if dx.dtype == jax.dtypes.float0:  # of integers
+        return y, np.zeros(y.shape, jax.dtypes.float0)
+    return y, _pick(dx, _winners(lax.stop_gradient(x), out), out)
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def indices(x: Array, out: tuple[int, ...]) -> Array:
+    """int32 row-major index of each maximum in its plane."""
+    size = x.shape[-1 - len(out) : -1]
+    plane = lax.iota(np.int32, math.prod(size)).reshape(*size, 1)
+    codes = _winners(lax.stop_gradient(x), out)
+    return _pick(jnp.broadcast_to(plane, x.shape), codes, out)
+
+
+def _winners(x: Array, out: tuple[int, ...]) -> list[list[Array]]:
+    """Per axis, the last first, and window, the winner's number in that window along that axis."""
+    codes = []
+    for axis, m in _last_first(out):
+        views = [_view(x, span, axis) for span in windows(x.shape[axis], m)]
+        best, numbers = zip(
+            *(win.of_axes(view, (view.ndim + axis,)) for view in views), strict=True
+        )
+        x = jnp.concatenate(best, axis)
+        codes.append(list(numbers))
+    return codes
+
+
+def _pick(values: Array, codes: list[list[Array]], out: tuple[int, ...]) -> Array:
+    """The elements of `values` at the winners; linear in `values`."""
+    y = values.astype(accumulator(values.dtype))
+    for (axis, m), numbers in zip(_last_first(out), codes, strict=True):
+        picked = []
+        for span, number in zip(windows(y.shape[axis], m), numbers, strict=True):
+            view = _view(y, span, axis)
+            taps = win.numbers(view.shape, (view.ndim + axis,), number.dtype)
+            chosen = jnp.where(number == taps, view, 0)
+            picked.append(chosen.sum(axis, keepdims=True, dtype=y.dtype))
+        y = jnp.concatenate(picked, axis)
+    return y.astype(values.dtype)
+
+
+def _last_first(out: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(axis, output size) per spatial axis, from the last: the first maximum of the column of row
+    maxima is the first in row-major order."""
+    return [(-2 - i, m) for i, m in enumerate(reversed(out))]
+
+
+def _view(x: Array, span: tuple[int, int], axis: int) -> Array:
+    return lax.slice_in_dim(x, *span, axis=axis)

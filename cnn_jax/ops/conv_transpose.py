@@ -1,0 +1,192 @@
+"""Transposed convolution: `bilinear.input_grad` of the convolution that it is the transpose of.
+
+Scatter form, for one spatial axis with n inputs, window k, stride s, dilation d:
+
+    full[s i + d t] += x[i] kernel[t]          length (n - 1) s + d (k - 1) + 1
+
+from which `crop` = (lo, hi) positions are taken off (negative: zeros added). What users trip over
+is only how frameworks name the crop, and whether the kernel is flipped; see `conv_transpose`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.ops import bilinear, checks, dispatch, kernels
+from cnn_jax.ops.conv import choose
+from cnn_jax.ops.dispatch import Implementation
+from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.operands import add_bias, check_operands
+from cnn_jax.ops.spec import ConvSpec, Pairs, canonical_precision, dilated
+
+Array = jax.Array
+
+CONVENTIONS = ('torch', 'keras', 'lax')
+
+dispatch.declare('conv_transpose', kernels.KERNELS)
+
+
+def conv_transpose(
+    x: Any,
+    kernel: Any,
+    *,
+    strides: checks.Size = 1,
+    padding: Any = 'SAME',
+    output_padding: checks.Size = 0,
+    output_size: checks.Size | None = None,
+    dilation: checks.Size = 1,
+    groups: int = 1,
+    bias: Any = None,
+    convention: str = 'torch',
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    implementation: Implementation = None,
+) -> Array:
+    """Transposed convolution in 1, 2 or 3 dimensions, channels last.
+
+    With the padding of a `conv` and `convention='torch'` it is exactly that convolution's
+    transpose, <conv(a), b> = <a, conv_transpose(b)>, for the kernel with its two feature axes
+    swapped (within each group).
+
+    Conventions, for window k, stride s, dilation d, span D = d (k - 1) + 1:
+
+    | convention | 'SAME' | 'VALID' | int or pairs: output size | kernel |
+    |---|---|---|---|---|
+    | 'torch' | n s | (n-1)s + D | cropped off: (n-1)s + D - lo - hi + output_padding | as is |
+    | 'keras' | n s | (n-1)s + max(D, s) | not accepted | as is |
+    | 'lax' | n s | (n-1)s + max(D, s) | around the dilated x: (n-1)s + 2 + lo + hi - D | flipped |
+
+    'torch' is torch.nn.ConvTranspose, 'keras' is keras.layers.ConvTranspose (and TensorFlow's), and
+    'lax' is jax.lax.conv_transpose and flax.nnx.ConvTranspose (transpose_kernel=False). The
+    kernel's axes are the same in all three; PyTorch itself keeps (in, out // groups, *window),
+    Keras (*window, out, in).
+
+    Args:
+        x: (*batch, *size, in_features), with any number of batch axes, also none.
+        kernel: (*window, in_features // groups, out_features).
+        strides, dilation: an int, or one per spatial axis.
+        padding: as the table says. 'SAME' crops D - s positions, the odd one at the end, or adds
+            s - D zeros there.
+        output_padding: positions kept at the end that `padding` would crop, as in PyTorch: zero or
+            more, less than the stride or the dilation.
+        output_size: instead of `output_padding`: the spatial size of the result.
+        groups, bias, precision, preferred_element_type: as in `conv`.
+        convention: what `padding` means and whether the kernel is flipped.
+        implementation: as in `conv`; 'lax' is input dilation, 'interior' writes the holes out,
+            'subpixel' computes each phase of the output without multiplying by zeros.
+
+    Returns:
+        (*batch, *output size, out_features).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x, kernel, bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
+    strides = checks.per_axis(strides, ndim, 'strides')
+    dilation = checks.per_axis(dilation, ndim, 'dilation')
+    checks.choice(convention, 'convention', CONVENTIONS)
+    precision = canonical_precision(precision)
+    size = x.shape[-1 - ndim : -1]
+    if 0 in size:
+        raise ValueError(f'x must have no spatial axis of size 0, got shape {x.shape}')
+    window = tuple(map(dilated, kernel.shape[:ndim], dilation))
+    full = tuple((n - 1) * s + k for n, s, k in zip(size, strides, window, strict=True))
+    crops = resolve_crop(padding, convention, window, strides)
+    if output_size is None:
+        extra = checks.per_axis(output_padding, ndim, 'output_padding', 0)
+    else:
+        extra = _extra_for(output_size, output_padding, full, crops)
+    crops = _with_output_padding(crops, extra, strides, dilation, output_size)
+    out_size = tuple(f - lo - hi for f, (lo, hi) in zip(full, crops, strict=True))
+    if min(out_size) < 1:
+        raise ValueError(
+            f'padding {padding!r} leaves an output of spatial size {out_size}; '
+            f'uncropped it is {full}'
+        )
+
+    if convention == 'lax':
+        kernel = jnp.flip(kernel, range(ndim))
+    batch_shape = x.shape[: -1 - ndim]
+    x = x.reshape(math.prod(batch_shape), *x.shape[-1 - ndim :])
+    core, added = _split_crop(crops, full, strides)
+    spec = ConvSpec(
+        batch=x.shape[0],
+        input_size=core,
+        in_features=kernel.shape[-1],
+        window=kernel.shape[:ndim],
+        out_features=x.shape[-1],
+        strides=strides,
+        padding=tuple((max(lo, 0), max(hi, 0)) for lo, hi in crops),
+        input_dilation=(1,) * ndim,
+        dilation=dilation,
+        groups=groups,
+        dtype=str(x.dtype),
+        precision=precision,
+    )
+    choice = choose('conv_transpose', 'input_grad', spec, implementation)
+    y = bilinear.input_grad(x, swap_features(kernel, groups), spec, choice)
+    if any(added_axis != (0, 0) for added_axis in added):
+        y = jnp.pad(y, ((0, 0), *added, (0, 0)))
+    y = add_bias(y, bias)
+    return y.reshape(*batch_shape, *y.shape[1:])
+
+
+def resolve_crop(
+    padding: Any, convention: str, window: tuple[int, ...], strides: tuple[int, ...]
+) -> Pairs:
+    """What each side of the full output loses, (lo, hi) per axis, before any output padding."""
+    if not isinstance(padding, str):
+        if convention == 'keras':
+            raise ValueError(f"padding must be 'SAME' or 'VALID' in keras, got {padding!r}")
+        given = checks.pairs(padding, len(window), 'padding', 0 if convention == 'torch' else None)
+        if convention == 'torch':
+            return given
+        return tuple((k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(window, given, strict=True))
+    name = checks.choice(padding.upper(), 'padding', ('SAME', 'VALID'))
+    over = tuple(k - s for k, s in zip(window, strides, strict=True))
+    if name == 'SAME':
+        return tuple((max(o, 0) // 2, o - max(o, 0) // 2) for o in over)
+    if convention == 'torch':
+        return ((0, 0),) * len(window)
+    return tuple((0, min(o, 0)) for o in over)
+
+
+def _extra_for(output_size: Any, output_padding: Any, full: Any, crops: Pairs) -> tuple[int, ...]:
+    n = len(full)
+    if checks.per_axis(output_padding, n, 'output_padding', 0) != (0,) * n:
+        raise ValueError(
+            f'give output_padding ({output_padding!r}) or output_size ({output_size!r}), not both'
+        )
+    wanted = checks.per_axis(output_size, n, 'output_size')
+    return tuple(w - (f - lo - hi) for w, f, (lo, hi) in zip(wanted, full, crops, strict=True))
+
+
+def _with_output_padding(
+    crops: Pairs, extra: Any, strides: Any, dilation: Any, output_size: Any
+) -> Pairs:
+    for axis, (e, s, d) in enumerate(zip(extra, strides, dilation, strict=True)):
+        if not 0 <= e < max(s, d, 1 if output_size is None else 0):
+            asked = (
+                f'output_padding {extra}' if output_size is None else f'output_size {output_size}'
+            )
+            raise ValueError(
+                f'{asked}: the result can be extended by 0 to {max(s, d) - 1} on spatial axis '
+                f'{axis} (less than the stride or the dilation), not by {e}'
+            )
+    return tuple((lo, hi - e) for (lo, hi), e in zip(crops, extra, strict=True))
+
+
+def _split_crop(crops: Pairs, full: Any, strides: Any) -> tuple[Any, Pairs]:
+    """The output size of the transposed convolution proper, and zeros to add around it.
+
+    A convolution has no negative padding here, and ignores less than a stride at the end of its
+    input; what goes beyond that is added as zeros.
+    """
+    core, added = [], []
+    for (lo, hi), f, s in zip(crops, full, strides, strict=True):
+        rest = min(max(-hi, 0), s - 1)  # positions that the forward convolution never reads
+        core.append(f - max(lo, 0) - max(hi, 0) + rest)
+        added.append((max(-lo, 0), max(-hi, 0) - rest))
+    return tuple(core), tuple(added)

@@ -1,0 +1,96 @@
+"""The kernels: one file each, one line each in `KERNELS`.
+
+A kernel module defines any of
+
+    forward(x, w, spec) -> y          x (batch, *input_size, in_features)
+    input_grad(dy, w, spec) -> dx     w (*window, in_features // groups, out_features)
+    filter_grad(x, dy, spec) -> dw    y (batch, *output_size, out_features)
+
+as plain traceable JAX, and `supports(spec, op)`, which returns None or the reason why not. The
+three are bilinear and transposes of each other, so a missing one is derived from one that is there.
+All operands and the result have `spec.dtype`; 16-bit floats are accumulated in float32 and rounded
+once.
+"""
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.ops.kernels import (
+    dot,
+    fft,
+    im2col,
+    interior,
+    lax,
+    onednn,
+    scan,
+    shift,
+    subpixel,
+    winograd,
+)
+from cnn_jax.ops.kernels.views import transpose
+from cnn_jax.ops.spec import ConvSpec, accumulator
+
+KERNELS: dict[str, ModuleType] = {
+    'lax': lax,
+    'scan': scan,
+    'im2col': im2col,
+    'shift': shift,
+    'dot': dot,
+    'winograd': winograd,
+    'fft': fft,
+    'interior': interior,
+    'subpixel': subpixel,
+    'onednn': onednn,
+}
+
+
+class Choice(NamedTuple):
+    """The kernel (by name) that computes each of the three maps."""
+
+    forward: str
+    input_grad: str
+    filter_grad: str
+
+
+OPS = Choice._fields
+
+Array = jax.Array
+Bilinear = Callable[[Array, Array, ConvSpec], Array]
+
+
+def reason_against(name: str, op: str, spec: ConvSpec) -> str | None:
+    """None if kernel `name` can compute `op` of `spec`, else the reason why not."""
+    kernel = KERNELS[name]
+    if not hasattr(kernel, op) and not jnp.issubdtype(spec.dtype, jnp.floating):
+        return f'derives its {op} by transposition, which needs floating point, got {spec.dtype}'
+    return kernel.supports(spec, op)
+
+
+def function(name: str, op: str) -> Bilinear:
+    """Kernel `name`'s function for `op`, derived by transposition where the kernel has none."""
+    kernel = KERNELS[name]
+    if hasattr(kernel, op):
+        return getattr(kernel, op)
+    return functools.partial(_derived, kernel, op)
+
+
+def _derived(kernel: ModuleType, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
+    dtype, wide = spec.dtype, accumulator(spec.dtype)
+    # JAX adds cotangents up in the dtype of what they belong to: it must be the accumulator's.
+    spec = spec.replace(dtype=str(wide))
+    a, b = a.astype(wide), b.astype(wide)
+    if hasattr(kernel, 'forward'):  # x, w -> y
+        if op == 'input_grad':
+            result = transpose(lambda x: kernel.forward(x, b, spec), spec.x_shape, a)
+        else:
+            result = transpose(lambda w: kernel.forward(a, w, spec), spec.kernel_shape, b)
+    elif op == 'forward':  # from dy, w -> dx
+        result = transpose(lambda dy: kernel.input_grad(dy, b, spec), spec.y_shape, a)
+    else:
+        result = transpose(lambda w: kernel.input_grad(b, w, spec), spec.kernel_shape, a)
+    return result.astype(dtype)

@@ -1,0 +1,44 @@
+"""Transposed convolution of an input whose holes are written out.
+
+Interior padding, then an XLA convolution of stride 1. It multiplies by the zeros in the holes, as
+'lax' does, but XLA sees a plain convolution, and so takes plain convolutions for its gradients too.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops.kernels import lax as lax_kernel
+from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.spec import ConvSpec
+
+
+def supports(spec: ConvSpec, op: str) -> str | None:
+    if any(e > 1 for e in spec.input_dilation):
+        return f'an input dilated by {spec.input_dilation} has a strided transpose'
+    return None
+
+
+def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    pads = []
+    for n, o, k, s, (lo, _) in zip(
+        spec.input_size,
+        spec.output_size,
+        spec.dilated_window,
+        spec.strides,
+        spec.padding,
+        strict=True,
+    ):
+        # dx[h] sums the outputs s p = h + lo - d t: those before h reach back k - 1 positions
+        before = k - 1 - lo
+        pads.append((before, n + k - 1 - before - ((o - 1) * s + 1), s - 1))
+    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    taps = swap_features(jnp.flip(w, range(spec.ndim)), spec.groups)
+    plain = spec.replace(
+        input_size=dy.shape[1:-1],
+        in_features=spec.out_features,
+        out_features=spec.in_features,
+        strides=(1,) * spec.ndim,
+        padding=((0, 0),) * spec.ndim,
+    )
+    return lax_kernel.forward(dy, taps, plain)

@@ -1,0 +1,95 @@
+"""oneDNN, Intel's library of deep learning primitives, called through XLA's foreign functions.
+
+On Linux and x86-64, with the extra `cpu` and a C++ compiler; docs/native_kernel.md says how it is
+built and how it uses threads. Source: https://github.com/uxlfoundation/oneDNN (3.2), convolution
+primitive, `direct` algorithm: no Winograd, the sums of products that the definition has.
+"""
+
+import ctypes
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax.ops.kernels.onednn import arrange, build, sharding
+from cnn_jax.ops.spec import ConvSpec
+
+
+def supports(spec: ConvSpec, op: str) -> str | None:
+    if jax.default_backend() != 'cpu':
+        return f'it runs on CPU only, not on {jax.default_backend()}'
+    if spec.dtype not in ('float32', 'bfloat16', 'float16'):
+        return f'it computes float32, bfloat16 and float16, not {spec.dtype}'
+    if set(spec.input_dilation) != {1}:
+        return 'it has no input dilation'
+    if not 1 <= spec.ndim <= 3:
+        return f'it has 1 to 3 spatial axes, not {spec.ndim}'
+    if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
+        return 'it has no arrays of size 0'
+    try:
+        build.load()
+    except build.Unavailable as reason:
+        return str(reason)
+    known, text = describe(spec, op)
+    return None if known else f'oneDNN: {text}'
+
+
+def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    return _call('forward', x, w, spec)
+
+
+def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
+    return _call('input_grad', dy, w, spec)
+
+
+def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    return _call('filter_grad', x, dy, spec)
+
+
+@sharding.by_batch
+def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
+    build.load()
+    first, second, out = arrange.ROLES[op]
+    inner, into, back = arrange.arrange(spec, op)
+    dtype = _compute_dtype(spec)
+    result_type = jax.ShapeDtypeStruct(arrange.shape(out, inner), dtype)
+    result = jax.ffi.ffi_call(build.TARGET, result_type)(
+        into(first, a.astype(dtype)), into(second, b.astype(dtype)), problem=_problem(inner, op)
+    )
+    return back(out, result.astype(spec.dtype))
+
+
+def _compute_dtype(spec: ConvSpec) -> jnp.dtype:
+    """float32, but bfloat16 where the processor has it: emulated, it runs at a third the speed."""
+    has_bfloat16 = spec.dtype == 'bfloat16' and build.load().CnnJaxHasBfloat16()
+    return jnp.dtype('bfloat16' if has_bfloat16 else 'float32')
+
+
+def _problem(spec: ConvSpec, op: str) -> np.ndarray:
+    """`Problem` of conv.cc, entry by entry."""
+    lo, hi = zip(*spec.padding, strict=True)
+    axes = (spec.input_size, spec.window, spec.output_size, spec.strides, spec.dilation, lo, hi)
+    scalars = (
+        list(arrange.ROLES).index(op),
+        _compute_dtype(spec) == jnp.bfloat16,
+        arrange.prefers_plain_kernel(spec, op),
+        spec.ndim,
+        spec.groups,
+        spec.batch,
+        spec.in_features,
+        spec.out_features,
+    )
+    padded = [(*axis, *[0] * (3 - spec.ndim)) for axis in axes]
+    return np.array([*scalars, *itertools.chain(*padded)], np.int64)
+
+
+@functools.lru_cache(maxsize=4096)
+def describe(spec: ConvSpec, op: str) -> tuple[bool, str]:
+    """Whether oneDNN can compute `op` of `spec`, and by which code of its own, or why not."""
+    problem = _problem(arrange.arrange(spec, op).spec, op)
+    text = ctypes.create_string_buffer(256)
+    pointer = problem.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
+    known = build.load().CnnJaxDescribe(pointer, text, len(text))
+    return bool(known), text.value.decode()

@@ -1,0 +1,164 @@
+"""Builds the native kernel once a machine, and loads it once a process."""
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jaxlib
+
+TARGET = 'cnn_jax_onednn'
+SOURCE = Path(__file__).with_name('conv.cc')
+LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
+SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment: this process has no native kernel
+FLAGS = ('-O1', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
+
+# How idle OpenMP threads wait, unless the user said it: asleep, so that XLA's threads have the
+# cores. GNU's runtime reads these once, when it is loaded.
+WAITING = {'OMP_WAIT_POLICY': 'passive'}
+
+_log = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+
+class Unavailable(Exception):
+    """Why there is no native kernel here."""
+
+
+def load() -> ctypes.CDLL:
+    """The native library, built if no process of this user built it before.
+
+    Raises:
+        Unavailable: the reason. It is remembered, so a process tries only once.
+    """
+    with _lock:
+        result = _load()
+    if isinstance(result, str):
+        raise Unavailable(result)
+    library, process = result
+    if process != os.getpid():
+        raise Unavailable(
+            'this process was forked after the kernel was loaded, and its threads do not survive '
+            "that: start processes with multiprocessing's 'spawn' or 'forkserver'"
+        )
+    return library
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL, int] | str:
+    try:
+        if os.environ.get(SWITCH) == '0':
+            raise Unavailable(f'{SWITCH}=0 switches it off')
+        if not sys.platform.startswith('linux') or platform.machine() != 'x86_64':
+            raise Unavailable(
+                f'it needs Linux on x86-64, this is {sys.platform} on {platform.machine()}'
+            )
+        onednn = _installed(LIBRARY, 'libdnnl.so.3')
+        include = _installed(HEADERS, 'oneapi/dnnl/dnnl.hpp').parents[2]
+        return _open(onednn, _built(onednn, include)), os.getpid()
+    except (Unavailable, OSError) as error:
+        return str(error).partition('\n')[0]
+
+
+def cache_folder() -> Path:
+    """$CNN_JAX_CACHE, else `cnn_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
+    if chosen := os.environ.get('CNN_JAX_CACHE'):
+        return Path(chosen)
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'cnn_jax'
+
+
+def _installed(package: str, ending: str) -> Path:
+    try:
+        files = importlib.metadata.files(package) or ()
+    except importlib.metadata.PackageNotFoundError:
+        raise Unavailable(
+            f"the package {package} is not installed: pip install 'cnn_jax[cpu]'"
+        ) from None
+    for file in files:
+        if str(file).endswith(ending) and (path := Path(str(file.locate())).resolve()).exists():
+            return path
+    raise Unavailable(f'the package {package} has no {ending}')
+
+
+def _built(onednn: Path, include: Path) -> Path:
+    """The path of the compiled source."""
+    compiler = shutil.which('c++') or shutil.which('g++')
+    if compiler is None:
+        raise Unavailable('there is no C++ compiler (c++ or g++) on the PATH')
+    version = _run(compiler, '--version')
+    parts = (
+        SOURCE.read_text(),
+        jaxlib.__version__,
+        importlib.metadata.version(LIBRARY),
+        importlib.metadata.version(HEADERS),
+        version,
+        *FLAGS,
+    )
+    key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
+    target = cache_folder() / f'onednn-{key}.so'
+    if target.exists():
+        return target
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(target.with_suffix('.lock')):
+        if not target.exists():  # another process may have been first
+            _log.info('building %s (some seconds, once)', target)
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                made = Path(folder, 'conv.so')
+                includes = (f'-I{jax.ffi.include_dir()}', f'-I{include}')
+                _run(compiler, *FLAGS, *includes, str(SOURCE), str(onednn), '-o', str(made))
+                made.replace(target)
+    return target
+
+
+def _run(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        lines = result.stderr.splitlines() or [f'exit status {result.returncode}']
+        first = next((line for line in lines if 'error' in line.lower()), lines[0])
+        raise Unavailable(f'{Path(command[0]).name} failed: {first.strip()}')
+    return result.stdout
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _open(onednn: Path, kernel: Path) -> ctypes.CDLL:
+    # oneDNN first, by its path: the loader then finds it for the kernel by its name. Both stay
+    # private (RTLD_LOCAL), since other packages bring a oneDNN of their own.
+    with _environment_defaults(WAITING):
+        ctypes.CDLL(str(onednn))
+        library = ctypes.CDLL(str(kernel))
+    threads = ctypes.CDLL('libgomp.so.1').omp_get_max_threads()
+    library.CnnJaxStart(max(1, len(os.sched_getaffinity(0)) // threads))
+    handler = jax.ffi.pycapsule(library.CnnJaxConvolve)
+    jax.ffi.register_ffi_target(TARGET, handler, platform='cpu')
+    return library
+
+
+@contextlib.contextmanager
+def _environment_defaults(values: dict[str, str]) -> Iterator[None]:
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]

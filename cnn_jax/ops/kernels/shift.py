@@ -1,0 +1,70 @@
+"""Convolution as a sum over the taps of shifted views, written out.
+
+Depthwise, each tap is an elementwise multiplication, and XLA fuses the whole sum into one pass over
+the data; there it beats everything else that is made of JAX operations. Otherwise each tap is a
+matrix product, as in 'scan' but without the loop.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.ops.kernels import depthwise, phases
+from cnn_jax.ops.kernels.views import dilate_and_pad, tap_slices, transpose
+from cnn_jax.ops.spec import ConvSpec, accumulator
+
+Array = jax.Array
+
+MOST_TAPS = 256
+
+
+def supports(spec: ConvSpec, op: str) -> str | None:
+    if math.prod(spec.window) > MOST_TAPS:
+        return f'writes out every tap: needs a window of at most {MOST_TAPS}, got {spec.window}'
+    if op == 'filter_grad' and not jnp.issubdtype(spec.dtype, jnp.floating):
+        return f'derives its filter_grad, which needs floating point, got {spec.dtype}'
+    return None
+
+
+def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
+    dtype = accumulator(spec.dtype)
+    x = dilate_and_pad(x, spec).astype(dtype)
+    multiply = _tap_product(spec)
+    grouped = (*spec.y_shape[:-1], spec.groups, spec.in_features // spec.groups)
+    kernels = _grouped_kernels(w.astype(dtype), spec)
+    y = sum(
+        multiply(x[(slice(None), *taps)].reshape(grouped), kernel)
+        for taps, kernel in zip(tap_slices(spec), kernels, strict=True)
+    )
+    return y.reshape(spec.y_shape).astype(spec.dtype)
+
+
+def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
+    if phases.unsupported(spec):
+        return transpose(lambda x: forward(x, w, spec), spec.x_shape, dy)
+    return phases.input_grad(dy, w, spec, forward)
+
+
+def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
+    if depthwise.suits(spec):
+        return depthwise.filter_grad(x, dy, spec)
+    wide = spec.replace(dtype=str(accumulator(spec.dtype)))
+    x, dy = x.astype(wide.dtype), dy.astype(wide.dtype)
+    dw = transpose(lambda w: forward(x, w, wide), spec.kernel_shape, dy)
+    return dw.astype(spec.dtype)
+
+
+def _tap_product(spec: ConvSpec) -> Callable[[Array, Array], Array]:
+    """view (..., groups, c) and kernel (c, groups, o) -> (..., groups, o)."""
+    if spec.is_depthwise:
+        return lambda view, kernel: view * kernel[0]
+    return lambda view, kernel: jnp.einsum(
+        '...gc,cgo->...go', view, kernel, precision=spec.precision
+    )
+
+
+def _grouped_kernels(w: Array, spec: ConvSpec) -> Array:
+    """One (c, groups, o) kernel per tap."""
+    return w.reshape(-1, w.shape[-2], spec.groups, spec.out_features // spec.groups)

@@ -1,0 +1,92 @@
+"""The operands of a convolution, checked: ranks, features, groups, dtypes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.ops import checks
+
+Array = jax.Array
+
+
+def check_operands(
+    x: Any, kernel: Any, bias: Any, groups: Any, preferred_element_type: Any
+) -> tuple[Array, Array, Any, int]:
+    """The operands as arrays of one dtype, and the number of spatial axes.
+
+    Args:
+        x: (*batch, *size, in_features).
+        kernel: (*window, in_features // groups, out_features).
+        bias: (out_features,) or None.
+        groups: what should divide the features.
+        preferred_element_type: a dtype to convert all to, or None.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x, kernel = checks.array(x, 'x'), checks.array(kernel, 'kernel')
+    ndim = _spatial_axes(x, kernel)
+    _check_features(x, kernel, groups)
+    if bias is not None:
+        bias = checks.array(bias, 'bias')
+        if bias.shape != kernel.shape[-1:]:
+            raise ValueError(f'bias must have shape {kernel.shape[-1:]}, got {bias.shape}')
+    checks.same_dtype(x=x, kernel=kernel, bias=bias)
+    if preferred_element_type is not None:
+        dtype = _dtype(preferred_element_type)
+        x, kernel, bias = (a if a is None else a.astype(dtype) for a in (x, kernel, bias))
+    return x, kernel, bias, ndim
+
+
+def add_bias(y: Array, bias: Array | None) -> Array:
+    """y (..., out_features) + bias, in y's dtype.
+
+    The gradient of the bias is a sum over all positions. In 16 bits XLA rounds after every addend
+    (on CPUs 65,536 ones make 512), so here that sum is one of float32.
+    """
+    if bias is None:
+        return y
+    if y.dtype not in (jnp.bfloat16, jnp.float16):
+        return y + bias
+    return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)
+
+
+def _spatial_axes(x: Array, kernel: Array) -> int:
+    ndim = kernel.ndim - 2
+    if not 1 <= ndim <= 3:
+        raise ValueError(
+            'kernel must have 1 to 3 spatial axes, (*window, in_features // groups, out_features), '
+            f'got shape {kernel.shape}'
+        )
+    if x.ndim < ndim + 1:
+        raise ValueError(
+            f'x must have {ndim} spatial axes and one of features, as the kernel of shape '
+            f'{kernel.shape} demands, got shape {x.shape}'
+        )
+    if 0 in kernel.shape:
+        raise ValueError(f'kernel must have no axis of size 0, got shape {kernel.shape}')
+    return ndim
+
+
+def _check_features(x: Array, kernel: Array, groups: Any) -> None:
+    groups = checks.integer(groups, 'groups', 1)
+    features, (per_group, out_features) = x.shape[-1], kernel.shape[-2:]
+    if features != per_group * groups:
+        raise ValueError(
+            f'x has {features} features, but kernel {kernel.shape} with groups={groups} takes '
+            f'{per_group} * {groups} = {per_group * groups}'
+        )
+    if out_features % groups:
+        raise ValueError(
+            f'groups must divide the output features ({out_features}), got groups={groups}'
+        )
+
+
+def _dtype(preferred_element_type: Any) -> jnp.dtype:
+    try:
+        return jnp.dtype(preferred_element_type)
+    except TypeError:
+        raise TypeError(
+            f'preferred_element_type must be a dtype, got {preferred_element_type!r}'
+        ) from None

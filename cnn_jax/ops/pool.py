@@ -1,0 +1,325 @@
+"""Pooling with PyTorch's meaning, channels last: check, canonicalise, dispatch.
+
+    y[..., o, c] = reduce over t of x[..., strides o - padding + dilation t, c]
+
+in 1, 2 or 3 dimensions. `window` decides how many spatial axes there are: one per element of a
+tuple; an int serves for all axes of x (batch, *size, features).
+
+The gradient of a maximum goes to one element a window, the first of several equal ones, as in
+PyTorch; it is made of comparisons and sums in a fixed order, so it is the same in every run on
+every device (XLA's own, select-and-scatter, is not), and has forward mode and second derivatives.
+A window that holds a NaN gives NaN, and its gradient goes to the last NaN, as in PyTorch.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.ops import adaptive, checks, dispatch, pool_kernels
+from cnn_jax.ops.dispatch import Implementation
+from cnn_jax.ops.pool_spec import PoolSpec, make_spec, spatial_ndim
+from cnn_jax.ops.spec import accumulator
+
+Array = jax.Array
+
+for _op in ('max_pool', 'avg_pool', 'lp_pool'):
+    dispatch.declare(_op, pool_kernels.KERNELS)
+
+
+def max_pool(
+    x: Any,
+    window: checks.Size,
+    strides: checks.Size | None = None,
+    padding: Any = 0,
+    dilation: checks.Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    implementation: Implementation = None,
+) -> Array | tuple[Array, Array]:
+    """Maximum over windows.
+
+    Args:
+        x: (*batch, *size, features), floating point or integer, with any number of batch axes.
+        window: an int or one per spatial axis.
+        strides: an int or one per spatial axis; None: the window.
+        padding: with -inf (the least integer): an int or one per spatial axis, at most half of the
+            window's span; (lo, hi) pairs, less than its span; 'VALID', 'SAME' or another name that
+            `conv` knows.
+        dilation: distance between the elements of a window.
+        ceil_mode: whether a window that begins in the input (or in the padding before it) counts
+            even if it ends behind all padding.
+        return_indices: whether to return the indices of the maxima too.
+        implementation: 'reshape', 'shift', 'reduce_window', several in order of preference, or None
+            for the default.
+
+    Returns:
+        (*batch, *output size, features); with `return_indices` also the int32 row-major index of
+        each maximum in its (*size) plane, as `max_unpool` takes it.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = checks.array(x, 'x')
+    spec = make_spec(x, window, strides, padding, dilation, ceil_mode)
+    kernel = _choose('max_pool', spec, implementation)
+    x, batch_shape = _one_batch_axis(x, spec)
+    if not return_indices:
+        return _restore(_maximum(x, spec, kernel), batch_shape)
+    if spec.has_empty_window():
+        raise ValueError(
+            f'return_indices needs an element of the input in every window, but window '
+            f'{spec.window} with dilation {spec.dilation} and padding {spec.padding} has one that '
+            f'sees only padding on input size {spec.input_size}'
+        )
+    y, indices = _maximum_and_indices(x, spec, kernel)
+    return _restore(y, batch_shape), _restore(indices, batch_shape)
+
+
+def avg_pool(
+    x: Any,
+    window: checks.Size,
+    strides: checks.Size | None = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    implementation: Implementation = None,
+) -> Array:
+    """Average over windows; 16-bit floats add up in float32 and are rounded once.
+
+    Args:
+        x: (*batch, *size, features), floating point.
+        window, strides, padding, ceil_mode, implementation: as in `max_pool`; padding holds zeros.
+        count_include_pad: whether padding counts in the divisor. (True as in PyTorch and Flax;
+            Keras leaves it out.) What `ceil_mode` reads beyond the padding never counts.
+        divisor_override: divide by this instead.
+
+    Returns:
+        (*batch, *output size, features), of x's dtype.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = floating(x, 'x')
+    spec = make_spec(x, window, strides, padding, 1, ceil_mode, count_include_pad, divisor_override)
+    kernel = _choose('avg_pool', spec, implementation)
+    x, batch_shape = _one_batch_axis(x, spec)
+    return _restore(_average(x, spec, kernel), batch_shape)
+
+
+def lp_pool(
+    x: Any,
+    norm_type: float,
+    window: checks.Size,
+    strides: checks.Size | None = None,
+    ceil_mode: bool = False,
+    implementation: Implementation = None,
+) -> Array:
+    """Power average (sum of x^p)^(1/p) over windows, p = `norm_type`.
+
+    As in PyTorch, the absolute value is not taken (an odd p can give NaN for negative x), the
+    derivative where the sum is 0 is 0, and a window cut short by `ceil_mode` is scaled up to the
+    full number of elements.
+
+    Args:
+        x: (*batch, *size, features), floating point.
+        norm_type: p, a finite number greater than 0.
+        window, strides, ceil_mode, implementation: as in `max_pool`.
+
+    Returns:
+        (*batch, *output size, features), of x's dtype.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = floating(x, 'x')
+    if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
+        raise TypeError(f'norm_type must be a number, got {norm_type!r}')
+    if not (norm_type > 0 and math.isfinite(norm_type)):
+        raise ValueError(
+            f'norm_type must be finite and greater than 0, got {norm_type!r} '
+            f'(max_pool of abs(x) is the norm of order infinity)'
+        )
+    spec = make_spec(x, window, strides, 0, 1, ceil_mode)
+    kernel = _choose('lp_pool', spec, implementation)
+    x, batch_shape = _one_batch_axis(x, spec)
+    return _restore(_power_average(x, spec, kernel, float(norm_type)), batch_shape)
+
+
+def adaptive_max_pool(
+    x: Any, output_size: Any, return_indices: bool = False
+) -> Array | tuple[Array, Array]:
+    """Maximum over the windows that make an output of size `output_size`.
+
+    Args:
+        x: (*batch, *size, features), floating point or integer.
+        output_size: one int per spatial axis, None for one that stays as it is; or one int for all
+            spatial axes of x (batch, *size, features).
+        return_indices: whether to return the row-major indices of the maxima too, as `max_pool`.
+
+    Returns:
+        (*batch, *output_size, features); gradients as those of `max_pool`.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = checks.array(x, 'x')
+    out = _check_output_size(x, output_size)
+    size = x.shape[-1 - len(out) : -1]
+    if window := _equal_windows(size, out):
+        return max_pool(x, window, return_indices=return_indices, implementation='reshape')
+    y = adaptive.maximum(x, out)
+    return (y, adaptive.indices(x, out)) if return_indices else y
+
+
+def adaptive_avg_pool(x: Any, output_size: Any) -> Array:
+    """Average over the windows that make an output of size `output_size`.
+
+    Args:
+        x: (*batch, *size, features), floating point.
+        output_size: as in `adaptive_max_pool`.
+
+    Returns:
+        (*batch, *output_size, features); 16-bit floats add up in float32 and are rounded once.
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = floating(x, 'x')
+    out = _check_output_size(x, output_size)
+    if window := _equal_windows(x.shape[-1 - len(out) : -1], out):
+        return avg_pool(x, window, implementation='reshape')
+    return adaptive.average(x, out)
+
+
+def global_max_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
+    """Maximum over all spatial axes, with the gradient of `max_pool`.
+
+    Args:
+        x: (*batch, *size, features).
+        spatial_ndim: how many spatial axes there are; None: all but the first and the last.
+        keepdims: whether to keep them, with size 1.
+
+    Returns:
+        (*batch, features), or (*batch, 1, ..., features).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    x = checks.array(x, 'x')
+    size = _global_window(x, spatial_ndim)
+    y = max_pool(x, size, implementation='reshape')
+    return y if keepdims else y.reshape(*x.shape[: -1 - len(size)], x.shape[-1])
+
+
+def global_avg_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
+    """Average over all spatial axes; 16-bit floats add up in float32 and are rounded once.
+
+    Args, returns and raises: as `global_max_pool`, but x must be floating point.
+    """
+    x = floating(x, 'x')
+    size = _global_window(x, spatial_ndim)
+    y = avg_pool(x, size, implementation='reshape')
+    return y if keepdims else y.reshape(*x.shape[: -1 - len(size)], x.shape[-1])
+
+
+def floating(x: Any, name: str) -> Array:
+    """`x` as a JAX array of a floating-point type."""
+    x = checks.array(x, name)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f'{name} must be floating point, got dtype {x.dtype}')
+    return x
+
+
+def _global_window(x: Array, ndim: int | None) -> tuple[int, ...]:
+    axes = 1 if ndim is None else (1,) * checks.integer(ndim, 'spatial_ndim', 1)
+    ndim = spatial_ndim(x, axes, 'spatial_ndim')
+    return x.shape[-1 - ndim : -1]
+
+
+def _check_output_size(x: Array, output_size: Any) -> tuple[int, ...]:
+    ndim = spatial_ndim(x, output_size, 'output_size')
+    size = x.shape[-1 - ndim : -1]
+    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+        output_size = [n if m is None else m for n, m in zip(size, output_size, strict=True)]
+    return checks.per_axis(output_size, ndim, 'output_size')
+
+
+def _equal_windows(size: tuple[int, ...], out: tuple[int, ...]) -> tuple[int, ...] | None:
+    if any(n % m for n, m in zip(size, out, strict=True)):
+        return None
+    return tuple(n // m for n, m in zip(size, out, strict=True))
+
+
+def _choose(op: str, spec: PoolSpec, implementation: Implementation) -> str:
+    reason_against = functools.partial(pool_kernels.reason_against, spec=spec)
+    return dispatch.select(op, implementation, reason_against) or pool_kernels.default(spec)
+
+
+def _one_batch_axis(x: Array, spec: PoolSpec) -> tuple[Array, tuple[int, ...]]:
+    shape = (spec.batch, *spec.input_size, spec.features)
+    return x.reshape(shape), x.shape[: -1 - spec.ndim]
+
+
+def _restore(y: Array, batch_shape: tuple[int, ...]) -> Array:
+    return y.reshape(*batch_shape, *y.shape[1:])
+
+
+# One compilation per spec, instead of one per operation and shape, for callers outside of jit.
+_once_per_spec = functools.partial(jax.jit, static_argnames=('spec', 'kernel'), inline=True)
+
+
+@_once_per_spec
+def _maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
+    with jax.named_scope(f'max_pool_{kernel}'):
+        return _differentiable_maximum(x, spec, kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _differentiable_maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
+    return pool_kernels.KERNELS[kernel].maximum(x, spec)
+
+
+@_differentiable_maximum.defjvp
+def _(spec: PoolSpec, kernel: str, primals, tangents) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    run = pool_kernels.KERNELS[kernel]
+    y = _differentiable_maximum(x, spec, kernel)
+    if dx.dtype == jax.dtypes.float0:  # of integers
+        return y, np.zeros(y.shape, jax.dtypes.float0)
+    return y, run.pick(dx, run.winners(lax.stop_gradient(x), spec), spec)
+
+
+@_once_per_spec
+def _maximum_and_indices(x: Array, spec: PoolSpec, kernel: str) -> tuple[Array, Array]:
+    run = pool_kernels.KERNELS[kernel]
+    plane = lax.iota(np.int32, math.prod(spec.input_size)).reshape(1, *spec.input_size, 1)
+    codes = run.winners(lax.stop_gradient(x), spec)
+    indices = run.pick(jnp.broadcast_to(plane, x.shape), codes, spec)
+    return _differentiable_maximum(x, spec, kernel), indices
+
+
+@_once_per_spec
+def _average(x: Array, spec: PoolSpec, kernel: str) -> Array:
+    with jax.named_scope(f'avg_pool_{kernel}'):
+        total = pool_kernels.KERNELS[kernel].total(x, spec)
+        return (total / spec.divisors().astype(total.dtype)).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames=('spec', 'kernel', 'p'), inline=True)
+def _power_average(x: Array, spec: PoolSpec, kernel: str, p: float) -> Array:
+    with jax.named_scope(f'lp_pool_{kernel}'):
+        powers = x.astype(accumulator(x.dtype))
+        powers = lax.integer_pow(powers, int(p)) if p.is_integer() else powers**p
+        total = pool_kernels.KERNELS[kernel].total(powers, spec)
+        scale = math.prod(spec.window) / spec.divisors()
+        total = total * scale.astype(total.dtype)
+        # 1 instead of 0 inside keeps the infinite slope of the root out of the derivative.
+        root = jnp.where(total == 0, 1, total) ** (1 / p)
+        return jnp.where(total == 0, 0, root).astype(x.dtype)

@@ -1,0 +1,32 @@
+"""The formulations of pooling: one file each, one line each in `KERNELS`.
+
+A kernel module defines, as plain traceable JAX on x (batch, *input_size, features),
+
+    supports(spec) -> None, or the reason why not
+    maximum(x, spec) -> y              of x's dtype
+    total(x, spec) -> sums             in the accumulator's dtype; differentiated as it stands
+    winners(x, spec) -> codes          integers that say which element of each window is the maximum
+    pick(values, codes, spec)          values at the winners; linear in values, so that it is the
+                                       derivative of the maximum and transposes to its gradient
+"""
+
+from types import ModuleType
+
+from cnn_jax.ops.pool_kernels import reduce_window, reshape, shift
+from cnn_jax.ops.pool_spec import PoolSpec
+
+KERNELS: dict[str, ModuleType] = {
+    'reshape': reshape,
+    'shift': shift,
+    'reduce_window': reduce_window,
+}
+
+
+def reason_against(name: str, spec: PoolSpec) -> str | None:
+    """None if kernel `name` can compute `spec`, else the reason why not."""
+    return KERNELS[name].supports(spec)
+
+
+def default(spec: PoolSpec) -> str:
+    """The kernel for implementation=None: the first that supports `spec`."""
+    return next(name for name in KERNELS if reason_against(name, spec) is None)

@@ -1,0 +1,104 @@
+"""Pooling by XLA's reduce_window: for windows of any size.
+
+XLA's gradient of a maximum, select-and-scatter, has no deterministic form on every device; here a
+loop over the taps takes its place, a short program even for a long window.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.ops.pool_kernels import winners as win
+from cnn_jax.ops.pool_spec import PoolSpec
+from cnn_jax.ops.spec import accumulator
+
+Array = jax.Array
+
+
+def supports(spec: PoolSpec) -> str | None:
+    del spec
+    return None
+
+
+def maximum(x: Array, spec: PoolSpec) -> Array:
+    return _reduce(x, win.lowest(x.dtype), lax.max, spec)
+
+
+def total(x: Array, spec: PoolSpec) -> Array:
+    dtype = accumulator(x.dtype)
+    return _reduce(x.astype(dtype), np.zeros((), dtype), lax.add, spec)
+
+
+def winners(x: Array, spec: PoolSpec) -> Array:
+    """Row-major number of the winner in its window, -1 if the window sees only padding."""
+    padded = _pad(x, spec)
+
+    def visit(carry, tap):
+        best, code = carry
+        number, start, inside = tap
+        view = _view(padded, start, spec)
+        wins = _outer(inside) & ((code < 0) | (view > best) | (view != view))
+        return (jnp.where(wins, view, best), jnp.where(wins, number, code)), None
+
+    numbers, starts, inside = _taps(spec)
+    first = _view(padded, starts[0], spec)
+    nobody = jnp.where(first > first, 0, -1).astype(np.int32)  # -1, as sharded as x
+    return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0][1]
+
+
+def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
+    """The elements of `values` at the winners, 0 where there is none; linear in `values`."""
+    padded = _pad(values.astype(accumulator(values.dtype)), spec)
+
+    def visit(total, tap):
+        number, start = tap
+        return total + jnp.where(codes == number, _view(padded, start, spec), 0), None
+
+    numbers, starts, _ = _taps(spec)
+    nothing = jnp.where(codes > codes, 1, 0).astype(padded.dtype)  # 0, as sharded as the codes
+    return lax.scan(visit, nothing, (numbers, starts))[0].astype(values.dtype)
+
+
+def _reduce(x: Array, start: np.ndarray, operation, spec: PoolSpec) -> Array:
+    return lax.reduce_window(
+        x,
+        start,
+        operation,
+        window_dimensions=(1, *spec.window, 1),
+        window_strides=(1, *spec.strides, 1),
+        padding=((0, 0), *((lo, max(hi, 0)) for lo, hi in spec.covered), (0, 0)),
+        window_dilation=(1, *spec.dilation, 1),
+    )
+
+
+def _pad(x: Array, spec: PoolSpec) -> Array:
+    config = [(0, 0, 0), *((*pair, 0) for pair in spec.covered), (0, 0, 0)]
+    return lax.pad(x, np.zeros((), x.dtype), config)
+
+
+def _taps(spec: PoolSpec) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Of each tap, row by row: its number, where the first window has it in the padded input, and,
+    per axis, bool (output,): where it reads the input."""
+    taps = np.array(list(itertools.product(*map(range, spec.window))), np.int32)
+    inside = [spec.inside(axis).T[taps[:, axis]] for axis in range(spec.ndim)]
+    return np.arange(len(taps), dtype=np.int32), taps * np.array(spec.dilation, np.int32), inside
+
+
+def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
+    """One tap of every window."""
+    reach = [(out - 1) * s + 1 for out, s in zip(spec.output_size, spec.strides, strict=True)]
+    zero = np.int32(0)
+    starts = (zero, *(start[axis] for axis in range(spec.ndim)), zero)
+    view = lax.dynamic_slice(padded, starts, (spec.batch, *reach, spec.features))
+    return lax.slice(view, [0] * view.ndim, view.shape, (1, *spec.strides, 1))
+
+
+def _outer(inside: list[Array]) -> Array:
+    """bool (1, *output_size, 1)."""
+    result = inside[0]
+    for along in inside[1:]:
+        result = result[..., None] & along
+    return result[None, ..., None]

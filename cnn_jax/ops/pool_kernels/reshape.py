@@ -1,0 +1,84 @@
+"""Pooling of windows that neither overlap nor leave gaps: every axis split into (windows, window).
+
+Nothing is copied, and the gradient writes every element of the input once.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops.pool_kernels import winners as win
+from cnn_jax.ops.pool_spec import PoolSpec
+from cnn_jax.ops.spec import accumulator
+
+Array = jax.Array
+
+# Up to this many elements a window is read element by element, which XLA turns into fewer and
+# faster loops than a reduction over interleaved axes.
+UNROLLED = 32
+
+
+def supports(spec: PoolSpec) -> str | None:
+    if spec.window != spec.strides:
+        return f'needs strides equal to the window {spec.window}, got {spec.strides}'
+    if any(pair != (0, 0) for pair in spec.padding):
+        return f'needs padding 0, got {spec.padding}'
+    if any(d != 1 for d in spec.dilation):
+        return f'needs dilation 1, got {spec.dilation}'
+    if any(hi > 0 for _, hi in spec.covered):
+        return f'needs whole windows, ceil_mode adds one beyond the input size {spec.input_size}'
+    return None
+
+
+def maximum(x: Array, spec: PoolSpec) -> Array:
+    y = _split(x.astype(accumulator(x.dtype)), spec)
+    if math.prod(spec.window) > UNROLLED:
+        return y.max(_axes(spec)).astype(x.dtype)
+    first, *others = _taps(y, spec)
+    for tap in others:
+        first = jnp.maximum(first, tap)
+    return first.astype(x.dtype)
+
+
+def total(x: Array, spec: PoolSpec) -> Array:
+    return _split(x.astype(accumulator(x.dtype)), spec).sum(_axes(spec))
+
+
+def winners(x: Array, spec: PoolSpec) -> Array:
+    """Row-major number of the winner in its window, (batch, *output_size, features)."""
+    y = _split(x.astype(accumulator(x.dtype)), spec)
+    if math.prod(spec.window) > UNROLLED:
+        return win.of_axes(y, _axes(spec))[1].reshape(spec.y_shape)
+    return win.of_taps(_taps(y, spec))[1]
+
+
+def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
+    """The elements of `values` at the winners; linear in `values`."""
+    values = _split(values, spec)
+    numbers = win.numbers(values.shape, _axes(spec), codes.dtype)
+    return jnp.where(jnp.expand_dims(codes, _axes(spec)) == numbers, values, 0).sum(
+        _axes(spec), dtype=values.dtype
+    )
+
+
+def _split(x: Array, spec: PoolSpec) -> Array:
+    """(batch, *size, features) -> (batch, out, window, out, window, ..., features)."""
+    used = [out * k for out, k in zip(spec.output_size, spec.window, strict=True)]
+    x = lax.slice(x, [0] * x.ndim, (x.shape[0], *used, x.shape[-1]))
+    pairs = zip(spec.output_size, spec.window, strict=True)
+    return x.reshape(x.shape[0], *itertools.chain(*pairs), x.shape[-1])
+
+
+def _axes(spec: PoolSpec) -> tuple[int, ...]:
+    return tuple(range(2, 2 * spec.ndim + 1, 2))
+
+
+def _taps(split: Array, spec: PoolSpec) -> list[Array]:
+    everything = slice(None)
+    return [
+        split[(everything, *itertools.chain(*((everything, t) for t in tap)))]
+        for tap in itertools.product(*map(range, spec.window))
+    ]

@@ -1,0 +1,207 @@
+"""PoolSpec: one frozen, hashable description of a pooling call, and all its shape arithmetic.
+
+Notation, for one spatial axis: input size n, window k, stride s, dilation d, padding (lo, hi).
+Window o has its tap t at input position  o s - lo + t d;  taps outside of [0, n) are padding. The
+meaning is PyTorch's (aten/src/ATen/native/Pool.h): the number of windows is
+
+    floor((n + lo + hi - (k - 1) d - 1) / s) + 1
+
+or, with `ceil_mode`, the ceiling of that fraction, without a last window that would start in the
+padding behind the input.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cnn_jax.ops import checks
+from cnn_jax.ops.spec import Pairs, dilated, resolve_padding
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+    """Pooling of x (batch, *input_size, features), channels last.
+
+    `count_include_pad` and `divisor_override` concern averages only. `dtype` is that of x and of
+    the result.
+    """
+
+    batch: int
+    input_size: tuple[int, ...]
+    features: int
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+    dtype: str
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+    divisor_override: int | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.window)
+
+    @property
+    def dilated_window(self) -> tuple[int, ...]:
+        return tuple(map(dilated, self.window, self.dilation))
+
+    @property
+    def padded_size(self) -> tuple[int, ...]:
+        return tuple(n + lo + hi for n, (lo, hi) in zip(self.input_size, self.padding, strict=True))
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        return tuple(map(self._windows, range(self.ndim)))
+
+    def _windows(self, axis: int) -> int:
+        stride, (lo, _) = self.strides[axis], self.padding[axis]
+        spare = self.padded_size[axis] - self.dilated_window[axis]
+        if not self.ceil_mode:
+            return spare // stride + 1
+        count = -(-spare // stride) + 1
+        starts_behind_input = (count - 1) * stride >= self.input_size[axis] + lo
+        return count - 1 if starts_behind_input else count
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return (self.batch, *self.output_size, self.features)
+
+    @property
+    def covered(self) -> Pairs:
+        """(lo, hi) per axis with which the last window just ends: `hi` is greater than that of
+        `padding` where ceil_mode adds a window, and negative where the input's end is not read."""
+        return tuple(
+            (lo, (out - 1) * s + k - n - lo)
+            for out, s, k, n, (lo, _) in zip(
+                self.output_size,
+                self.strides,
+                self.dilated_window,
+                self.input_size,
+                self.padding,
+                strict=True,
+            )
+        )
+
+    def inside(self, axis: int) -> np.ndarray:
+        """bool (output, window): which taps of which window read the input, not padding."""
+        windows, taps = np.ogrid[: self.output_size[axis], : self.window[axis]]
+        at = windows * self.strides[axis] - self.padding[axis][0] + taps * self.dilation[axis]
+        return (0 <= at) & (at < self.input_size[axis])
+
+    def has_empty_window(self) -> bool:
+        """Whether all taps of some window read padding: dilation can step over a short input."""
+        return any(not self.inside(axis).any(1).all() for axis in range(self.ndim))
+
+    def divisors(self) -> np.ndarray:
+        """What an average divides the sums by, to be broadcast against (*output_size, 1)."""
+        if self.divisor_override is not None:
+            return np.array(self.divisor_override)
+        counts = [self._counts(axis) for axis in range(self.ndim)]
+        product = functools.reduce(np.multiply.outer, counts)[..., None]
+        return product.ravel()[0] if (product == product.ravel()[0]).all() else product
+
+    def _counts(self, axis: int) -> np.ndarray:
+        if not self.count_include_pad:
+            return self.inside(axis).sum(1)
+        # Padding counts, but what ceil_mode reads beyond the padding does not.
+        starts = np.arange(self.output_size[axis]) * self.strides[axis]
+        ends = np.minimum(starts + self.window[axis], self.padded_size[axis])
+        return ends - starts
+
+
+def spatial_ndim(x: Any, size: Any, name: str) -> int:
+    """How many spatial axes x has: one per element of `size`, or, if that is one int, all between
+    the first (batch) and the last (features)."""
+    is_sequence = isinstance(size, Sequence | np.ndarray) and not isinstance(size, str)
+    ndim = len(size) if is_sequence else x.ndim - 2
+    if not 1 <= ndim <= 3:
+        raise ValueError(
+            f'{name} must have 1 to 3 elements, one per spatial axis (an int serves for all axes '
+            f'of x (batch, *size, features)); got {size!r} for x of shape {x.shape}'
+        )
+    if x.ndim < ndim + 1:
+        raise ValueError(
+            f'x must have {ndim} spatial axes, as {name}={size!r} says, and one of features; '
+            f'got shape {x.shape}'
+        )
+    if 0 in x.shape[-1 - ndim :]:
+        raise ValueError(
+            f'x must have no spatial or feature axis of size 0, got shape {x.shape} '
+            f'(only batch axes may be empty)'
+        )
+    return ndim
+
+
+def make_spec(
+    x: Any,
+    window: Any,
+    strides: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    count_include_pad: Any = True,
+    divisor_override: Any = None,
+) -> PoolSpec:
+    """The spec of a call of a public function on x (*batch, *size, features).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right.
+    """
+    ndim = spatial_ndim(x, window, 'window')
+    window = checks.per_axis(window, ndim, 'window')
+    strides = window if strides is None else checks.per_axis(strides, ndim, 'strides')
+    dilation = checks.per_axis(dilation, ndim, 'dilation')
+    for value, name in ((ceil_mode, 'ceil_mode'), (count_include_pad, 'count_include_pad')):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f'{name} must be True or False, got {value!r}')
+    if divisor_override is not None:
+        divisor_override = checks.integer(divisor_override, 'divisor_override')
+        if divisor_override == 0:
+            raise ValueError('divisor_override must not be 0: averages are divided by it')
+    size, spans = x.shape[-1 - ndim : -1], tuple(map(dilated, window, dilation))
+    pairs = resolve_padding(padding, size, spans, strides)
+    spec = PoolSpec(
+        batch=int(np.prod(x.shape[: -1 - ndim])),
+        input_size=size,
+        features=x.shape[-1],
+        window=window,
+        strides=strides,
+        padding=pairs,
+        dilation=dilation,
+        dtype=str(x.dtype),
+        ceil_mode=bool(ceil_mode),
+        count_include_pad=bool(count_include_pad),
+        divisor_override=divisor_override,
+    )
+    _check_padding(padding, spec)
+    _check_window(spec)
+    return spec
+
+
+def _check_padding(padding: Any, spec: PoolSpec) -> None:
+    sides = (padding,) if isinstance(padding, int | str) else padding
+    is_pairs = any(isinstance(side, Sequence | np.ndarray) for side in sides)
+    for axis, (span, pair) in enumerate(zip(spec.dilated_window, spec.padding, strict=True)):
+        limit = span - 1 if is_pairs else span // 2
+        if min(pair) < 0 or max(pair) > limit:
+            raise ValueError(
+                f'padding on spatial axis {axis} must be from 0 to {limit} for a window that spans '
+                f'{span} positions '
+                f'({"less than the span" if is_pairs else "at most half, or give (lo, hi) pairs"})'
+                f', got {padding!r}'
+            )
+
+
+def _check_window(spec: PoolSpec) -> None:
+    for axis, count in enumerate(spec.output_size):
+        if count < 1:
+            raise ValueError(
+                f'the window spans {spec.dilated_window[axis]} positions on spatial axis {axis}, '
+                f'but the padded input has only {spec.padded_size[axis]}: use a smaller window or '
+                f'dilation, or more padding'
+            )

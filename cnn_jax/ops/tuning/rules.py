@@ -1,0 +1,99 @@
+"""Rules that choose the kernels of a convolution, derived from measurements (docs/performance.md).
+
+Elsewhere than on a CPU the choice is XLA's own convolution. On a CPU it is the native kernel where
+there is one, else the formulation that was fastest on two cores of an x86-64 server for problems of
+the kind; where none was clearly faster, it is XLA's.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from cnn_jax.ops import kernels
+from cnn_jax.ops.spec import ConvSpec
+
+MANY_TAPS = 64  # above that, a window with groups is not written out
+FEATURES = 16  # below that, patches with features last are too short to copy fast
+WINOGRAD_FEATURES = 64  # below that, the transforms cost more than the products that they save
+WINOGRAD_POSITIONS = 1 << 14  # with more, below 4 times that, the transformed tiles leave the cache
+FEW_POSITIONS = 4  # with no more outputs per image, XLA:CPU's convolution falls to a few GFLOP/s
+
+
+def elsewhere(spec: ConvSpec, platform: str) -> list[tuple[str, str]]:
+    """For each map of `Choice`, the kernel on another platform than a CPU, and why."""
+    lax = ('lax', f'the default on {platform}')
+    return [lax, lax if _is_floating(spec) else _input_grad(spec), lax]
+
+
+def on_cpu(op: str, spec: ConvSpec) -> tuple[str, str]:
+    """The kernel for map `op` on a CPU, and why."""
+    if kernels.reason_against('onednn', op, spec) is None:
+        return 'onednn', 'the native kernel supports it'
+    name, why = _any_map(spec) or RULES[op](spec) or ('lax', 'no rule applies')
+    if kernels.reason_against(name, op, spec) is None:
+        return name, why
+    return 'lax', f'{name} does not support it'
+
+
+def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
+    if spec.is_pointwise and spec.groups == 1:
+        return 'dot', 'pointwise'
+    if spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
+        return 'shift', 'depthwise'
+    return None
+
+
+def _forward(spec: ConvSpec) -> tuple[str, str] | None:
+    return _winograd(spec) or _tiny(spec)
+
+
+def _input_grad(spec: ConvSpec) -> tuple[str, str] | None:
+    if not _is_floating(spec):
+        return 'subpixel', 'integers: XLA transposes floating point only'
+    if found := _winograd(spec) or _tiny(spec):
+        return found
+    if max(spec.strides) > 1 and spec.in_features >= FEATURES:
+        return 'subpixel', 'strided: no multiplication by zero'
+    if spec.in_features < FEATURES and spec.ndim > 1 and set(spec.strides) == {1}:
+        return 'im2col', f'fewer than {FEATURES} input features: by rows'
+    return None
+
+
+def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
+    if _suits_winograd(spec):
+        return 'winograd', f'3x3, at least {WINOGRAD_FEATURES} features'
+    if spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
+        return 'shift', "groups: XLA's is slower by a factor that grows with them"
+    if spec.ndim > 1 and not _tiny(spec):
+        return 'im2col', 'a matrix product over all positions'
+    return None
+
+
+RULES = {'forward': _forward, 'input_grad': _input_grad, 'filter_grad': _filter_grad}
+
+
+def _is_floating(spec: ConvSpec) -> bool:
+    return bool(jnp.issubdtype(spec.dtype, jnp.floating))
+
+
+def _winograd(spec: ConvSpec) -> tuple[str, str] | None:
+    few = spec.batch * math.prod(spec.output_size) < WINOGRAD_POSITIONS
+    if not _suits_winograd(spec) or (_fewest_features(spec) < 4 * WINOGRAD_FEATURES and not few):
+        return None
+    return 'winograd', '3x3, many features, or fewer and few positions'
+
+
+def _suits_winograd(spec: ConvSpec) -> bool:
+    enough = _fewest_features(spec) >= WINOGRAD_FEATURES
+    return spec.ndim == 2 and enough and kernels.reason_against('winograd', 'forward', spec) is None
+
+
+def _fewest_features(spec: ConvSpec) -> int:
+    return min(spec.in_features, spec.out_features)
+
+
+def _tiny(spec: ConvSpec) -> tuple[str, str] | None:
+    few = math.prod(spec.output_size) <= FEW_POSITIONS
+    if few and spec.ndim > 1 and spec.in_features >= FEATURES:
+        return 'im2col', 'hardly any output positions'
+    return None

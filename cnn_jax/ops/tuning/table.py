@@ -1,0 +1,120 @@
+"""Measured choices: what each kernel took for a convolution, on one kind of machine, as JSON.
+
+`experiments/compare_kernels.py --save_choices` writes such a table. Used is the first there is of
+
+    the file that $CNN_JAX_TUNING names
+    the user's own for this processor: `own_path()`
+    the package's own for this processor: a .json file in this folder
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnn_jax.ops.kernels.onednn.build import cache_folder
+from cnn_jax.ops.spec import ConvSpec
+
+VARIABLE = 'CNN_JAX_TUNING'
+VERSION = 1
+
+Times = Mapping[str, float]  # kernel -> seconds
+
+_log = logging.getLogger(__name__)
+
+
+def times(spec: ConvSpec, op: str) -> Times:
+    """What each kernel took for `op` of `spec`, fastest first; empty if it was not measured."""
+    return _choices().get(key(spec), {}).get(op, {})
+
+
+def key(spec: ConvSpec) -> str:
+    return repr(dataclasses.astuple(spec))
+
+
+def processor() -> str:
+    """The processor's name and the number of cores of this process."""
+    try:
+        found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
+    except OSError:
+        found = None
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    affinity = getattr(os, 'sched_getaffinity', None)
+    return f'{name}, {len(affinity(0)) if affinity else os.cpu_count()} cores'
+
+
+def own_path() -> Path:
+    """Where this user's table for this processor is kept."""
+    return cache_folder() / f'tuning-{_slug(processor())}.json'
+
+
+def save(path: Path, choices: Mapping[str, Mapping[str, Times]], about: Mapping[str, Any]) -> None:
+    """Adds `choices` (key of a spec -> map -> times) to the table at `path`, or begins one.
+
+    Args:
+        path: a JSON file; its entries for other convolutions stay.
+        choices: what was measured; of each map the fastest kernel comes to be used.
+        about: versions, date and the like; kept with each entry's file as the last that wrote it.
+
+    Raises:
+        ValueError: the file at `path` is no table, or one of another processor.
+    """
+    kept = {}
+    if path.exists():
+        table = _read(path)
+        if table['processor'] != processor():
+            raise ValueError(f'{path} is a table of {table["processor"]}, this is {processor()}')
+        kept = table['choices']
+    ranked = {
+        name: {op: dict(sorted(some.items(), key=lambda item: item[1])) for op, some in ops.items()}
+        for name, ops in choices.items()
+    }
+    table = {
+        'version': VERSION,
+        'processor': processor(),
+        **about,
+        'choices': {name: kept.get(name, {}) | ranked.get(name, {}) for name in kept | ranked},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix('.new')
+    temporary.write_text(json.dumps(table, indent=0) + '\n')
+    temporary.replace(path)
+
+
+@functools.cache
+def _choices() -> Mapping[str, Mapping[str, Times]]:
+    """Read once a process."""
+    named = os.environ.get(VARIABLE)
+    path = Path(named) if named else own_path()
+    if not named and not path.exists():
+        path = Path(__file__).with_name(f'{_slug(processor())}.json')
+        if not path.exists():
+            return {}
+    try:
+        table = _read(path)
+    except (OSError, ValueError) as error:
+        _log.warning('no measured choices, the rules decide: %s', error)
+        return {}
+    if table['processor'] != processor():
+        _log.warning('%s was measured on %s, this is %s', path, table['processor'], processor())
+    return table['choices']
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text())
+        if table['version'] == VERSION and isinstance(table['choices'], dict):
+            return table
+    except (json.JSONDecodeError, KeyError, TypeError):
+        pass
+    raise ValueError(f'{path} is no table of measured choices of version {VERSION}')
+
+
+def _slug(name: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '-', name.lower().replace('(r)', '')).strip('-')

@@ -1,0 +1,106 @@
+"""Unpooling: the inverse of max_pool as far as its indices tell."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnn_jax.ops import checks
+from cnn_jax.ops.pool_spec import spatial_ndim
+
+Array = jax.Array
+
+
+def max_unpool(
+    x: Any,
+    indices: Any,
+    window: checks.Size,
+    strides: checks.Size | None = None,
+    padding: checks.Size = 0,
+    output_size: checks.Size | None = None,
+) -> Array:
+    """Puts each element of x where its maximum stood, and zeros elsewhere.
+
+    Of several elements with the same index the last in row-major order is taken, and has the
+    gradient. (Overlapping windows give such elements, all with the same value. PyTorch's gradient
+    goes to all of them.)
+
+    Args:
+        x: (*batch, *pooled size, features).
+        indices: integers of x's shape, as `max_pool(..., return_indices=True)` returns them.
+        window, strides, padding: those of `max_pool`, padding as ints.
+        output_size: spatial size of the result; None: (n - 1) strides + window - 2 padding. As
+            several sizes are pooled to the same n, it may differ from that by less than a stride.
+
+    Returns:
+        (*batch, *output_size, features).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value, and what would be right; also for
+            an index out of range, if `indices` is known while tracing. Others are dropped.
+    """
+    x, indices = checks.array(x, 'x'), checks.array(indices, 'indices')
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f'indices must be integers, got dtype {indices.dtype}')
+    if indices.shape != x.shape:
+        raise ValueError(f'indices must have the shape of x, {x.shape}, got {indices.shape}')
+    ndim = spatial_ndim(x, window, 'window')
+    window = checks.per_axis(window, ndim, 'window')
+    strides = window if strides is None else checks.per_axis(strides, ndim, 'strides')
+    padding = checks.per_axis(padding, ndim, 'padding', minimum=0)
+    size = x.shape[-1 - ndim : -1]
+    default = tuple(
+        (n - 1) * s + k - 2 * p for n, s, k, p in zip(size, strides, window, padding, strict=True)
+    )
+    if min(default) < 1:
+        raise ValueError(
+            f'padding must leave something of the output, got {padding} with window {window}'
+        )
+    output = default
+    if output_size is not None:
+        output = checks.per_axis(output_size, ndim, 'output_size')
+        for axis, (m, usual, s) in enumerate(zip(output, default, strides, strict=True)):
+            if abs(m - usual) >= s:
+                raise ValueError(
+                    f'output_size on spatial axis {axis} must be from {max(usual - s + 1, 1)} to '
+                    f'{usual + s - 1}, got {m}'
+                )
+    _check_range(indices, math.prod(output))
+    return _scatter(x, indices, output)
+
+
+def _check_range(indices: Array, count: int) -> None:
+    if isinstance(indices, jax.core.Tracer) or indices.size == 0:
+        return
+    known = np.asarray(indices)  # inside jit, operations of JAX would be traced
+    least, most = known.min(), known.max()
+    if least < 0 or most >= count:
+        raise ValueError(
+            f'indices must be from 0 to {count - 1}, the last position of the output; '
+            f'got {least if least < 0 else most}'
+        )
+
+
+@functools.partial(jax.jit, static_argnames='output', inline=True)
+def _scatter(x: Array, indices: Array, output: tuple[int, ...]) -> Array:
+    batch_shape, features = x.shape[: -1 - len(output)], x.shape[-1]
+    batch, pooled = math.prod(batch_shape), math.prod(x.shape[-1 - len(output) : -1])
+    x = x.reshape(batch, pooled, features)
+    indices = indices.reshape(x.shape)
+    count = math.prod(output)
+    at = (
+        lax.broadcasted_iota(np.int32, x.shape, 0),
+        # Negative indices, which jnp would count from the end, are out of range here too.
+        jnp.where(indices < 0, count, indices),
+        lax.broadcasted_iota(np.int32, x.shape, 2),
+    )
+    # At most one element a position takes part in the sum, hence the same result in any order.
+    number = lax.broadcasted_iota(np.int32, x.shape, 1)
+    last = jnp.full((batch, count, features), -1, np.int32).at[at].max(number, mode='drop')
+    taken = last.at[at].get(mode='fill', fill_value=-1) == number
+    y = jnp.zeros(last.shape, x.dtype).at[at].add(jnp.where(taken, x, 0), mode='drop')
+    return y.reshape(*batch_shape, *output, features)

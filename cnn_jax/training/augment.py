@@ -1,0 +1,155 @@
+"""Changes to training examples, inside jit: crop, flip, cutout, erase on images; mixup, cutmix.
+
+Written as a text such as 'crop:4,flip,mixup:0.2' and applied in the order of the table below, to
+inputs that are already normalised, so that a 0 is the mean of the data. Every example draws its own
+numbers; mixup and cutmix draw one share for the batch, as in the papers.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.training.config import TrainConfig
+
+Array = jax.Array
+
+
+def crop(key: Array, images: Array, pad: float) -> Array:
+    """Shifts each image by up to `pad` pixels in height and width, zeros coming in."""
+    pad = int(pad)
+    n, *size, channels = images.shape
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    corners = jax.random.randint(key, (n, 2), 0, 2 * pad + 1)
+    cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (*size, channels))  # noqa: E731
+    return jax.vmap(cut)(padded, corners)
+
+
+def flip(key: Array, images: Array, probability: float) -> Array:
+    """Mirrors left and right."""
+    chosen = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
+    return jnp.where(chosen, images[:, :, ::-1], images)
+
+
+def cutout(key: Array, images: Array, side: float) -> Array:
+    """Zeros in a square around a random pixel, cut off at the border (DeVries and Taylor, 2017)."""
+    inside = _box(key, images.shape, side, side)
+    return jnp.where(inside, 0, images)
+
+
+def erase(key: Array, images: Array, probability: float) -> Array:
+    """Normal noise in a random rectangle (Zhong et al., "Random Erasing", 2017, section 3.2).
+
+    Its area is 2 to 33 % of the image and its height to width 0.3 to 3.3; it is cut off at the
+    border instead of being drawn again until it fits.
+    """
+    n, height, width, _ = images.shape
+    keys = jax.random.split(key, 5)
+    area = jax.random.uniform(keys[0], (n,), minval=0.02, maxval=0.33) * height * width
+    ratio = jnp.exp(jax.random.uniform(keys[1], (n,), minval=jnp.log(0.3), maxval=jnp.log(3.3)))
+    inside = _box(keys[2], images.shape, jnp.sqrt(area * ratio), jnp.sqrt(area / ratio))
+    chosen = jax.random.bernoulli(keys[3], probability, (n, 1, 1, 1))
+    noise = jax.random.normal(keys[4], images.shape, images.dtype)
+    return jnp.where(inside & chosen, noise, images)
+
+
+def mixup(key: Array, inputs: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
+    """Each example with another, in shares from Beta(alpha, alpha) (Zhang et al., 2018)."""
+    share = jax.random.beta(key, alpha, alpha)
+    mix = lambda a: share.astype(a.dtype) * a + (1 - share).astype(a.dtype) * a[::-1]  # noqa: E731
+    return mix(inputs), mix(targets)
+
+
+def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
+    """A rectangle of another example, targets in the shares of the area (Yun et al., 2019)."""
+    n, height, width, _ = images.shape
+    keys = jax.random.split(key)
+    side = jnp.sqrt(1 - jax.random.beta(keys[0], alpha, alpha))
+    inside = _box(keys[1], (1, height, width, 1), height * side, width * side)
+    share = 1 - inside.mean(dtype=targets.dtype)
+    mixed = share * targets + (1 - share) * targets[::-1]
+    return jnp.where(inside, images[::-1], images), mixed
+
+
+def _box(key: Array, shape: tuple[int, ...], height, width) -> Array:
+    """(N, H, W, 1) bool: rectangles around uniformly drawn pixels, cut off at the border."""
+    n = shape[0]
+    inside = True
+    for axis, side in ((1, height), (2, width)):
+        key, now = jax.random.split(key)
+        centre = jax.random.randint(now, (n,), 0, shape[axis])
+        low = jnp.floor(centre - side / 2 + 0.5).reshape(-1, 1)
+        at = jnp.arange(shape[axis])
+        along = (at >= low) & (at < low + jnp.round(jnp.asarray(side)).reshape(-1, 1))
+        inside = inside & jnp.expand_dims(along, (2, 3) if axis == 1 else (1, 3))
+    return inside
+
+
+# name -> (function, value where none is given, whether the value is a probability)
+_ON_IMAGES: dict[str, tuple[Callable, float | None, bool]] = {
+    'crop': (crop, None, False),
+    'flip': (flip, 0.5, True),
+    'cutout': (cutout, None, False),
+    'erase': (erase, 0.25, True),
+}
+_ON_PAIRS: dict[str, tuple[Callable, float | None, bool]] = {
+    'mixup': (mixup, 0.2, False),
+    'cutmix': (cutmix, 1.0, False),
+}
+_TABLE = _ON_IMAGES | _ON_PAIRS
+
+
+def parse(text: str, kind: str) -> dict[str, float]:
+    """'crop:4,flip' -> {'crop': 4.0, 'flip': 0.5}.
+
+    Raises:
+        ValueError: an unknown name, a value that is missing or out of range, or a change that is
+            not for data of this kind.
+    """
+    chosen = {}
+    for part in filter(None, text.split(',')):
+        name, _, value = part.strip().partition(':')
+        if name not in _TABLE or name in chosen:
+            raise ValueError(f'augment={text!r}: {name!r} must be one of {", ".join(_TABLE)}, once')
+        if kind != 'image' and (name != 'mixup' or kind == 'text'):
+            raise ValueError(f'augment={text!r}: {name} is not for {kind} data')
+        _, default, is_probability = _TABLE[name]
+        try:
+            number = float(value) if value or default is None else default
+        except ValueError:
+            raise ValueError(f'augment={text!r}: write a number after {name}:') from None
+        if not 0 < number or (is_probability and number > 1):
+            raise ValueError(f'augment={text!r}: {number:g} is out of range for {name}')
+        chosen[name] = number
+    return chosen
+
+
+def mixes(chosen: dict[str, float]) -> bool:
+    """Whether targets are mixed, so that labels must be given as distributions."""
+    return bool(set(chosen) & set(_ON_PAIRS))
+
+
+def make_augment(config: TrainConfig, kind: str) -> Callable[[Array, Array, Array], tuple]:
+    """(key, inputs, targets) -> (inputs, targets), as `config.augment` says.
+
+    Inputs are normalised, (N, H, W, C) for images; targets (N, classes) where `mixes`, and
+    otherwise anything, passed through. With both mixup and cutmix each step draws one of them.
+    """
+    chosen = parse(config.augment, kind)
+    pairs = [(_ON_PAIRS[name][0], chosen[name]) for name in _ON_PAIRS if name in chosen]
+
+    def augment(key, inputs, targets):
+        for i, (name, (function, _, _)) in enumerate(_ON_IMAGES.items()):
+            if name in chosen:
+                inputs = function(jax.random.fold_in(key, i), inputs, chosen[name])
+        if not pairs:
+            return inputs, targets
+        which = jax.random.randint(jax.random.fold_in(key, len(_ON_IMAGES)), (), 0, len(pairs))
+        key = jax.random.fold_in(key, len(_TABLE))
+        branches = [
+            lambda inputs, targets, f=f, value=value: f(key, inputs, targets, value)
+            for f, value in pairs
+        ]
+        return jax.lax.switch(which, branches, inputs, targets)
+
+    return augment

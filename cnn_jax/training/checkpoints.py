@@ -1,0 +1,285 @@
+"""Checkpoints that are verified when they are read, and closed when they are done.
+
+Orbax writes and deletes; this class adds what it does not do: a CRC of every array (Orbax restores
+a flipped bit without a word), the way back to the newest checkpoint that is whole, a ranking that
+NaN cannot win, and waiting at the end.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from cnn_jax.training import processes
+
+DAMAGED = 'damaged'
+
+
+class DamagedError(ValueError):
+    """A checkpoint that cannot be read or is not what was written."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `<folder>/<step>/`. Use as a context, or call `close`.
+
+    Args:
+        folder: made if it does not exist, unless `read_only`.
+        keep_last: how many of the newest are kept.
+        keep_best: how many of those with the highest score are kept besides.
+        read_only: neither makes nor moves nor deletes anything.
+        say: called with one line for everything that a user should know.
+    """
+
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        read_only: bool = False,
+        say: Callable[[str], None] = print,
+    ):
+        self.folder = pathlib.Path(folder).absolute()
+        self._read_only, self._say = read_only, say
+        if not read_only and processes.is_first():
+            # Orbax would do it too, but in a thread that nobody waits for.
+            for left in self.folder.glob('*.orbax-checkpoint-tmp'):
+                shutil.rmtree(left)
+        policies = [preservation_policy.LatestN(keep_last)]
+        if keep_best:
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=_rank, n=keep_best, keep_checkpoints_without_metrics=False
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=_rank,
+            best_mode='max',
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def __enter__(self) -> 'Checkpoints':
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The steps there are, oldest first, whole or not."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+        """Begins to write `state`; returns when the arrays may be reused.
+
+        Args:
+            step: must be above all that are there.
+            state: tree of arrays.
+            score: higher is better; NaN ranks below everything.
+
+        Raises:
+            ValueError: the step is not new.
+            SaveError: this save or the one before it failed.
+        """
+        if (there := self.steps()) and step <= there[-1]:
+            raise ValueError(f'step={step}: there are {there} already; it must be above')
+        flat = named_leaves(state)
+        meta = {'step': step, 'score': _json_number(score), 'digests': digests(flat)}
+        text = json.dumps(meta)
+        with _writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(flat),
+                    meta=ocp.args.JsonSave({'text': text, 'crc': _crc(text)}),
+                ),
+                metrics=None if score is None else {'score': meta['score']},
+                force=True,
+            )
+
+    def wait(self) -> None:
+        """Until everything begun is on disk.
+
+        Raises:
+            SaveError: a save failed.
+        """
+        with _writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def restore(self, step: int, like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
+        """The state saved at `step`, and its metadata (step, score, digests).
+
+        Args:
+            step: one of `steps()`.
+            like: tree of arrays or shapes; a leaf with a sharding is restored to it.
+            partial: `like` is only a part of what was saved.
+
+        Raises:
+            DamagedError: it cannot be read, an array differs from what was written, or it holds
+                other arrays than `like`.
+        """
+        wanted = named_leaves(like)
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        wanted,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                        partial_restore=True,
+                    ),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+            text = restored['meta']['text']
+            if _crc(text) != restored['meta']['crc']:
+                raise DamagedError('its metadata differ from their checksum')
+            meta, flat = json.loads(text), restored['state']
+        except DamagedError:
+            raise
+        except Exception as error:  # Orbax raises whatever its readers met, bare Exception too
+            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
+        written = meta['digests']
+        if lacking := sorted(set(wanted) - set(written)):
+            raise DamagedError(f'it holds no {lacking[0]} (and {len(lacking) - 1} more)')
+        found = digests(flat)
+        wrong = sorted(name for name in found if found[name] != written.get(name))
+        if wrong:
+            raise DamagedError(f'{wrong[0]} (and {len(wrong) - 1} more) is not what was written')
+        if not partial and (others := sorted(set(written) - set(found))):
+            raise DamagedError(f'it holds {others[0]} (and {len(others) - 1} more) besides')
+        leaves = [flat[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+    def restore_newest(
+        self, like: Any, *, partial: bool = False
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """The newest checkpoint that is whole; None where there is none at all.
+
+        A damaged one is named, and moved to `<folder>/../damaged` so that its step can be written
+        again (unless read only).
+
+        Raises:
+            DamagedError: there are checkpoints, and none of them is whole.
+        """
+        problems = []
+        for step in reversed(self.steps()):
+            try:
+                found = self.restore(step, like, partial=partial)
+            except DamagedError as error:
+                self._say(f'checkpoint {step} is damaged ({error}); trying the one before')
+                problems.append(step)
+                continue
+            for damaged in problems:
+                self._set_aside(damaged)
+            return found
+        if problems:
+            raise DamagedError(
+                f'no checkpoint in {self.folder} is whole (tried {", ".join(map(str, problems))})'
+            )
+        return None
+
+    def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """What the checkpoint at `step` holds, by name, from its metadata alone.
+
+        Raises:
+            DamagedError: they cannot be read.
+        """
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )
+            written = json.loads(restored['meta']['text'])['digests']
+        except Exception as error:  # as in `restore`
+            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
+        found = {}
+        for name, digest in written.items():
+            dtype, _, shape = digest.partition(':')[0].partition('[')
+            found[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), jnp.dtype(dtype))
+        return found
+
+    def best_step(self) -> int | None:
+        """The step with the highest score, or None."""
+        return self._manager.best_step()
+
+    def _set_aside(self, step: int) -> None:
+        if self._read_only:
+            return
+        target = self.folder.parent / DAMAGED / str(step)
+        if processes.is_first():
+            while target.exists():
+                target = target.with_name(target.name + '+')
+            target.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(target)
+        processes.agree(None)
+        self._manager.reload()
+        self._say(f'moved the damaged checkpoint {step} to {target}')
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    # Orbax raises a background thread's error, of any type, from whatever is called next.
+    try:
+        yield
+    except Exception as error:
+        raise SaveError(f'a checkpoint could not be written: {_first_line(error)}') from error
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by path, in the order of `jax.tree.leaves`: 'params/layers/conv1/kernel'."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {'/'.join(_key(entry) for entry in path): leaf for path, leaf in leaves}
+
+
+def _key(entry) -> str:
+    for attribute in ('key', 'name', 'idx'):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def digests(flat: dict[str, Any]) -> dict[str, str]:
+    """'<dtype><shape>:<CRC-32>' of every array."""
+    result = {}
+    for name, leaf in jax.device_get(flat).items():
+        array = np.ascontiguousarray(leaf)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8))
+        result[name] = f'{array.dtype}{list(np.shape(leaf))}:{crc:08x}'
+    return result
+
+
+def _crc(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def _rank(metrics: dict[str, Any] | None) -> float:
+    score = (metrics or {}).get('score')
+    return -math.inf if score is None or math.isnan(score) else score
+
+
+def _json_number(score: float | None) -> float | None:
+    return None if score is None or math.isnan(score) else float(score)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [''])[0][:160]

@@ -1,0 +1,128 @@
+"""The edge between a script and the library: flags, errors in one line, exit codes."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+
+from cnn_jax.training import processes
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
+EXIT_NOT_FINITE = 76
+EXIT_NOT_SAVED = 78  # 77 is processes.EXIT_PEER_GONE
+
+_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+
+
+def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> None:
+    """One flag for each field of a configuration class (see `config.option`)."""
+    for field in dataclasses.fields(config_class):
+        text = field.metadata['help']
+        if field.metadata['choices']:
+            text += f' ({"|".join(field.metadata["choices"])})'
+        if field.type is bool:
+            flags.DEFINE_boolean(field.name, field.default, text, flag_values=values)
+        else:
+            _DEFINE[field.type](field.name, field.default, text, flag_values=values)
+
+
+def from_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> Any:
+    """The configuration that the flags of `define_flags` say.
+
+    Raises:
+        ValueError: a value that the configuration does not allow.
+    """
+    fields = dataclasses.fields(config_class)
+    return config_class(**{field.name: getattr(values, field.name) for field in fields})
+
+
+def define_process_flags() -> None:
+    """The flags that `join_processes` reads."""
+    flags.DEFINE_string(
+        'coordinator',
+        '',
+        'host:port of process 0 where several run together; auto: as Slurm, Open MPI or a TPU says',
+    )
+    flags.DEFINE_integer('num_processes', 0, 'how many run together', lower_bound=0)
+    flags.DEFINE_integer('process_id', -1, 'which of them this is, from 0')
+    flags.DEFINE_integer(
+        'heartbeat_seconds',
+        processes.HEARTBEAT_SECONDS,
+        'after so long without a sign of life from one process the others end',
+        lower_bound=1,
+    )
+
+
+def join_processes() -> None:
+    """See `processes.join`."""
+    values = flags.FLAGS
+    processes.join(
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+        heartbeat_seconds=values.heartbeat_seconds,
+    )
+
+
+@contextlib.contextmanager
+def bad_input() -> Iterator[None]:
+    """Ends the program with one line and exit code 2 on an error that input can cause.
+
+    Put around the preparations alone, before anything long starts or anything is written, so that a
+    later error keeps its traceback. The traceback is shown here too where CNN_JAX_TRACEBACK is set.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get('CNN_JAX_TRACEBACK'):
+            traceback.print_exc()
+        fail(error)
+
+
+@contextlib.contextmanager
+def training_errors() -> Iterator[None]:
+    """Ends the program with one line and its exit code where `training.train` could not finish."""
+    from cnn_jax import training
+
+    try:
+        yield
+    except training.Interrupted as stop:
+        fail(f'{stop}; run the same command again to go on', EXIT_INTERRUPTED)
+    except training.NotFiniteError as error:
+        fail(error, EXIT_NOT_FINITE)
+    except training.DamagedError as error:
+        fail(error)
+    except training.SaveError as error:
+        fail(error, EXIT_NOT_SAVED)
+
+
+def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
+    """One line on stderr, then exit."""
+    text = ' '.join(str(problem).split()) or type(problem).__name__
+    print(f'error: {text}', file=sys.stderr)
+    sys.exit(code)
+
+
+def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = False) -> None:
+    """`absl.app.run` with one line and exit code 2 for a wrong flag or a stray argument."""
+
+    def parse(argv):
+        try:
+            rest = flags.FLAGS(argv)
+        except flags.Error as error:
+            fail(f'{error} (--helpshort lists the flags)')
+        if len(rest) > 1 and not takes_files:
+            fail(f'unexpected argument {rest[1]!r}: flags are written --name=value')
+        if not flags.FLAGS['verbosity'].present:
+            logging.set_verbosity(logging.ERROR)  # Orbax logs every phase of every save
+        return rest
+
+    if any(a in ('--help', '--helpshort', '-h', '--helpfull', '--helpxml') for a in sys.argv[1:]):
+        app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,301 @@
+"""The configuration of a training run: one dataclass, from which the flags are made too.
+
+A field is one fact: its type, default, meaning and the values allowed all stand here. Fields marked
+`identity` decide the numbers a run produces; two configurations that differ in one of them are two
+runs, and cannot share a working folder.
+"""
+
+import ast
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+from cnn_jax.training import durations
+
+SCHEMA = 1
+
+
+def option(default, text, *, choices=(), at_least=None, below=None, identity=True):
+    """A field: its default, help text, allowed values, and whether it is part of the identity."""
+    metadata = {
+        'help': text,
+        'choices': choices,
+        'at_least': at_least,
+        'below': below,
+        'identity': identity,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What every run has: data, a model, a length, an optimiser, and when to save.
+
+    Raises:
+        ValueError: a value outside its range, named.
+    """
+
+    task: ClassVar[str] = ''
+
+    dataset: str = option(
+        'digits', "data set, by name, with its options if any: 'movie_reviews:fold=3'"
+    )
+    data_dir: str = option(
+        '',
+        'folder of prepared data sets (default: TFDS_DATA_DIR, or the default of TFDS)',
+        identity=False,
+    )
+    manual_dir: str = option(
+        '',
+        "folder of the data set's original files, to prepare it without a network",
+        identity=False,
+    )
+    validation: float = option(
+        0.0, 'share of the training examples kept apart for validation', at_least=0.0, below=1.0
+    )
+
+    model: str = option('lecture_cnn', 'model, by name')
+    model_options: str = option('', "the model's own options, such as 'hidden=(64,32),window=5'")
+    implementation: str = option(
+        '', 'kernel of convolutions and pools, by name (default: the choice made for the device)'
+    )
+    dtype: str = option(
+        'float32',
+        'what layers compute in; parameters, optimiser and sums are float32 in any case',
+        choices=('float32', 'bfloat16'),
+    )
+
+    epochs: float = option(20.0, 'length of the training, in epochs', at_least=0.0)
+    steps: int = option(0, 'length of the training in steps, instead of epochs', at_least=0)
+    examples: float = option(0.0, 'length in examples seen, instead of epochs', at_least=0.0)
+    batch_size: int = option(64, 'examples in a step, over all devices', at_least=1)
+    seed: int = option(0, 'of initial parameters, order of examples, and dropout', at_least=0)
+
+    optimizer: str = option('adamw', 'optimiser', choices=('sgd', 'adam', 'adamw', 'muon', 'lars'))
+    learning_rate: float = option(1e-3, 'highest learning rate', at_least=0.0)
+    momentum: float = option(0.9, 'of sgd, lars and muon', at_least=0.0, below=1.0)
+    beta1: float = option(
+        0.9,
+        'of adam and adamw: share of the average gradient that is kept',
+        at_least=0.0,
+        below=1.0,
+    )
+    nesterov: bool = option(True, "Nesterov's form of the momentum")
+    weight_decay: float = option(1e-4, 'on kernels only', at_least=0.0)
+    clip_norm: float = option(0.0, 'greatest norm of the whole gradient; 0: any', at_least=0.0)
+    max_norm: float = option(
+        0.0, 'greatest norm of the weights into one unit of a dense layer; 0: any', at_least=0.0
+    )
+    schedule: str = option(
+        'cosine',
+        'of the learning rate after the warm-up',
+        choices=('constant', 'step', 'cosine', 'linear', 'one_cycle'),
+    )
+    warmup: str = option('0steps', 'duration of the linear rise of the learning rate')
+    milestones: str = option(
+        '0.5,0.75', 'for schedule=step: where the rate falls, as shares of the training'
+    )
+    decay_factor: float = option(0.1, 'for schedule=step: what the rate is multiplied by')
+
+    log_every: int = option(
+        10, 'steps between two lines of training metrics', at_least=1, identity=False
+    )
+    eval_every: str = option('1epoch', 'duration between two evaluations', identity=False)
+    checkpoint_every: str = option('1epoch', 'duration between two checkpoints', identity=False)
+    keep_last: int = option(2, 'newest checkpoints kept', at_least=1, identity=False)
+    keep_best: int = option(
+        1, 'checkpoints kept for their accuracy besides', at_least=0, identity=False
+    )
+    profile_steps: str = option(
+        '',
+        "steps to profile, 'first,last', after compilation; written to <workdir>/profile",
+        identity=False,
+    )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        for name in ('warmup', 'eval_every', 'checkpoint_every'):
+            _parsed(self, name, durations.check)
+        for name in ('model_options', 'milestones', 'profile_steps'):
+            _parsed(self, name, lambda _, name=name: getattr(self, f'read_{name}')())
+        lengths = [name for name in ('epochs', 'steps', 'examples') if getattr(self, name)]
+        if not lengths:
+            raise ValueError(f'epochs={self.epochs}: must be above 0, or give steps or examples')
+        if lengths[-2:] == ['steps', 'examples']:
+            raise ValueError(f'steps={self.steps} and examples={self.examples}: give one of them')
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The length of the training, at least one step."""
+        if self.steps:
+            return self.steps
+        epochs = f'{self.epochs}epochs'
+        return max(
+            1,
+            self.in_steps(f'{self.examples}examples' if self.examples else epochs, steps_per_epoch),
+        )
+
+    def in_steps(self, duration: str, steps_per_epoch: int) -> int:
+        return durations.to_steps(
+            duration, batch_size=self.batch_size, steps_per_epoch=steps_per_epoch
+        )
+
+    def read_model_options(self) -> dict[str, Any]:
+        """`model_options` as a dictionary of Python literals; a bare word is a string."""
+        return _arguments(self.model_options)
+
+    def read_milestones(self) -> list[float]:
+        """`milestones` as numbers that rise between 0 and 1."""
+        values = [float(part) for part in self.milestones.split(',')]
+        if sorted(set(values)) != values or not 0 < values[0] <= values[-1] < 1:
+            raise ValueError('write shares of the training that rise between 0 and 1: 0.5,0.75')
+        return values
+
+    def read_profile_steps(self) -> tuple[int, int] | None:
+        """The first and the last step to profile."""
+        if not self.profile_steps:
+            return None
+        first, last = map(int, self.profile_steps.split(','))
+        if not 0 < first <= last:
+            raise ValueError('write the first and the last step: 10,20')
+        return first, last
+
+    def to_json(self) -> str:
+        head = {'schema': SCHEMA, 'task': self.task}
+        return json.dumps(head | dataclasses.asdict(self), indent=2) + '\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote; a field that was not there yet has its default.
+
+        Of `RunConfig` itself it reads a configuration of any task.
+
+        Raises:
+            ValueError: not such a text, or it holds a field this version does not know.
+        """
+        values = json.loads(text)
+        if not isinstance(values, Mapping) or values.pop('schema', None) != SCHEMA:
+            raise ValueError(f'not a training configuration of schema {SCHEMA}')
+        task = values.pop('task', TrainConfig.task)
+        if cls is RunConfig:
+            cls = {each.task: each for each in (TrainConfig, GenerateConfig)}.get(task, cls)
+        if task != cls.task:
+            raise ValueError(f'a run of {task}, not of {cls.task or "any task known here"}')
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f'unknown fields: {", ".join(sorted(unknown))}')
+        return cls(**values)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that make this run another than its neighbours."""
+        fields = dataclasses.fields(self)
+        return {f.name: getattr(self, f.name) for f in fields if f.metadata['identity']}
+
+    def differences(self, other: 'RunConfig') -> dict[str, tuple[Any, Any]]:
+        """The fields of the identity in which the two differ, with both values."""
+        mine, others = self.identity(), other.identity()
+        return {n: (mine[n], others[n]) for n in mine if mine[n] != others[n]}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """A run that trains a classifier."""
+
+    task: ClassVar[str] = 'classification'
+
+    init_from: str = option('', 'folder of a run whose weights are the initial ones')
+    pretrained: str = option(
+        '',
+        "file of initial weights in torchvision's layout (.pth, .pt, .safetensors), for VGG and "
+        "ResNet; images are then standardised as ImageNet's",
+    )
+    accumulate: int = option(
+        1, 'parts a batch is computed in, one after the other, to save memory', at_least=1
+    )
+    remat: bool = option(False, 'compute activations again in the backward pass, to save memory')
+    label_smoothing: float = option(
+        0.0, 'share of the target given to all classes alike', at_least=0.0, below=1.0
+    )
+    ema: float = option(
+        0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
+    )
+    augment: str = option(
+        '',
+        "changes to training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,cutmix:1'",
+    )
+    parallel: str = option(
+        'jit',
+        'how several devices share a step: jit (batch norm over the whole batch) or pmap (batch '
+        'norm per device)',
+        choices=('jit', 'pmap'),
+        identity=False,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f'accumulate={self.accumulate}: must divide batch_size={self.batch_size}'
+            )
+        if self.init_from and self.pretrained:
+            raise ValueError(
+                f'init_from={self.init_from!r} and pretrained={self.pretrained!r}: give one of them'
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig(RunConfig):
+    """A run that trains a model to make images; for a DCGAN with other defaults, `DCGAN`."""
+
+    task: ClassVar[str] = 'generation'
+
+    dataset: str = option('fashion_mnist', 'data set of images, by name')
+    model: str = option('vae', 'model', choices=('autoencoder', 'vae', 'dcgan'))
+    classifier_workdir: str = option(
+        '', 'folder of a run of train.py, whose classifier judges the pictures', identity=False
+    )
+
+
+# Radford et al. 2015, arXiv:1511.06434, section 4.
+DCGAN = {
+    'batch_size': 128,
+    'optimizer': 'adam',
+    'learning_rate': 2e-4,
+    'beta1': 0.5,
+    'weight_decay': 0.0,
+    'schedule': 'constant',
+}
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    call = ast.parse(f'f({text})', mode='eval').body
+    if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        raise ValueError('write name=value,name=value')
+    return {
+        k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+        for k in call.keywords
+    }
+
+
+def _parsed(config: RunConfig, name: str, parse: Callable[[str], Any]) -> None:
+    value = getattr(config, name)
+    try:
+        parse(value)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(f'{name}={value!r}: {error}') from error
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    name, rules = field.name, field.metadata
+    if not isinstance(value, field.type) or (field.type is int and isinstance(value, bool)):
+        raise ValueError(f'{name}={value!r}: must be of type {field.type.__name__}')
+    if rules['choices'] and value not in rules['choices']:
+        raise ValueError(f'{name}={value!r}: must be one of {", ".join(rules["choices"])}')
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f'{name}={value}: must be finite')
+    if rules['at_least'] is not None and value < rules['at_least']:
+        raise ValueError(f'{name}={value}: must be at least {rules["at_least"]}')
+    if rules['below'] is not None and value >= rules['below']:
+        raise ValueError(f'{name}={value}: must be below {rules["below"]}')

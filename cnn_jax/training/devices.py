@@ -1,0 +1,86 @@
+"""Where arrays live: one mesh over all devices, with the single axis `data`."""
+
+import dataclasses
+import resource
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'data'
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """A mesh and the two ways an array lies on it: whole on every device, or in rows."""
+
+    mesh: Mesh
+
+    @classmethod
+    def all(cls, devices: Sequence[jax.Device] | None = None) -> 'Devices':
+        return cls(Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,)))
+
+    @property
+    def count(self) -> int:
+        return self.mesh.size
+
+    @property
+    def platform(self) -> str:
+        return self.mesh.devices.flat[0].platform
+
+    def __str__(self) -> str:
+        kind = self.mesh.devices.flat[0].device_kind
+        processes = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
+        return f'{self.count} {kind} device{"s" if self.count > 1 else ""}{processes}'
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def rows(self, axis: int = 0) -> NamedSharding:
+        """Axis `axis` is shared out."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
+
+    def check_batch(self, batch_size: int, accumulate: int = 1) -> None:
+        """Raises ValueError unless a batch (or each part of it) can be shared out equally."""
+        unit = self.count * accumulate
+        if batch_size % unit:
+            parts = f' times accumulate={accumulate}' if accumulate > 1 else ''
+            raise ValueError(
+                f'batch_size={batch_size}: must divide by the {self.count} devices{parts}, for '
+                f'example {max(1, round(batch_size / unit)) * unit}'
+            )
+
+    def put(self, tree: Any) -> Any:
+        """Host arrays, equal in every process, to whole copies on every device."""
+        return jax.tree.map(lambda a: _put(np.asarray(a), self.replicated), tree)
+
+    def put_rows(self, tree: Any, axis: int = 0, *, whole: bool = True) -> Any:
+        """Host arrays to arrays shared out along `axis`.
+
+        `whole`: every process has all rows; otherwise its own share, in the order of processes.
+        """
+        sharding = self.rows(axis)
+        if whole:
+            return jax.tree.map(lambda a: _put(np.asarray(a), sharding), tree)
+        return jax.tree.map(
+            lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), tree
+        )
+
+
+def peak_memory() -> int:
+    """Bytes: the most that one device of this process has held, and on a CPU the process itself."""
+    statistics = [device.memory_stats() for device in jax.local_devices()]
+    if all(statistics):
+        return max(each['peak_bytes_in_use'] for each in statistics)
+    unit = 1 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

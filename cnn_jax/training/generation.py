@@ -1,0 +1,193 @@
+"""Losses and steps of the models that make images: autoencoder, VAE, DCGAN. Pure functions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnn_jax.data.dataset import normalize
+from cnn_jax.training.optimizer import Schedule
+from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.step import Batch, Step
+
+PLAYERS = ('discriminator', 'generator')
+
+
+def autoencoder_step(
+    net: Net, optimizer: optax.GradientTransformation, schedule: Schedule, *, seed: int
+) -> Step:
+    """The step of an autoencoder or a VAE, see `step.make_step`.
+
+    Its metrics are loss (nats an image, the sum of the terms; of a VAE the negative ELBO of Kingma
+    and Welling 2013, arXiv:1312.6114, section 2.3), the terms of `Autoencoder.loss_terms`,
+    grad_norm, learning_rate and leaf_norms.
+    """
+
+    def loss_and_more(params: Arrays, rest: Arrays, key: jax.Array, images: jax.Array):
+        terms, rest = net.use(params, rest, key, lambda model: model.loss_terms(images, key))
+        means = {name: value.mean() for name, value in terms.items()}
+        return sum(means.values()), (means, rest)
+
+    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state['step'])
+        images = normalize(batch['inputs'])
+        (loss, (means, rest)), grads = jax.value_and_grad(loss_and_more, has_aux=True)(
+            state['params'], state['rest'], key, images
+        )
+        updates, opt = optimizer.update(grads, state['opt'], state['params'])
+        params = optax.apply_updates(state['params'], updates)
+        new = {'step': state['step'] + 1, 'params': params, 'rest': rest, 'opt': opt}
+        return new, {'loss': loss} | means | _common(grads, schedule, state['step'])
+
+    return step
+
+
+def gan_step(
+    nets: dict[str, Net],
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    seed: int,
+) -> Step:
+    """The step of a GAN: first the discriminator's, then the generator's against the new one.
+
+    Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1 with k = 1, and the loss for the generator
+    that their section 3 recommends. Real and generated images are batches of their own to batch
+    norm, as in Radford et al. 2015.
+
+    Args:
+        nets: the two `PLAYERS`; state['params'] and state['rest'] hold both, by names that begin
+            with the player's, state['opt'] has an entry for each.
+        optimizer: of either.
+        schedule: step -> learning rate; only for the metrics.
+        seed: of the noise.
+
+    Returns:
+        A step whose metrics are discriminator_loss and generator_loss (nats), real and fake (the
+        mean probability of being real that the discriminator gives to either), grad_norm (of both
+        gradients together), learning_rate and leaf_norms.
+    """
+    generator, discriminator = nets['generator'], nets['discriminator']
+    (latent,) = generator.model.input_shape
+
+    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state['step'])
+        params, rest = (
+            {player: of_player(state[kind], player) for player in PLAYERS}
+            for kind in ('params', 'rest')
+        )
+        real = normalize(batch['inputs']) * 2 - 1
+        noise = jax.random.normal(key, (len(real), latent))
+        fake, back, rest['generator'] = jax.vjp(
+            lambda p: generator.train(p, rest['generator'], key, noise),
+            params['generator'],
+            has_aux=True,
+        )
+
+        def update(player: str, grads: Arrays) -> Any:
+            updates, opt = optimizer.update(grads, state['opt'][player], params[player])
+            params[player] = optax.apply_updates(params[player], updates)
+            return opt
+
+        grads, opt = {}, {}
+        judging = jax.value_and_grad(discriminator_loss, argnums=1, has_aux=True)
+        (judge_loss, (judged, rest['discriminator'])), grads['discriminator'] = judging(
+            discriminator, params['discriminator'], rest['discriminator'], real, fake
+        )
+        opt['discriminator'] = update('discriminator', grads['discriminator'])
+        # The images are differentiated against the judge, and the generator against its images:
+        # so neither gradient can reach the other player's parameters.
+        maker_loss, wanted = jax.value_and_grad(generator_loss, argnums=3)(
+            discriminator, params['discriminator'], rest['discriminator'], fake
+        )
+        (grads['generator'],) = back(wanted)
+        opt['generator'] = update('generator', grads['generator'])
+        new = {
+            'step': state['step'] + 1,
+            'params': of_both(params),
+            'rest': of_both(rest),
+            'opt': opt,
+        }
+        metrics = {'discriminator_loss': judge_loss, 'generator_loss': maker_loss} | judged
+        return new, metrics | _common(of_both(grads), schedule, state['step'])
+
+    return step
+
+
+def discriminator_loss(
+    net: Net, params: Arrays, rest: Arrays, real: jax.Array, fake: jax.Array
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], Arrays]]:
+    """Mean -log D(real) - log(1 - D(fake)); and the mean D of both, and the new statistics."""
+    key = jax.random.key(0)  # a judge draws nothing at random
+    of_real, rest = net.train(params, rest, key, real)
+    of_fake, rest = net.train(params, rest, key, fake)
+    loss = jax.nn.softplus(-of_real).mean() + jax.nn.softplus(of_fake).mean()
+    judged = {'real': jax.nn.sigmoid(of_real).mean(), 'fake': jax.nn.sigmoid(of_fake).mean()}
+    return loss, (judged, rest)
+
+
+def generator_loss(net: Net, params: Arrays, rest: Arrays, fake: jax.Array) -> jax.Array:
+    """Mean -log D(fake)."""
+    logits, _ = net.train(params, rest, jax.random.key(0), fake)
+    return jax.nn.softplus(-logits).mean()
+
+
+def init_gan_state(
+    nets: dict[str, Net], optimizer: optax.GradientTransformation, seed: int
+) -> State:
+    """The state before the first step of `gan_step`; traceable."""
+    states = {player: init_state(nets[player], optimizer, seed) for player in PLAYERS}
+    both = {kind: {p: s[kind] for p, s in states.items()} for kind in ('params', 'rest', 'opt')}
+    return {
+        'step': jnp.zeros((), jnp.int32),
+        'params': of_both(both['params']),
+        'rest': of_both(both['rest']),
+        'opt': both['opt'],
+    }
+
+
+def of_player(arrays: Arrays, player: str) -> Arrays:
+    """The arrays of one player, by the names that its network knows."""
+    start = player + '/'
+    return {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
+
+
+def of_both(arrays: dict[str, Arrays]) -> Arrays:
+    """The arrays of both players in one dictionary: 'generator/layers/deconv0/kernel'."""
+    return {f'{player}/{name}': a for player, own in arrays.items() for name, a in own.items()}
+
+
+def between(first: jax.Array, second: jax.Array, steps: int, *, sphere: bool = False) -> jax.Array:
+    """Codes from `first` to `second`, both included.
+
+    Args:
+        first: (N, latent).
+        second: (N, latent).
+        steps: at least 2.
+        sphere: along the great circle, with the length changing evenly (White 2016,
+            arXiv:1609.04468): normal noise is as good as never near zero, where a straight line
+            leads. Otherwise along the straight line.
+
+    Returns:
+        (N, steps, latent).
+    """
+    share = jnp.linspace(0.0, 1.0, steps)[:, None]
+    first, second = first[:, None], second[:, None]
+    if not sphere:
+        return (1 - share) * first + share * second
+    lengths = [jnp.linalg.norm(end, axis=-1, keepdims=True) for end in (first, second)]
+    ends = first / lengths[0], second / lengths[1]
+    angle = jnp.arccos(jnp.clip((ends[0] * ends[1]).sum(-1, keepdims=True), -1.0, 1.0))
+    weights = jnp.sin((1 - share) * angle), jnp.sin(share * angle)
+    direction = (weights[0] * ends[0] + weights[1] * ends[1]) / jnp.sin(angle)
+    return direction * ((1 - share) * lengths[0] + share * lengths[1])
+
+
+def _common(grads: Arrays, schedule: Schedule, step: jax.Array) -> Arrays:
+    norms = jnp.stack([jnp.linalg.norm(grads[name].ravel()) for name in sorted(grads)])
+    return {
+        'grad_norm': jnp.linalg.norm(norms),
+        'learning_rate': jnp.asarray(schedule(step), jnp.float32),
+        'leaf_norms': norms,
+    }

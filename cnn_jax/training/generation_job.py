@@ -1,0 +1,385 @@
+"""Runs that train a model to make images: their networks, pictures and numbers."""
+
+import dataclasses
+import pathlib
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import data, models
+from cnn_jax.analysis import generation_pictures as pictures
+from cnn_jax.data.dataset import normalize
+from cnn_jax.data.loader import evaluation_batches
+from cnn_jax.training import generation
+from cnn_jax.training.config import GenerateConfig
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.job import BaseJob, common_parts, load_data
+from cnn_jax.training.judge import Verdict
+from cnn_jax.training.prediction import in_batches, predictor
+from cnn_jax.training.saved import SavedRun, load_run
+from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.step import Step
+
+MOST = 10_000  # generated images, of which otherwise there are as many as test images
+SHOWN = 64
+PAIRS, BETWEEN = 5, 9  # rows and columns of interpolations
+NOISE = 2**32 - 1  # folded into the run's seed; steps fold their numbers, which are smaller
+
+LIKELIHOOD = (
+    'Bernoulli pixels: nats to describe an image whose pixels are switched on at random, with '
+    'their grey values as probabilities'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationJob(BaseJob):
+    """What autoencoders and GANs have in common.
+
+    Attributes:
+        folder: of the run, for pictures.
+        classifier: judges the images; None: nobody does.
+        draws: whether images can be made from noise.
+        encodes: whether images have codes.
+    """
+
+    config: GenerateConfig
+    folder: pathlib.Path
+    classifier: SavedRun | None
+
+    draws: ClassVar[bool]
+    encodes: ClassVar[bool]
+
+    @property
+    def latent(self) -> int:
+        """The length of a code."""
+        raise NotImplementedError
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        """By network."""
+        raise NotImplementedError
+
+    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
+        """Codes (N, latent) to images in [0, 1]; traceable."""
+        raise NotImplementedError
+
+    def encode(self, params: Arrays, rest: Arrays, inputs: jax.Array) -> jax.Array:
+        """Raw images to codes (N, latent); traceable."""
+        raise NotImplementedError
+
+    def example_sums(
+        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+    ) -> dict[str, jax.Array]:
+        """Sums of metrics over the examples of an evaluation batch; traceable."""
+        raise NotImplementedError
+
+    def judge(self) -> 'GenerationJudge':
+        return GenerationJudge(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderJob(GenerationJob):
+    """An autoencoder or a VAE to train."""
+
+    net: Net
+
+    encodes = True
+
+    @property
+    def draws(self) -> bool:
+        return self.config.model == 'vae'
+
+    @property
+    def latent(self) -> int:
+        inputs = self.dataset.splits['train'].inputs[:1]
+        return jax.eval_shape(self.encode, self.net.params, self.net.rest, inputs).shape[-1]
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        return {self.config.model: self.net.num_parameters}
+
+    def _init(self) -> State:
+        return init_state(self.net, self.optimizer, self.config.seed)
+
+    def step(self, axis_name: str | None = None) -> Step:
+        return generation.autoencoder_step(
+            self.net, self.optimizer, self.schedule, seed=self.config.seed
+        )
+
+    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(self._model(params, rest).decode(codes))
+
+    def encode(self, params: Arrays, rest: Arrays, inputs: jax.Array) -> jax.Array:
+        return self._model(params, rest).encode(normalize(inputs))
+
+    def example_sums(
+        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+    ) -> dict[str, jax.Array]:
+        """Loss and its terms (nats an image), and the mean squared error of reconstructions."""
+        model, images = self._model(params, rest), normalize(batch['inputs'])
+        terms = model.loss_terms(images, key)
+        error = (jax.nn.sigmoid(model(images)) - images) ** 2
+        each = {'loss': sum(terms.values())} | terms
+        each['squared_error'] = error.mean(range(1, images.ndim))
+        weights = batch['weights']
+        return {n: jnp.where(weights > 0, value, 0.0).sum() for n, value in each.items()}
+
+    def _model(self, params: Arrays, rest: Arrays) -> Any:
+        model = self.net.merge(params, rest)
+        model.eval()
+        return model
+
+
+@dataclasses.dataclass(frozen=True)
+class GanJob(GenerationJob):
+    """A GAN to train."""
+
+    nets: dict[str, Net]
+
+    losses = ('discriminator_loss', 'generator_loss')
+    draws = True
+    encodes = False
+
+    @property
+    def latent(self) -> int:
+        return self.nets['generator'].model.input_shape[0]
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        return {player: net.num_parameters for player, net in self.nets.items()}
+
+    def _init(self) -> State:
+        return generation.init_gan_state(self.nets, self.optimizer, self.config.seed)
+
+    def step(self, axis_name: str | None = None) -> Step:
+        return generation.gan_step(self.nets, self.optimizer, self.schedule, seed=self.config.seed)
+
+    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
+        """With the running averages of batch norm, so that an image depends on its code alone."""
+        own = (generation.of_player(arrays, 'generator') for arrays in (params, rest))
+        return (self.nets['generator'].predict(*own, codes) + 1) / 2
+
+    def example_sums(
+        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+    ) -> dict[str, jax.Array]:
+        """The probability of being real that the discriminator gives to the examples."""
+        del key
+        own = (generation.of_player(arrays, 'discriminator') for arrays in (params, rest))
+        images = normalize(batch['inputs']) * 2 - 1
+        real = jax.nn.sigmoid(self.nets['discriminator'].predict(*own, images)[:, 0])
+        return {'real': jnp.where(batch['weights'] > 0, real, 0.0).sum()}
+
+
+class GenerationJudge:
+    """Draws what a model can do, and measures it."""
+
+    def __init__(self, job: GenerationJob):
+        self._job = job
+        self._paint, self._encode = jax.jit(job.paint), jax.jit(job.encode)
+        self._sums = jax.jit(job.example_sums)
+        self._classify = predictor(job.classifier) if job.classifier else None
+        self._key = jax.random.fold_in(jax.random.key(job.config.seed), NOISE)
+
+    def watch(self, state: State, step: int, split: str) -> Verdict:
+        """Draws samples and reconstructions, and measures them on `split`."""
+        found, shown = self._measure(state, split)
+        pictures.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
+        metrics = {
+            f'{split if group == "test" else group}_{name}': value
+            for group, values in found.items()
+            for name, value in values.items()
+            if isinstance(value, float)
+        }
+        loss = found['test'].get('loss')
+        return Verdict(metrics, describe(found, split), None if loss is None else -loss)
+
+    def final(self, state: State, step: int) -> dict[str, Any]:
+        """The numbers on the test split, and all pictures."""
+        job = self._job
+        found, _ = self._measure(state, 'test')
+        result: dict[str, Any] = {'step': step, 'model': job.config.model}
+        if job.config.model == 'vae':
+            result['likelihood'] = LIKELIHOOD
+        if self._classify:
+            test = job.dataset.splits['test']
+            found['images'] = self._judged(test.inputs[:MOST], test.labels[:MOST])
+        result |= found
+        pictures.save_final(
+            job.folder, self._interpolations(state), result, job.dataset.class_names
+        )
+        return result
+
+    def _measure(
+        self, state: State, split: str
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+        """Numbers by group (test, samples, reconstructions), and images to show."""
+        job, examples = self._job, self._job.dataset.splits[split]
+        found, shown = {'test': self._means(state, split)}, {}
+        count = min(MOST, len(examples))
+        if job.draws:
+            images = self._images(state, jax.random.normal(self._key, (count, job.latent)))
+            shown['samples'] = images[:SHOWN]
+            if self._classify:
+                found['samples'] = self._judged(images)
+        if job.encodes:
+            inputs = examples.inputs[: count if self._classify else SHOWN]
+            images = self._images(state, self._codes(state, inputs))
+            shown |= {'inputs': inputs[:SHOWN], 'reconstructions': images[:SHOWN]}
+            if self._classify:
+                found['reconstructions'] = self._judged(images, examples.labels[:count])
+        return found, shown
+
+    def _means(self, state: State, split: str) -> dict[str, float]:
+        job, sums = self._job, {}
+        examples = job.dataset.splits[split]
+        for number, batch in enumerate(evaluation_batches(examples, job.config.batch_size)):
+            key = jax.random.fold_in(self._key, number)
+            rows = job.devices.put_rows(batch)
+            new = jax.device_get(self._sums(state['params'], state['rest'], key, rows))
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in new.items()}
+        return {name: value / len(examples) for name, value in sums.items()}
+
+    def _judged(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
+        return judged(self._classify(images), labels)
+
+    def _images(self, state: State, codes: Any) -> np.ndarray:
+        """uint8, as a data set has them."""
+        paint = lambda part: self._paint(state['params'], state['rest'], part)  # noqa: E731
+        return np.rint(255 * in_batches(paint, jax.device_get(codes))).astype(np.uint8)
+
+    def _codes(self, state: State, inputs: np.ndarray) -> np.ndarray:
+        encode = lambda part: self._encode(state['params'], state['rest'], part)  # noqa: E731
+        return in_batches(encode, inputs)
+
+    def _interpolations(self, state: State) -> np.ndarray:
+        """uint8 (PAIRS, BETWEEN, *image), between images with two further columns, the images."""
+        job, test = self._job, self._job.dataset.splits['test']
+        if not job.encodes:
+            ends = jax.random.normal(jax.random.fold_in(self._key, NOISE), (2, PAIRS, job.latent))
+        else:
+            # The first example of a class, and the first of the next class.
+            classes = np.unique(test.labels)
+            firsts = [int(np.argmax(test.labels == label)) for label in classes]
+            rows = np.resize(firsts, 2 * PAIRS)
+            images = np.stack([test.inputs[i : i + 1][0] for i in rows])
+            ends = self._codes(state, images).reshape(PAIRS, 2, -1).swapaxes(0, 1)
+        codes = generation.between(*ends, BETWEEN, sphere=not job.encodes)
+        shape = job.dataset.input_shape
+        found = self._images(state, codes.reshape(-1, job.latent)).reshape(PAIRS, BETWEEN, *shape)
+        if not job.encodes:
+            return found
+        first, last = images.reshape(PAIRS, 2, 1, *shape).swapaxes(0, 1)
+        return np.concatenate([first, found, last], axis=1)
+
+
+def judged(probabilities: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
+    """What a classifier says of images.
+
+    Args:
+        probabilities: (N, C), N at least 1.
+        labels: (N,) int, what they should be, where that is known.
+
+    Returns:
+        count; confidence: mean of the highest probability; classes: how many images of each class;
+        entropy: of those shares, in nats; accuracy: where `labels` are given.
+    """
+    best = probabilities.argmax(-1)
+    counts = np.bincount(best, minlength=probabilities.shape[-1])
+    shares = counts[counts > 0] / len(best)
+    found: dict[str, Any] = {
+        'count': len(best),
+        'confidence': float(probabilities.max(-1).mean(dtype=np.float64)),
+        'entropy': float(-(shares * np.log(shares)).sum()),
+        'classes': counts.tolist(),
+    }
+    if labels is not None:
+        found['accuracy'] = float((best == labels).mean())
+    return found
+
+
+def describe(found: dict[str, Any], split: str = 'test') -> str:
+    """The numbers of a run in one line."""
+    test, parts = found['test'], []
+    if 'divergence' in test:
+        parts.append(
+            f'{split} ELBO {-test["loss"]:.2f} nats an image (reconstruction '
+            f'{-test["reconstruction"]:.2f}, divergence {test["divergence"]:.2f})'
+        )
+    elif 'loss' in test:
+        parts.append(f'{split} cross-entropy {test["loss"]:.2f} nats an image')
+    else:
+        parts.append(f'discriminator on {split} images {test["real"]:.3f}')
+    if 'squared_error' in test:
+        parts.append(f'mean squared error {test["squared_error"]:.4f}')
+    for group in ('samples', 'reconstructions'):
+        if group in found:
+            values = found[group]
+            accuracy = f', accuracy {values["accuracy"]:.4f}' if 'accuracy' in values else ''
+            parts.append(
+                f'{group}: confidence {values["confidence"]:.3f}{accuracy}, '
+                f'{np.exp(values["entropy"]):.2f} classes'
+            )
+    return ', '.join(parts)
+
+
+def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> GenerationJob:
+    """Raises ValueError, TypeError or OSError for whatever does not fit, before anything runs."""
+    devices = Devices.all()
+    devices.check_batch(config.batch_size)
+    dataset = load_data(config)
+    if dataset.kind != 'image':
+        raise ValueError(f'dataset={config.dataset!r}: is {dataset.kind}; images are needed')
+    nets = _nets(config, dataset)
+    common = common_parts(config, dataset, devices)
+    common |= {'folder': folder, 'classifier': _classifier(config, dataset)}
+    if config.model == 'dcgan':
+        return GanJob(nets=nets, **common)
+    return AutoencoderJob(net=nets[config.model], **common)
+
+
+def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, Net]:
+    """The networks by name: the model itself, or the two players."""
+    chosen = config.read_model_options()
+    prefix = 'dcgan_' if config.model == 'dcgan' else ''
+    names = generation.PLAYERS if prefix else (config.model,)
+    known = {name: models.options(prefix + name) for name in names}
+    every = {option for options in known.values() for option in options}
+    if unknown := sorted(set(chosen) - every):
+        raise ValueError(
+            f'model_options: {config.model} has no option {", ".join(unknown)}; it has '
+            f'{", ".join(sorted(every))}'
+        )
+
+    def net(name: str) -> Net:
+        return Net(
+            lambda rngs: models.create(
+                prefix + name,
+                input_shape=dataset.input_shape,
+                num_classes=dataset.num_classes,
+                rngs=rngs,
+                dtype=jnp.dtype(config.dtype),
+                implementation=config.implementation or None,
+                kind=dataset.kind,
+                **{n: value for n, value in chosen.items() if n in known[name]},
+            )
+        )
+
+    return {name: net(name) for name in names}
+
+
+def _classifier(config: GenerateConfig, dataset: data.Dataset) -> SavedRun | None:
+    if not config.classifier_workdir:
+        return None
+    try:
+        run = load_run(config.classifier_workdir, data_dir=config.data_dir)
+    except ValueError as error:
+        raise ValueError(f'classifier_workdir: {error}') from error
+    mine, its = ((d.input_shape, d.class_names) for d in (dataset, run.dataset))
+    if mine != its:
+        raise ValueError(
+            f'classifier_workdir={config.classifier_workdir!r}: was trained on '
+            f'{run.dataset.name}, whose images or classes are others than those of {dataset.name}'
+        )
+    return run

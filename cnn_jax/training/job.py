@@ -1,0 +1,223 @@
+"""From a configuration to what it names: data, model, optimiser, and the length of the run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cnn_jax import data, models
+from cnn_jax.data.order import steps_per_epoch
+from cnn_jax.models import pretrained
+from cnn_jax.training import augment
+from cnn_jax.training.config import RunConfig, TrainConfig
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.judge import ClassifierJudge, Judge
+from cnn_jax.training.optimizer import Schedule, learning_rate, make_optimizer
+from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.step import Step, make_step
+from cnn_jax.training.weights import (
+    check_torchvision,
+    from_torchvision,
+    read_weights,
+    take_over,
+)
+from cnn_jax.training.workdir import read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseJob:
+    """What runs of every task are made of, and what `loop.train` asks of them.
+
+    A task adds its networks and `_init`, `step`, `judge`.
+
+    Attributes:
+        parallel: 'jit' or 'pmap', see `step.on_devices`.
+        losses: the metrics of a step that a user wants to see on the terminal.
+    """
+
+    config: RunConfig
+    dataset: data.Dataset
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    devices: Devices
+    steps_per_epoch: int
+    total_steps: int
+
+    parallel = 'jit'
+    losses: ClassVar[Sequence[str]] = ('loss',)
+
+    def _init(self) -> State:
+        """The state before the first step; traceable."""
+        raise NotImplementedError
+
+    def step(self, axis_name: str | None = None) -> Step:
+        """The step body; `axis_name` for pmap."""
+        raise NotImplementedError
+
+    def judge(self) -> Judge:
+        """What evaluates the state."""
+        raise NotImplementedError
+
+    def init(self, say: Callable[[str], None] = print) -> State:
+        """The state before the first step, on all devices; `say`: what a user should know of it."""
+        del say
+        init = jax.jit(self._init, out_shardings=self.devices.replicated)
+        # It runs once: on a CPU, compiling it well would take longer than all it does.
+        fast = {'xla_backend_optimization_level': 0} if self.devices.platform == 'cpu' else None
+        return init.lower().compile(compiler_options=fast)()
+
+    def state_like(self) -> Any:
+        """The state's shapes, with where they are to lie."""
+        lie = self.devices.replicated
+        return jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie),
+            jax.eval_shape(self._init),
+        )
+
+    @property
+    def watched(self) -> str:
+        """The split evaluated after every epoch, by which checkpoints are ranked."""
+        return 'validation' if 'validation' in self.dataset.splits else 'test'
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(BaseJob):
+    """A classifier to train: checked and ready; nothing is computed yet."""
+
+    config: TrainConfig
+    net: Net
+
+    @property
+    def parallel(self) -> str:
+        return self.config.parallel
+
+    def _init(self) -> State:
+        return init_state(self.net, self.optimizer, self.config.seed, ema=self.config.ema > 0)
+
+    def init(self, say: Callable[[str], None] = print) -> State:
+        state = super().init()
+        if self.config.init_from:
+            source, step = read_weights(self.config.init_from)
+            say(f'weights of {self.config.init_from} at step {step}')
+            own = take_over(state['params'] | state['rest'], source, say)
+            return self._with_weights(state, own)
+        if self.config.pretrained:
+            own = from_torchvision(self.net, state, self.config.pretrained, say)
+            return self._with_weights(state, own)
+        return state
+
+    def _with_weights(self, state: State, own: Arrays) -> State:
+        put = self.devices.put
+        state = state | {key: put({n: own[n] for n in state[key]}) for key in ('params', 'rest')}
+        return state | ({'ema': put({n: own[n] for n in state['ema']})} if 'ema' in state else {})
+
+    def judge(self) -> Judge:
+        return ClassifierJudge(self.net, self.dataset, self.devices, self.config.batch_size)
+
+    def step(self, axis_name: str | None = None) -> Step:
+        config = self.config
+        chosen = augment.parse(config.augment, self.dataset.kind)
+        return make_step(
+            self.net,
+            self.optimizer,
+            self.schedule,
+            num_classes=self.dataset.num_classes,
+            normalize=self.dataset.normalize,
+            augment=augment.make_augment(config, self.dataset.kind) if chosen else None,
+            mixed_targets=augment.mixes(chosen),
+            label_smoothing=config.label_smoothing,
+            ema=config.ema,
+            accumulate=config.accumulate,
+            unroll=self.devices.platform == 'cpu',
+            remat=config.remat,
+            seed=config.seed,
+            axis_name=axis_name,
+        )
+
+
+def load_data(config: RunConfig) -> data.Dataset:
+    """The data set of a configuration; see `cnn_jax.data.load`."""
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir or None,
+        manual_dir=config.manual_dir or None,
+        validation=config.validation,
+    )
+    if not getattr(config, 'pretrained', ''):
+        return dataset
+    if len(dataset.mean) != 3:
+        raise ValueError(f'pretrained={config.pretrained!r}: {dataset.name} is not colour images')
+    return dataclasses.replace(dataset, mean=pretrained.MEAN, std=pretrained.STD)
+
+
+def make_net(config: TrainConfig, dataset: data.Dataset) -> Net:
+    """The model of a configuration for a data set, and a check that they fit.
+
+    Raises:
+        ValueError: they do not, or there is no such model or kernel.
+    """
+
+    def make(rngs):
+        return models.create(
+            config.model,
+            input_shape=dataset.input_shape,
+            num_classes=dataset.num_classes,
+            rngs=rngs,
+            dtype=jnp.dtype(config.dtype),
+            implementation=config.implementation or None,
+            kind=dataset.kind,
+            **dataset.model_options | config.read_model_options(),
+        )
+
+    net = Net(make)
+    logits = jax.eval_shape(
+        lambda x: net.predict(*map(_zeros, (net.params, net.rest)), dataset.normalize(x)),
+        jax.ShapeDtypeStruct((1, *dataset.input_shape), dataset.splits['train'].inputs.dtype),
+    )
+    if logits.shape != (1, dataset.num_classes):
+        raise ValueError(f'model={config.model!r} is not a classifier: it gives {logits.shape}')
+    return net
+
+
+def make_job(config: TrainConfig) -> Job:
+    """Raises ValueError, TypeError or OSError for whatever does not fit, before anything runs."""
+    devices = Devices.all()
+    devices.check_batch(config.batch_size, config.accumulate)
+    if config.parallel == 'pmap' and jax.process_count() > 1:
+        raise ValueError("parallel='pmap': is for one process; use jit with several")
+    if config.init_from:
+        read_config(config.init_from)
+    dataset = load_data(config)
+    augment.parse(config.augment, dataset.kind)
+    net = make_net(config, dataset)
+    if config.pretrained:
+        check_torchvision(net, config.pretrained)
+    return Job(net=net, **common_parts(config, dataset, devices))
+
+
+def common_parts(config: RunConfig, dataset: data.Dataset, devices: Devices) -> dict[str, Any]:
+    """The fields of `BaseJob`.
+
+    Raises:
+        ValueError: durations that do not fit the data.
+    """
+    per_epoch = steps_per_epoch(len(dataset.splits['train']), config.batch_size)
+    total = config.total_steps(per_epoch)
+    schedule = learning_rate(config, total, config.in_steps(config.warmup, per_epoch))
+    return {
+        'config': config,
+        'dataset': dataset,
+        'schedule': schedule,
+        'optimizer': make_optimizer(config, schedule),
+        'devices': devices,
+        'steps_per_epoch': per_epoch,
+        'total_steps': total,
+    }
+
+
+def _zeros(shapes):
+    return {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}

@@ -1,0 +1,248 @@
+"""The training loop: steps, evaluations, checkpoints, one line an evaluation."""
+
+import contextlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cnn_jax.training.checkpoints import Checkpoints
+from cnn_jax.training.devices import AXIS, peak_memory
+from cnn_jax.training.feed import Feed
+from cnn_jax.training.interrupt import Interrupt
+from cnn_jax.training.job import BaseJob
+from cnn_jax.training.processes import EXIT_PEER_GONE, are_several, is_first, leave_at_once
+from cnn_jax.training.profile import Profiler
+from cnn_jax.training.state import State
+from cnn_jax.training.step import on_devices, several_steps
+from cnn_jax.training.workdir import MetricsLog, Workdir
+
+STEPS_PER_CALL = 50  # on accelerators; see `step.several_steps`
+OF_THE_STEP = ('grad_norm', 'learning_rate')  # metrics that are not the training examples'
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class Interrupted(Exception):
+    """A signal asked to stop; everything is saved."""
+
+
+def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
+    """Trains to the end, from wherever the folder's newest checkpoint is.
+
+    Returns:
+        The state, and what `result.json` is to hold: the step, and the metrics of every split
+        evaluated.
+
+    Raises:
+        Interrupted: by SIGTERM or SIGINT, after saving.
+        NotFiniteError: naming the step and what was not finite; nothing is saved after it.
+        DamagedError: there are checkpoints and none is whole.
+    """
+    config = job.config
+    with contextlib.ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir.checkpoints,
+                keep_last=config.keep_last,
+                keep_best=config.keep_best,
+                say=say,
+            )
+        )
+        state, start = _begin(job, workdir, checkpoints)
+        log = MetricsLog(workdir.path, start) if is_first() else None
+        if log:
+            stack.callback(log.close)
+        profiler = Profiler(config.read_profile_steps(), workdir.path / 'profile')
+        stack.callback(profiler.close)
+        run = _Run(job, checkpoints, log, interrupt, profiler)
+        stack.callback(run.feed.close)
+        try:
+            state = run.to_end(state, start)
+        except jax.errors.JaxRuntimeError as error:
+            if are_several():  # nothing that waits for the others may follow
+                line = str(error).splitlines()[0]
+                leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
+            raise
+        return state, run.judge.final(state, job.total_steps)
+
+
+def say(line: str) -> None:
+    """A line for the user, beside the progress bar, from the first process alone."""
+    if is_first():
+        tqdm.write(line)
+
+
+def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[State, int]:
+    found = checkpoints.restore_newest(job.state_like())
+    if found is None:
+        return job.init(say), 0
+    state, meta = found
+    say(f'resuming {workdir.path} at step {meta["step"]} of {job.total_steps}')
+    return state, meta['step']
+
+
+class _Run:
+    """The parts of one run, and what it remembers between steps."""
+
+    def __init__(
+        self,
+        job: BaseJob,
+        checkpoints: Checkpoints,
+        log: MetricsLog | None,
+        interrupt: Interrupt,
+        profiler: Profiler,
+    ):
+        self.job, self.checkpoints, self.log = job, checkpoints, log
+        self.interrupt, self.profiler = interrupt, profiler
+        config, devices, dataset = job.config, job.devices, job.dataset
+        self.steps_per_call = 1 if devices.platform == 'cpu' else STEPS_PER_CALL
+        self.feed = Feed(
+            dataset.splits['train'],
+            config.batch_size,
+            devices,
+            seed=config.seed,
+            steps_per_call=self.steps_per_call,
+            parallel=job.parallel,
+        )
+        body = job.step(AXIS if job.parallel == 'pmap' else None)
+        calls = several_steps(body, self.steps_per_call, self.feed.resident)
+        self.call = on_devices(calls, devices, job.parallel, self.feed.resident)
+        self.judge = job.judge()
+        self.watch = _Stopwatch(config.batch_size, self.feed)
+        # Steps between two of each; the last step is always one.
+        every = lambda text: max(1, config.in_steps(text, job.steps_per_epoch))  # noqa: E731
+        self.eval_every, self.save_every = every(config.eval_every), every(config.checkpoint_every)
+
+    def is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.job.total_steps
+
+    def to_end(self, state: State, start: int) -> State:
+        """The state after the last step."""
+        step, total = start, self.job.total_steps
+        hidden = None if is_first() else True  # None: where there is no terminal
+        with tqdm(total=total, initial=start, unit='step', disable=hidden, leave=False) as bar:
+            while step < total:
+                ends = [step + each - step % each for each in (self.eval_every, self.save_every)]
+                state, step, stop = self.to_step(state, step, min(*ends, total), bar)
+                score = self.evaluate(state, step) if self.is_due(step, self.eval_every) else None
+                stop = stop or self.interrupt.at(step)
+                if stop or self.is_due(step, self.save_every):
+                    self.checkpoints.save(step, state, score=score)
+                if stop:
+                    self.checkpoints.wait()
+                    raise Interrupted(f'{stop}: stopped after step {step} of {total}, saved')
+        return state
+
+    def to_step(
+        self, state: State, step: int, end: int, bar: tqdm
+    ) -> tuple[State, int, str | None]:
+        """On to step `end`, or to where a signal arrives; all metrics are logged and finite."""
+        self.watch.resume()
+        pending = stop = None
+        while step < end and not stop:
+            count = self.profiler.at(step, min(self.feed.room(step), end - step))
+            with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
+                state, metrics = self.call(state, *self.feed.get(step, count))
+            # The devices work on this call while the host reads what the one before gave.
+            if pending is not None:
+                self.record(*pending, bar)
+            pending = step, count, metrics
+            step += count
+            if step < end:
+                stop = self.interrupt.at(step)
+        if pending is not None:
+            self.record(*pending, bar)
+        self.watch.pause()
+        return state, step, stop
+
+    def record(self, step: int, count: int, metrics: dict[str, jax.Array], bar: tqdm) -> None:
+        """Checks and logs the metrics of steps `step`..`step + count - 1` (from 0)."""
+        metrics = {name: values[:count] for name, values in jax.device_get(metrics).items()}
+        self.watch.count(count)
+        bar.update(count)
+        for i in range(count):
+            done = step + i + 1
+            row = {name: float(values[i]) for name, values in metrics.items() if values.ndim == 1}
+            if not np.isfinite(list(row.values())).all():
+                raise NotFiniteError(self.what_is_not_finite(done, row, metrics['leaf_norms'][i]))
+            if self.log and (done % self.job.config.log_every == 0 or done == 1):
+                named = {n if n in OF_THE_STEP else f'train_{n}': v for n, v in row.items()}
+                self.log.write(self.at(done) | named)
+        self.last = row
+
+    def at(self, step: int) -> dict[str, float]:
+        return {'step': step, 'epoch': step / self.job.steps_per_epoch}
+
+    def what_is_not_finite(self, step: int, row: dict[str, float], leaf_norms: np.ndarray) -> str:
+        names = np.array(sorted(self.job.state_like()['params']))[~np.isfinite(leaf_norms)]
+        losses = {name.replace('_', ' '): row[name] for name in self.job.losses}
+        what = [f'the {name} is {v}' for name, v in losses.items() if not np.isfinite(v)]
+        if names.size:
+            what.append(f'the gradient of {names[0]} (and {names.size - 1} more) is not finite')
+        kept = self.checkpoints.steps()
+        return (
+            f'step {step}: {" and ".join(what) or "the gradient is too large for its norm"}; '
+            f'nothing saved since {f"step {kept[-1]}" if kept else "the start"}; a lower '
+            'learning_rate or clip_norm may help'
+        )
+
+    def evaluate(self, state: State, step: int) -> float | None:
+        """Evaluates the watched split and says a line; returns the score, by which to rank."""
+        epochs = self.job.total_steps / self.job.steps_per_epoch
+        speed = self.watch.read()
+        found = self.judge.watch(state, step, self.job.watched)
+        row = self.at(step) | speed | {'memory_peak_bytes': peak_memory()} | found.metrics
+        if self.log:
+            self.log.write(row)
+        losses = [f'{n.replace("_", " ")} {self.last[n]:.4f}' for n in self.job.losses]
+        line = f'epoch {row["epoch"]:.4g}/{epochs:.4g}  step {step}  train {"  ".join(losses)}'
+        line += f'  {found.line}'
+        if speed:
+            line += f'  {speed["examples_per_second"]:,.0f} examples/s'
+        say(line)
+        return found.score
+
+
+class _Stopwatch:
+    """The speed of steps alone: without evaluations, saves, and the first step, which compiles."""
+
+    def __init__(self, batch_size: int, feed: Feed):
+        self._batch_size, self._feed = batch_size, feed
+        self._compiled = False
+        self._begun: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+
+    def resume(self) -> None:
+        self._begun, self._waited_before = time.monotonic(), self._feed.waited
+
+    def count(self, steps: int) -> None:
+        """So many steps are done."""
+        self._steps += steps
+        if not self._compiled:
+            self._compiled = True
+            self._reset()
+            self.resume()
+
+    def pause(self) -> None:
+        self._seconds += time.monotonic() - self._begun
+        self._waited += self._feed.waited - self._waited_before
+
+    def read(self) -> dict[str, float]:
+        """Speed since the last reading; nothing where nothing was measured."""
+        steps, seconds, waited = self._steps, self._seconds, self._waited
+        self._reset()
+        if not steps or seconds <= 0:
+            return {}
+        return {
+            'examples_per_second': steps * self._batch_size / seconds,
+            'input_wait_share': waited / seconds,
+        }

@@ -1,0 +1,79 @@
+"""Sums over examples, from which every metric is exact, however the examples were batched."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+TOP = 5
+
+
+def example_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
+    """Sums over one batch; sums of batches add up.
+
+    Args:
+        logits: (N, C) float.
+        labels: (N,) int.
+        weights: (N,) float32, 0 for padding.
+
+    Returns:
+        loss (float32, nats), top_5 (float32 count, C > 5 only), confusion (C, C) int32: counts of
+        (label, predicted).
+    """
+    classes = logits.shape[-1]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
+    # where, not a product: padding may hold anything, and 0 * inf is NaN.
+    sums = {'loss': jnp.where(weights > 0, loss * weights, 0.0).sum()}
+    counts = (weights > 0).astype(jnp.int32)
+    predicted = jnp.argmax(logits, axis=-1)
+    sums['confusion'] = jnp.zeros((classes, classes), jnp.int32).at[labels, predicted].add(counts)
+    if classes > TOP:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+        # Ranks ties against the example, and NaN as wrong.
+        better = (logits >= own).sum(axis=-1) - 1
+        hit = (better < TOP) & jnp.isfinite(own[:, 0])
+        sums['top_5'] = (counts * hit).sum()
+    return sums
+
+
+def summary(sums: dict[str, Any]) -> dict[str, float]:
+    """Metrics of summed sums: loss (mean, nats), accuracy, top_5_accuracy as fractions."""
+    confusion = np.asarray(sums['confusion'], np.int64)
+    count = max(int(confusion.sum()), 1)
+    result = {
+        'loss': float(sums['loss']) / count,
+        'accuracy': float(np.trace(confusion) / count),
+    }
+    if 'top_5' in sums:
+        result['top_5_accuracy'] = float(sums['top_5']) / count
+    return result
+
+
+def per_class(confusion: np.ndarray) -> list[dict[str, float]]:
+    """For every class: examples, recall, precision, F1 (NaN where there is nothing to divide)."""
+    confusion = np.asarray(confusion, np.float64)
+    hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        columns = {
+            'examples': true,
+            'recall': hits / true,
+            'precision': hits / said,
+            'f1': 2 * hits / (true + said),
+        }
+    return [{k: float(v[i]) for k, v in columns.items()} for i in range(len(hits))]
+
+
+def class_table(confusion: np.ndarray, class_names: Sequence[str]) -> str:
+    """`per_class` as lines of text."""
+    rows = per_class(confusion)
+    width = max(map(len, ('class', *class_names)))
+    lines = [f'{"class":{width}}  examples  recall  precision     f1']
+    for name, row in zip(class_names, rows, strict=True):
+        lines.append(
+            f'{name:{width}}  {row["examples"]:8.0f}  {row["recall"]:6.4f}  '
+            f'{row["precision"]:9.4f}  {row["f1"]:5.3f}'
+        )
+    return '\n'.join(lines)

@@ -1,0 +1,35 @@
+"""A profile of chosen steps, for TensorBoard or xprof."""
+
+import pathlib
+
+import jax
+
+
+class Profiler:
+    """Traces steps first..last (from 1), and nothing where `steps` is None."""
+
+    def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
+        self._steps, self._folder = steps, folder
+        self._running = False
+
+    def at(self, step: int, count: int) -> int:
+        """How many of the next `count` steps to do in one call, `step` being done.
+
+        Begins or ends the trace where that is due, so that calls end where it does.
+        """
+        if self._steps is None:
+            return count
+        first, last = self._steps[0] - 1, self._steps[1]
+        if self._running and step >= last:
+            self.close()
+        if not self._running and first <= step < last:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        edges = [edge - step for edge in (first, last) if edge > step]
+        return min([count, *edges])
+
+    def close(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,52 @@
+"""The pictures of a finished run."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax.analysis import pictures
+from cnn_jax.data import Dataset
+from cnn_jax.training.job import Job
+from cnn_jax.training.state import Arrays, Net, State
+from cnn_jax.training.workdir import Workdir, read_metrics
+
+EXAMPLES = 4  # test images whose feature maps are drawn
+
+
+def draw(workdir: Workdir, job: Job, state: State, result: dict[str, Any]) -> None:
+    """Learning curves, confusion matrix, and for images the filters and feature maps."""
+    net, dataset, params, rest = job.net, job.dataset, state['params'], state['rest']
+    folder = workdir.pictures
+    pictures.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
+    pictures.confusion_matrix(
+        result['test']['confusion'],
+        dataset.class_names,
+        folder / 'confusion_matrix.png',
+        title=f'{dataset.name}, test',
+    )
+    if dataset.kind != 'image':
+        return
+    kernels = [name for name, p in params.items() if name.endswith('kernel') and p.ndim == 4]
+    if kernels:
+        pictures.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
+    inputs = dataset.splits['test'].inputs[:EXAMPLES]
+    maps = layer_results(net, dataset, params, rest, inputs)
+    pictures.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
+
+
+def layer_results(
+    net: Net, dataset: Dataset, params: Arrays, rest: Arrays, inputs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What every layer makes of `inputs`, in the order of the layers: name -> (N, ...)."""
+    order: list[str] = []  # a dict comes out of jit sorted by name
+
+    @jax.jit
+    def run(params, rest, inputs):
+        maps: dict[str, jax.Array] = {}
+        net.predict(params, rest, dataset.normalize(inputs), maps)
+        order.extend(maps)
+        return maps
+
+    maps = run(params, rest, inputs)
+    return {name: np.asarray(maps[name]) for name in order}

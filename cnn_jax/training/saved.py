@@ -1,0 +1,102 @@
+"""A trained model, from the folder of its run alone."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from cnn_jax.data import Dataset
+from cnn_jax.training.checkpoints import Checkpoints
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.evaluation import Evaluator
+from cnn_jax.training.job import load_data, make_net
+from cnn_jax.training.state import Arrays, Net
+from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """What a folder holds: configuration, data set, model and parameters."""
+
+    config: TrainConfig
+    dataset: Dataset
+    net: Net
+    step: int
+    params: Arrays
+    rest: Arrays
+    devices: Devices
+
+    def evaluate(self, split: str, batch_size: int = 0, *, flips: bool = False) -> dict[str, Any]:
+        """Sums over a split, see `metrics`; batches as in training where `batch_size` is 0.
+
+        `flips`: the logits of an image are the mean of its own and its mirror image's.
+        """
+        size = batch_size or self.config.batch_size
+        size += -size % self.devices.count
+        split_ = self.dataset.splits[split]
+        evaluator = Evaluator(self.net, self.dataset, split_, self.devices, size, flips=flips)
+        return evaluator(self.params, self.rest)
+
+
+def load_run(
+    path: str | os.PathLike,
+    *,
+    step: int | None = None,
+    averaged: bool = False,
+    data_dir: str = '',
+    examples: bool = True,
+) -> SavedRun:
+    """Reads a run; nothing in its folder is changed.
+
+    Args:
+        path: the working folder.
+        step: which checkpoint; None for the newest whole one.
+        averaged: the moving average in place of the parameters.
+        data_dir: in place of the configuration's.
+        examples: False: the data set as the folder describes it, whose splits are then empty.
+
+    Raises:
+        ValueError: no run there, no (such) checkpoint, or a damaged one.
+        OSError: the data set is not to be had.
+    """
+    config = read_config(path)
+    if not isinstance(config, TrainConfig):
+        raise WorkdirError(
+            f'workdir={str(path)!r} holds a run of {config.task}, not of {TrainConfig.task}'
+        )
+    if data_dir:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    workdir = Workdir(path, config)
+    folder = workdir.checkpoints
+    if not folder.is_dir():
+        raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
+    described = workdir.described()
+    dataset = load_data(config) if examples or described is None else described
+    if described is not None and not dataset.reads_like(described):
+        raise WorkdirError(
+            f'data set {config.dataset!r} has other classes, sizes or words than when '
+            f'{str(path)!r} was trained on it; name the data_dir of the training'
+        )
+    net = make_net(config, dataset)
+    devices = Devices.all()
+    name = 'ema' if averaged else 'params'
+    if averaged and not config.ema:
+        raise WorkdirError(f'workdir={str(path)!r} has no averaged weights: it had no ema')
+    lie = devices.replicated
+    like = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie),
+        {name: net.params, 'rest': net.rest},
+    )
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        if step is None:
+            found = checkpoints.restore_newest(like, partial=True)
+        elif step in checkpoints.steps():
+            found = checkpoints.restore(step, like, partial=True)
+        else:
+            raise WorkdirError(f'step={step}: there are checkpoints {checkpoints.steps()}')
+    if found is None:
+        raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
+    state, meta = found
+    return SavedRun(config, dataset, net, meta['step'], state[name], state['rest'], devices)

@@ -1,0 +1,221 @@
+"""One training step: a pure function, and the two ways to run it on several devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnn_jax.training.devices import AXIS, Devices
+from cnn_jax.training.optimizer import Schedule
+from cnn_jax.training.state import Arrays, Net, State
+
+Batch = dict[str, jax.Array]  # inputs (N, ...) as the data set has them, labels (N,) int32
+Step = Callable[[State, Batch], tuple[State, Arrays]]
+
+# Recomputed in the backward pass under `remat`: everything but what these make.
+_KEPT = ('conv_forward', 'conv_input_grad', 'conv_general_dilated', 'dot_general')
+
+
+def make_step(
+    net: Net,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    num_classes: int,
+    normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
+    augment: Callable[..., tuple[jax.Array, jax.Array]] | None = None,
+    mixed_targets: bool = False,
+    label_smoothing: float = 0.0,
+    ema: float = 0.0,
+    accumulate: int = 1,
+    unroll: bool = False,
+    remat: bool = False,
+    seed: int = 0,
+    axis_name: str | None = None,
+) -> Step:
+    """The step body: (state, batch) -> (state, metrics).
+
+    The loss is the mean cross entropy of softmax, in nats. Everything random (dropout, augment)
+    comes from keys that depend on the seed and the step's number alone.
+
+    Args:
+        net: the model.
+        optimizer: over the parameters by name.
+        schedule: step -> learning rate; only for the metrics, the optimiser has its own.
+        num_classes: number of logits.
+        normalize: the data set's inputs to the model's.
+        augment: (key, inputs, targets) -> (inputs, targets), see `augment.make_augment`.
+        mixed_targets: `augment` mixes targets, and so needs them as distributions.
+        label_smoothing: share of the target given to all classes alike.
+        ema: decay of the average in state['ema']; 0 for none.
+        accumulate: the batch is computed in so many equal parts, one after the other, whose
+            gradients are averaged: the gradient of the whole batch. Batch norm sees the parts.
+        unroll: write the parts out instead of a loop (XLA's CPU backend runs loops on one thread).
+        remat: keep the results of convolutions and matrix products for the backward pass, and
+            compute all else again.
+        seed: of everything random.
+        axis_name: of the mapped axis, when the body runs once per device (pmap): losses and
+            gradients are then averaged over it, and batch statistics are each device's own,
+            averaged after the step.
+
+    Returns:
+        A function whose metrics are loss (of the targets trained on), accuracy (against the
+        labels), grad_norm, learning_rate, and leaf_norms (L,): the gradient's norm for every
+        parameter in the order of names.
+    """
+    soft = mixed_targets or label_smoothing > 0
+    forward = jax.checkpoint(net.train, policy=_kept) if remat else net.train
+
+    def targets_of(labels: jax.Array) -> jax.Array:
+        if not soft:
+            return labels
+        return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
+
+    def loss_and_more(params: Arrays, rest: Arrays, key: jax.Array, part: Batch):
+        logits, rest = forward(params, rest, key, part['inputs'])
+        cross_entropy = (
+            optax.softmax_cross_entropy if soft else optax.softmax_cross_entropy_with_integer_labels
+        )
+        loss = cross_entropy(logits, part['targets']).mean()
+        hits = (jnp.argmax(logits, axis=-1) == part['labels']).mean(dtype=jnp.float32)
+        return loss, (rest, hits)
+
+    gradient = jax.value_and_grad(loss_and_more, has_aux=True)
+
+    def whole(params: Arrays, rest: Arrays, key: jax.Array, batch: Batch):
+        """Loss, accuracy, other state, gradient of a batch, computed in parts."""
+        if accumulate == 1:
+            (loss, (rest, hits)), grads = gradient(params, rest, key, batch)
+            return loss, hits, rest, grads
+        # Every part takes rows from the share of every device, so that none has to move.
+        split = lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
+        parts = jax.tree.map(split, batch)
+
+        def add(carry, numbered):
+            index, part = numbered
+            rest, sums = carry
+            part_key = jax.random.fold_in(key, index)
+            (loss, (rest, hits)), grads = gradient(params, rest, part_key, part)
+            return (rest, jax.tree.map(jnp.add, sums, (loss, hits, grads))), None
+
+        zero = jnp.zeros((), jnp.float32)
+        start = rest, (zero, zero, jax.tree.map(jnp.zeros_like, params))
+        (rest, sums), _ = jax.lax.scan(
+            add, start, (jnp.arange(accumulate), parts), unroll=accumulate if unroll else 1
+        )
+        loss, hits, grads = jax.tree.map(lambda a: a / accumulate, sums)
+        return loss, hits, rest, grads
+
+    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state['step'])
+        if axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        labels = batch['labels']
+        inputs, targets = normalize(batch['inputs']), targets_of(labels)
+        if augment:
+            inputs, targets = augment(jax.random.fold_in(key, 1), inputs, targets)
+        parts = {'inputs': inputs, 'labels': labels, 'targets': targets}
+        loss, hits, rest, grads = whole(
+            state['params'], state['rest'], jax.random.fold_in(key, 2), parts
+        )
+        if axis_name:
+            loss, hits, rest, grads = jax.lax.pmean((loss, hits, rest, grads), axis_name)
+        updates, opt = optimizer.update(grads, state['opt'], state['params'])
+        params = optax.apply_updates(state['params'], updates)
+        leaf_norms = jnp.stack([jnp.linalg.norm(grads[name].ravel()) for name in sorted(grads)])
+        metrics = {
+            'loss': loss,
+            'accuracy': hits,
+            'grad_norm': jnp.linalg.norm(leaf_norms),
+            'learning_rate': jnp.asarray(schedule(state['step']), jnp.float32),
+            'leaf_norms': leaf_norms,
+        }
+        new = {'step': state['step'] + 1, 'params': params, 'rest': rest, 'opt': opt}
+        if ema:
+            new['ema'] = optax.incremental_update(params, state['ema'], 1 - ema)
+        return new, metrics
+
+    return step
+
+
+def _kept(primitive: Any, *_, **__) -> bool:
+    return primitive.name in _KEPT
+
+
+def several_steps(step: Step, steps_per_call: int, resident: bool):
+    """(state, data, rows, count) -> (state, metrics): `count` steps in one call.
+
+    Args:
+        step: the body.
+        steps_per_call: K, the most steps in one call. With 1 the body stands alone: XLA's CPU
+            backend runs the body of a loop on one thread, so loops are for accelerators.
+        resident: `data` is the whole set on the device and rows (S, N) int32 says which examples
+            a step takes: step s those of row s % S, so that nothing has to be sent to the device
+            for a step. Otherwise `data` holds the batches themselves (K, N, ...), and `rows` is
+            None.
+
+    Returns:
+        A function whose metrics have a leading axis K, filled up to `count`. The number of steps is
+        a variable of one program, so a step has the same bits whatever call it falls into.
+    """
+
+    def on_batch(state, data, rows, i):
+        take = rows[state['step'] % len(rows)] if resident else i
+        return step(state, {name: column[take] for name, column in data.items()})
+
+    def one(state, data, rows, count):
+        del count
+        state, metrics = on_batch(state, data, rows, 0)
+        return state, jax.tree.map(lambda a: a[None], metrics)
+
+    def loop(state, data, rows, count):
+        shapes = jax.eval_shape(lambda: on_batch(state, data, rows, 0)[1])
+        history = jax.tree.map(lambda s: jnp.zeros((steps_per_call, *s.shape), s.dtype), shapes)
+
+        def body(i, carry):
+            state, history = carry
+            state, metrics = on_batch(state, data, rows, i)
+            return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
+
+        return jax.lax.fori_loop(0, count, body, (state, history))
+
+    return one if steps_per_call == 1 else loop
+
+
+def on_devices(calls, devices: Devices, parallel: str, resident: bool):
+    """`several_steps`' function, compiled for several devices; the state's memory is reused.
+
+    Args:
+        calls: what `several_steps` returned; its step was made with `axis_name=AXIS` for pmap.
+        devices: the mesh.
+        parallel: 'jit': one program over the global batch, which XLA divides. 'pmap': the body once
+            per device on its own rows.
+        resident: as for `several_steps`.
+
+    Returns:
+        (state, data, rows, count) -> (state, metrics), with what is shared out as `share_out` does.
+    """
+    if parallel == 'jit':
+        return jax.jit(calls, donate_argnums=0, out_shardings=devices.replicated)
+    return jax.pmap(
+        calls,
+        axis_name=AXIS,
+        in_axes=(None, None, 0, None) if resident else (None, 0, None, None),
+        out_axes=None,
+        donate_argnums=0,
+        devices=list(devices.mesh.devices.flat),
+    )
+
+
+def share_out(array: Any, devices: Devices, parallel: str, *, whole: bool = True) -> jax.Array:
+    """(K, N, ...) on the devices, shared out along N; for pmap (devices, K, N / devices, ...).
+
+    `whole`: every process has all of N, or else its own rows alone.
+    """
+    if parallel == 'jit':
+        return devices.put_rows(array, axis=1, whole=whole)
+    steps, size, *shape = array.shape
+    parts = array.reshape(steps, devices.count, size // devices.count, *shape)
+    return devices.put_rows(parts.swapaxes(0, 1))

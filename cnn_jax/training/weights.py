@@ -1,0 +1,124 @@
+"""The weights of a run without its model: to start another run from, and to give away."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_jax.models import pretrained
+from cnn_jax.training.checkpoints import Checkpoints, DamagedError
+from cnn_jax.training.state import Net, State
+from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
+
+KINDS = ('params', 'ema')
+
+
+def read_weights(
+    path: str | os.PathLike, *, averaged: bool = False, step: int | None = None
+) -> tuple[dict[str, np.ndarray], int]:
+    """Parameters and other state (batch statistics) of a run, by name, and their step.
+
+    Args:
+        path: the working folder of the run.
+        averaged: the moving average in place of the parameters.
+        step: which checkpoint; None for the newest whole one.
+
+    Raises:
+        ValueError: no run, no checkpoint, or a damaged one; no average.
+    """
+    folder = Workdir(path, read_config(path)).checkpoints
+    if not folder.is_dir():
+        raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if step is not None and step not in steps:
+            raise WorkdirError(f'step={step}: {str(path)!r} has checkpoints {steps}')
+        for candidate in [step] if step is not None else reversed(steps):
+            try:
+                return _read(checkpoints, candidate, KINDS[averaged]), candidate
+            except DamagedError as error:
+                print(f'checkpoint {candidate} of {path} is damaged ({error})')
+    raise WorkdirError(f'workdir={str(path)!r} holds no whole checkpoint')
+
+
+def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarray]:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = {
+        name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=one)
+        for name, s in checkpoints.shapes(step).items()
+        if name.partition('/')[0] in (kind, 'rest')
+    }
+    if not any(name.startswith(kind + '/') for name in shapes):
+        raise WorkdirError(f'{checkpoints.folder.parent} has no averaged weights: it had no ema')
+    flat, _ = checkpoints.restore(step, shapes, partial=True)
+    return {name.partition('/')[2]: np.asarray(value) for name, value in flat.items()}
+
+
+def take_over(
+    values: dict[str, Any], source: dict[str, np.ndarray], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """`values` with those of `source` where name and shape are the same; all else is said.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    fitting = {n for n, v in values.items() if n in source and source[n].shape == v.shape}
+    if not fitting:
+        raise ValueError('init_from: no array of that run has the name and shape of one here')
+    for name in sorted(set(values) - fitting):
+        there = f'{source[name].shape} there' if name in source else 'not there'
+        say(f'init_from: {name} {values[name].shape} is {there}; it keeps its initial values')
+    if unused := sorted(set(source) - set(values)):
+        say(f'init_from: not used from there: {", ".join(unused)}')
+    return {n: source[n].astype(v.dtype) if n in fitting else v for n, v in values.items()}
+
+
+def check_torchvision(net: Net, path: str) -> None:
+    """Raises what `from_torchvision` would: ValueError, OSError or ImportError."""
+    tensors = pretrained.read(path)
+    pretrained.fitting(net.model, tensors, head=pretrained.head_fits(net.model, tensors))
+
+
+def from_torchvision(
+    net: Net, state: State, path: str, say: Callable[[str], None]
+) -> dict[str, jax.Array]:
+    """Parameters and other state from a file in torchvision's layout.
+
+    A last layer for another number of classes keeps its initial values, which is said.
+
+    Raises:
+        ValueError: a file that does not fit; see `models.pretrained.load_torchvision`.
+    """
+    tensors = pretrained.read(path)
+    model = net.merge(state['params'], state['rest'])
+    head = pretrained.head_fits(model, tensors)
+    pretrained.put_torchvision(model, tensors, head=head)
+    say(f'weights of {path}' + ('' if head else ', but for the last layer: other classes'))
+    params, rest = net.split(model)
+    return params | rest
+
+
+def export(
+    path: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    averaged: bool = False,
+    step: int | None = None,
+) -> int:
+    """Writes a run's weights and its configuration as one safetensors file; returns the step.
+
+    Raises:
+        ValueError: see `read_weights`.
+        OSError: `output` cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    weights, step = read_weights(path, averaged=averaged, step=step)
+    metadata = {'step': str(step), 'config': read_config(path).to_json()}
+    temporary = pathlib.Path(f'{output}.{os.getpid()}')
+    save_file(weights, temporary, metadata)
+    os.replace(temporary, output)
+    return step

@@ -1,0 +1,241 @@
+"""The working folder of a run: whose it is, who writes to it, and its small files.
+
+config.json     the configuration (`RunConfig`)
+dataset.json    what the data set is, without its examples (`Dataset.describe`): for texts also
+                the vocabulary
+checkpoints/    one folder a step
+metrics.jsonl   one JSON object a line
+events.*        the same for TensorBoard
+result.json     the final metrics: written last, so its presence says that the run is finished
+pictures/       PNG
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import IO, Any
+
+from cnn_jax.data import Dataset
+from cnn_jax.training import processes
+from cnn_jax.training.config import RunConfig
+
+CONFIG, METRICS, RESULT, LOCK = 'config.json', 'metrics.jsonl', 'result.json', '.lock'
+DATASET = 'dataset.json'
+LOGS = 'logs'  # of the scripts that launch runs; may be there before the run
+
+
+class WorkdirError(ValueError):
+    """A folder that this run must not or cannot write to."""
+
+
+class Workdir:
+    """The working folder of one run. Making the object only looks; `with workdir.hold():` writes.
+
+    Args:
+        path: need not exist.
+        config: of the run that wants to write here.
+
+    Raises:
+        WorkdirError: the folder belongs to another configuration or holds other things.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: RunConfig):
+        self.path = pathlib.Path(path).expanduser().absolute()
+        self._config = config
+        self._check_owner()
+
+    def hold(self) -> IO:
+        """Makes the folder and its configuration, and takes it for this run alone.
+
+        With several processes the first one does, and all raise what it meets.
+
+        Returns:
+            What holds it: a context, or call `close`. The end of the process lets go too.
+
+        Raises:
+            WorkdirError: another process holds it, or it cannot be written; nothing is changed.
+        """
+        if not processes.is_first():
+            processes.agree(None)
+            return io.StringIO()
+        try:
+            lock = self._take()
+        except WorkdirError as error:
+            processes.agree(str(error))
+            raise
+        processes.agree(None)
+        return lock
+
+    def _take(self) -> IO:
+        lock = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / LOCK, 'a')
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check_owner()  # again: somebody may have written until we had the lock
+            if not (self.path / CONFIG).exists():
+                write_atomically(self.path / CONFIG, self._config.to_json())
+            return lock
+        except (OSError, WorkdirError) as error:
+            if lock is not None:
+                lock.close()
+            if isinstance(error, WorkdirError):
+                raise
+            what = (
+                'is in use by another process'
+                if isinstance(error, BlockingIOError)
+                else (f'cannot be written: {error}')
+            )
+            raise WorkdirError(f'workdir={str(self.path)!r} {what}') from error
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / 'checkpoints'
+
+    @property
+    def pictures(self) -> pathlib.Path:
+        return self.path / 'pictures'
+
+    def result(self) -> dict[str, Any] | None:
+        """What `finish` wrote, or None."""
+        try:
+            return json.loads((self.path / RESULT).read_text())
+        except FileNotFoundError:
+            return None
+
+    def describe(self, dataset: Dataset) -> None:
+        """Writes what `described` reads."""
+        write_atomically(self.path / DATASET, json.dumps(dataset.describe(), indent=1) + '\n')
+
+    def described(self) -> Dataset | None:
+        """The data set of the run without its examples; None if it was not written.
+
+        Raises:
+            WorkdirError: it cannot be read.
+        """
+        file = self.path / DATASET
+        try:
+            return Dataset.described(json.loads(file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WorkdirError(f'{file} cannot be read: {error!r}') from error
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        write_atomically(self.path / RESULT, json.dumps(finite(result), indent=2) + '\n')
+
+    def _check_owner(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise WorkdirError(f'workdir={str(self.path)!r} is a file, not a folder')
+        if not (self.path / CONFIG).exists():
+            others = [p.name for p in self.path.glob('*') if p.name not in (LOCK, LOGS)]
+            if others:
+                raise WorkdirError(
+                    f'workdir={str(self.path)!r} holds {sorted(others)[0]!r} and no {CONFIG}: '
+                    'not a training run; use an empty or new folder'
+                )
+            return
+        there = read_config(self.path)
+        if there.task != self._config.task:
+            raise WorkdirError(
+                f'workdir={str(self.path)!r} belongs to a run of {there.task}, not of '
+                f'{self._config.task}; use another workdir'
+            )
+        if differences := there.differences(self._config):
+            listed = ', '.join(
+                f'{n}={here!r} there and {mine!r} here' for n, (here, mine) in differences.items()
+            )
+            raise WorkdirError(
+                f'workdir={str(self.path)!r} belongs to another configuration ({listed}); use '
+                'another workdir, or the same flags to go on with that run'
+            )
+
+
+def read_config(path: str | os.PathLike) -> RunConfig:
+    """The configuration of the run in a folder, whatever its task.
+
+    Raises:
+        WorkdirError: there is none, or it cannot be read.
+    """
+    file = pathlib.Path(path).expanduser() / CONFIG
+    try:
+        return RunConfig.from_json(file.read_text())
+    except FileNotFoundError:
+        raise WorkdirError(f'workdir={str(path)!r} holds no {CONFIG}: not a training run') from None
+    except (OSError, ValueError, TypeError) as error:
+        raise WorkdirError(f'{file} cannot be read: {error}') from error
+
+
+def default_name(config: RunConfig) -> str:
+    """'<dataset>-<model>-<6 digits>': runs of different configurations have different names."""
+    digest = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()[:6]
+    return f'{re.sub("[^A-Za-z0-9_.]+", "-", config.dataset)}-{config.model}-{digest}'
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Whole or not at all, also when the machine stops."""
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    with open(temporary, 'w') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def finite(values: Any) -> Any:
+    """With None for NaN and infinities, which JSON does not have."""
+    if isinstance(values, Mapping):
+        return {key: finite(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+class MetricsLog:
+    """Rows of metrics, to metrics.jsonl and to TensorBoard.
+
+    Args:
+        folder: of the run.
+        step: the step that the run goes on from: rows beyond it, which a killed run left, go.
+    """
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        kept = [row for row in read_metrics(folder) if row['step'] <= step]
+        lines = ''.join(json.dumps(row) + '\n' for row in kept)
+        write_atomically(folder / METRICS, lines)
+        self._file = open(folder / METRICS, 'a', buffering=1)
+        self._board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """`row` has a 'step' and numbers named '<split>_<metric>' or '<metric>'."""
+        self._file.write(json.dumps(finite(row)) + '\n')
+        for name, value in row.items():
+            if name not in ('step', 'epoch'):
+                self._board.add_scalar(name.replace('_', '/', 1), value, row['step'])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl; a last line that was cut off is left out."""
+    try:
+        lines = (pathlib.Path(folder) / METRICS).read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

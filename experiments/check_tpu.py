@@ -1,0 +1,193 @@
+"""Compiles the training step for TPUs without one: python experiments/check_tpu.py --model=NAME
+
+The step is the one that training runs, of the model and recipe that the flags say; see
+launch/check_tpu.sh for an environment with the TPU compiler. For every slice: memory against the
+chip's, operations per chip, collectives and their bytes; then the weak scaling these imply, and the
+lowering of the same step by `jax.export` for TPU and CUDA, which needs no TPU compiler:
+
+    python experiments/check_tpu.py --model=vgg16 --input_shape=224,224,3 --num_classes=1000 \
+        --dtype=bfloat16 --batch_per_chip=128
+    python experiments/check_tpu.py --model=vgg16 --input_shape=224,224,3 --slices=
+
+Exit codes: 0 fits everywhere; 1 does not fit somewhere (the largest batch that does is printed);
+2 a wrong flag, or no TPU compiler.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+from cnn_jax.training import cli
+from cnn_jax.training.config import TrainConfig
+
+cli.define_flags(TrainConfig)
+flags.DEFINE_list('slices', 'v5e-1,v5e-4,v5e-16,v5e-256,v6e-1', 'slices to compile for, or none')
+flags.DEFINE_integer(
+    'batch_per_chip', 0, 'examples per chip (default: batch_size, on every chip)', lower_bound=0
+)
+flags.DEFINE_list(
+    'input_shape', '', 'of one uint8 image, instead of a data set: height,width,channels'
+)
+flags.DEFINE_integer('num_classes', 1000, 'with --input_shape', lower_bound=1)
+flags.DEFINE_bool('export', True, 'also lower for TPU and CUDA by jax.export')
+flags.DEFINE_bool('largest_batch', True, 'where it does not fit, look for the largest that does')
+flags.DEFINE_bool(
+    'optimize',
+    False,
+    'compile as for a run: 3 to 20 times slower, true temporaries of small models',
+)
+flags.DEFINE_float('efficiency', 0.4, 'share of the peak assumed for the scaling table')
+flags.DEFINE_string('output', '', 'also write the reports to this JSON file')
+
+
+def main(argv):
+    del argv
+    with cli.bad_input():
+        config = cli.from_flags(TrainConfig)
+        import jax
+
+        jax.config.update('jax_platforms', 'cpu')  # compile for TPUs, never look for one
+        from cnn_jax.analysis import aot, scaling
+
+        slices = [_slice(name, aot.SLICES) for name in flags.FLAGS.slices]
+        assumptions = scaling.Assumptions(efficiency=flags.FLAGS.efficiency)
+        job = _job(config)
+        for each in slices:
+            aot.tpu_devices(each)
+    per_chip = flags.FLAGS.batch_per_chip or config.batch_size
+    state = job.state_like()
+    state_bytes = scaling.tree_bytes(state)
+    print(
+        f'{config.model}, {config.dtype}, {per_chip} examples per chip; '
+        f'state {state_bytes / 2**20:,.1f} MiB\n'
+    )
+
+    def compile_for(slice_, size):
+        devices = job.devices.all(aot.tpu_devices(slice_))
+        step = dataclasses.replace(job, devices=devices).step()
+        batch = _batch(job, size * slice_.chips)
+        return aot.compile_step(step, state, batch, slice_, optimize=flags.FLAGS.optimize)
+
+    reports, failed = {}, []
+    if slices:
+        print(_HEADER)
+    for slice_ in slices:
+        try:
+            reports[slice_.name] = compile_for(slice_, per_chip)
+            print(_row(slice_, reports[slice_.name]), flush=True)
+        except aot.DoesNotFit as error:
+            failed.append(slice_.name)
+            print(f'| {slice_.name} | {per_chip * slice_.chips:,} | does not fit: {error} |')
+            if flags.FLAGS.largest_batch:
+                _print_largest(slice_, compile_for, per_chip)
+    rows = [scaling.scale(reports[s.name], s, assumptions) for s in slices if s.name in reports]
+    if rows:
+        print(f'\nWeak scaling at {assumptions.efficiency:.0%} of the peak:')
+        print(f'{scaling.table(rows)}\n')
+    seconds = scaling.checkpoint_seconds(state_bytes, assumptions)
+    print(f'checkpoint: {state_bytes / 1e9:.2f} GB, {seconds:.1f} s at 1 GB/s')
+    if flags.FLAGS.export:
+        for platform in ('tpu', 'cuda'):
+            exported = aot.export_step(job.step(), state, _batch(job, per_chip), (platform,))
+            print(_exported(platform, exported, aot.operations(exported)), flush=True)
+    if flags.FLAGS.output:
+        values = {name: dataclasses.asdict(report) for name, report in reports.items()}
+        path = pathlib.Path(flags.FLAGS.output)
+        path.write_text(json.dumps({'jax': jax.__version__, 'reports': values}, indent=2) + '\n')
+        print(f'written to {path}')
+    if failed:
+        print(f'does not fit: {", ".join(failed)}')
+        return 1
+    print(f'fits: {", ".join(reports)}' if slices else 'compiled for no slice')
+    return 0
+
+
+def _exported(platform, exported, operations):
+    """One line on what `jax.export` made of the step."""
+    foreign = operations['custom_call']
+    return (
+        f'jax.export for {platform}: {len(exported.mlir_module_serialized) / 1e3:,.0f} kB of '
+        f'StableHLO, {operations["convolution"]} convolutions, {operations["dot_general"]} matrix '
+        f'products, {foreign} calls of libraries'
+    )
+
+
+def _slice(name, known):
+    if name not in known:
+        raise ValueError(f'slices: unknown {name!r}; there are {", ".join(known)}')
+    return known[name]
+
+
+def _job(config):
+    """The run of these flags, of a thousand steps, but for nobody's devices yet."""
+    from cnn_jax.training import job, optimizer
+
+    dataset = _synthetic() if flags.FLAGS.input_shape else job.load_data(config)
+    schedule = optimizer.learning_rate(config, 1000, 0)
+    return job.Job(
+        config=config,
+        dataset=dataset,
+        net=job.make_net(config, dataset),
+        schedule=schedule,
+        optimizer=optimizer.make_optimizer(config, schedule),
+        devices=job.Devices.all(),
+        steps_per_epoch=1000,
+        total_steps=1000,
+    )
+
+
+def _batch(job, size):
+    """Shapes of a batch, as the data set has them."""
+    import jax
+    import jax.numpy as jnp
+
+    inputs = job.dataset.splits['train'].inputs
+    return {
+        'inputs': jax.ShapeDtypeStruct((size, *inputs.shape[1:]), inputs.dtype),
+        'labels': jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def _synthetic():
+    """A data set of one black image, for its shapes."""
+    import numpy as np
+
+    from cnn_jax import data
+
+    shape = tuple(int(n) for n in flags.FLAGS.input_shape)
+    split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
+    names = tuple(f'class {i}' for i in range(flags.FLAGS.num_classes))
+    half = (0.5,) * shape[-1]
+    return data.Dataset('shapes', 'image', {'train': split}, names, mean=half, std=half)
+
+
+_HEADER = (
+    '| slice | batch | memory GiB | of | GFLOP per chip | collectives | MB a step | compiled |\n'
+    '| --- | --: | --: | --: | --: | --- | --: | --: |'
+)
+
+
+def _row(slice_, report):
+    kinds = ', '.join(f'{c.count} {kind}' for kind, c in report.collectives.items())
+    return (
+        f'| {slice_.name} | {report.batch_size:,} | {report.hbm_bytes / 2**30:.3f} '
+        f'| {slice_.chip.hbm_bytes / 2**30:.2f} | {report.flops / 1e9:,.1f} | {kinds or "none"} '
+        f'| {report.collective_bytes / 1e6:.2f} | {report.seconds:.0f} s |'
+    )
+
+
+def _print_largest(slice_, compile_for, per_chip):
+    from cnn_jax.analysis import aot
+
+    try:
+        best = aot.largest_batch(lambda size: compile_for(slice_, size), per_chip // 2)
+        print(f'| largest that fits: {best.batch_size // slice_.chips} per chip ', end='')
+        print(_row(slice_, best), flush=True)
+    except aot.DoesNotFit as error:
+        print(f'| not even 8 per chip: {error} |', flush=True)
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,205 @@
+"""Every kernel on every problem: is it right, how fast is it, which is best.
+
+    python experiments/compare_kernels.py --problems=mb64_ic32ih28oc64kh3ph1
+    python experiments/compare_kernels.py --suite=lecture
+    python experiments/compare_kernels.py --model=vgg16 --input_shape=32,32,3 --batch_size=64
+    python experiments/compare_kernels.py --model=m5 --input_shape=8000,1 --save_choices
+
+Problems are strings in the manner of oneDNN's benchdnn (cnn_jax/analysis/problem.py says how to
+read them), a named suite, or the layers of a model. Each kernel is tried on the forward pass and on
+both gradients, in each dtype: why it is not supported, or its error against a float64 reference,
+times, and share of what this machine reaches. With --save_choices the fastest right kernel of each
+pass is what `implementation=None` runs from then on, on this machine. Written are table.txt,
+results.json, and for each dtype a bar chart and a roofline. Whole training steps are compared by
+experiments/compare_steps.py.
+
+Exit codes: 0; 1 a kernel computed wrongly; 2 a wrong flag or problem, or no PyTorch.
+"""
+
+import json
+import pathlib
+import time
+
+from absl import flags
+
+from cnn_jax.training import cli
+
+flags.DEFINE_list('problems', [], 'problem strings, separated by commas')
+flags.DEFINE_string('suite', '', 'named list of problems (default: small)')
+flags.DEFINE_string('model', '', 'the layers of this model')
+flags.DEFINE_list('input_shape', [], 'of one example of --model (default: 32,32,3)')
+flags.DEFINE_integer('num_classes', 10, 'of --model', lower_bound=1)
+flags.DEFINE_integer('batch_size', 0, 'instead of the batch of the problems', lower_bound=0)
+flags.DEFINE_list('dtypes', ['float32'], 'float32, bfloat16, float16, float64')
+flags.DEFINE_list('passes', [], 'forward, input_grad, filter_grad (default: all)')
+flags.DEFINE_list(
+    'kernels', [], "kernels, by name; 'default' is what implementation=None runs (default: all)"
+)
+flags.DEFINE_string('precision', '', "of products, as in JAX (default: the device's; highest)")
+flags.DEFINE_integer('rounds', 5, 'samples of each time; 0: check only', lower_bound=0)
+flags.DEFINE_float('limit', 2.0, 'seconds to spend on the samples of one kernel', lower_bound=0.0)
+flags.DEFINE_float('check_macs', 5e8, 'multiply-adds to spend on a float64 reference')
+flags.DEFINE_bool('pytorch', False, "also PyTorch's times, taken in a process of its own")
+flags.DEFINE_bool('save_choices', False, 'let implementation=None use what is fastest here')
+flags.DEFINE_string('output', 'runs/compare_kernels', 'folder for the tables and pictures')
+
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+
+
+def main(argv):
+    del argv
+    with cli.bad_input():
+        import jax
+
+        from cnn_jax.analysis import compare, compare_report, machine
+        from cnn_jax.ops.tuning import table
+
+        dtypes = _one_of('dtypes', DTYPES)
+        if 'float64' in dtypes:
+            jax.config.update('jax_enable_x64', True)
+        problems, counts = _problems()
+        wanted = _one_of('passes', compare.PASSES) or compare.PASSES
+        compare.check_kernels(problems, flags.FLAGS.kernels)
+        tasks = [
+            (problem, dtype, direction)
+            for problem in problems
+            for dtype in dtypes
+            for direction in compare.passes(problem)
+            if direction in wanted
+        ]
+        torch = _torch_times(tasks, jax.devices()[0].platform) if flags.FLAGS.pytorch else {}
+    print(machine.one_line())
+    peaks = machine.peaks(dtypes)
+    print(', '.join(f'{d} {g:.0f} GFLOP/s' for d, g in peaks['gemm_gflops'].items()), end=', ')
+    print(f'memory {peaks["bandwidth_gbs"]:.0f} GB/s (measured)')
+    rows = _measure(tasks)
+    text = compare_report.table(rows, peaks)
+    known = {key: value for key, value in torch.items() if isinstance(value, float)}
+    best = compare_report.best_table(rows, known)
+    ratios = compare_report.ratios(rows, known)
+    best = f'{best}\n\n{compare_report.ratios_lines(ratios)}'
+    sums = compare_report.totals(rows, counts)
+    output = pathlib.Path(flags.FLAGS.output)
+    output.mkdir(parents=True, exist_ok=True)
+    summary = ('one training step: ' if counts else '') + compare_report.totals_line(sums)
+    (output / 'table.txt').write_text(f'{machine.one_line()}\n{text}\n\n{best}\n\n{summary}\n')
+    results = {
+        'machine': machine.describe(),
+        'peaks': peaks,
+        'rows': [row.as_dict() for row in rows],
+        'pytorch': [[*key, value] for key, value in torch.items()],
+        'totals': sums,
+        'default_over': [[*key, by_problem] for key, by_problem in ratios.items()],
+    }
+    (output / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    _draw(rows, peaks, known, output)
+    print(f'{text}\n\n{best}\n')
+    if flags.FLAGS.save_choices:
+        path, about = table.own_path(), {'date': time.strftime('%Y-%m-%d')} | machine.describe()
+        table.save(path, compare.choices(rows, flags.FLAGS.precision or None), about)
+        print(f'implementation=None now uses these measurements: {path}')
+    wrong = [row for row in rows if row.right is False]
+    print(f'{summary}; {len(wrong)} wrong results; written to {output}')
+    return 1 if wrong else 0
+
+
+def _one_of(name, known):
+    values = getattr(flags.FLAGS, name)
+    for value in values:
+        if value not in known:
+            raise ValueError(f'{name}: {value!r} must be one of {", ".join(known)}')
+    return values
+
+
+def _problems():
+    """The problems that the flags name, and for a model how often a step runs each pass."""
+    from cnn_jax.analysis import problem
+    from cnn_jax.analysis.suites import SUITES
+
+    f = flags.FLAGS
+    if sum(map(bool, (f.problems, f.suite, f.model))) > 1:
+        raise ValueError('give one of --problems, --suite and --model')
+    if f.model:
+        return _layers()
+    suite = f.suite or 'small'
+    if suite not in SUITES:
+        raise ValueError(f'suite={suite!r}: must be one of {", ".join(SUITES)}')
+    found = [problem.parse(text) for text in f.problems or SUITES[suite]]
+    if f.batch_size:
+        found = [p.replace(batch=f.batch_size) for p in found]
+    return list(dict.fromkeys(found)), None
+
+
+def _layers():
+    from flax import nnx
+
+    from cnn_jax import models
+    from cnn_jax.analysis import layers
+
+    f = flags.FLAGS
+    try:
+        shape = tuple(int(n) for n in f.input_shape or (32, 32, 3))
+    except ValueError:
+        raise ValueError(f'input_shape={",".join(f.input_shape)!r}: must be integers') from None
+    model = nnx.eval_shape(
+        lambda: models.create(
+            f.model, input_shape=shape, num_classes=f.num_classes, rngs=nnx.Rngs(0)
+        )
+    )
+    found, counts = layers.problems(model, shape, f.batch_size or 64)
+    if not found:
+        raise ValueError(f'model {f.model} has no convolution')
+    return list(dict.fromkeys(found)), {
+        (str(p), dtype, d): n for (p, d), n in counts.items() for dtype in f.dtypes
+    }
+
+
+def _measure(tasks):
+    from tqdm import tqdm
+
+    from cnn_jax.analysis import compare
+
+    f, rows = flags.FLAGS, []
+    with tqdm(tasks, unit='pass', disable=None, leave=False) as bar:
+        for problem, dtype, direction in bar:
+            bar.set_description(f'{problem} {direction}')
+            rows += compare.measure(
+                problem,
+                direction,
+                dtype,
+                names=f.kernels or None,
+                precision=f.precision or None,
+                rounds=f.rounds,
+                limit=f.limit,
+                check_macs=f.check_macs,
+            )
+    return rows
+
+
+def _torch_times(tasks, platform):
+    from cnn_jax.analysis import torch_bench
+
+    jobs = {(str(p), dtype, d): torch_bench.job(p, d, dtype) for p, dtype, d in tasks}
+    jobs = {key: job for key, job in jobs.items() if job}
+    device = 'cuda' if platform == 'gpu' else 'cpu'
+    seconds = torch_bench.times(list(jobs.values()), device=device, rounds=flags.FLAGS.rounds or 1)
+    return dict(zip(jobs, seconds, strict=True))
+
+
+def _draw(rows, peaks, torch, output):
+    from cnn_jax.analysis import compare, compare_pictures, machine
+
+    for dtype in dict.fromkeys(row.dtype for row in rows if row.steady_s):
+        if not compare.best([row for row in rows if row.dtype == dtype]):
+            continue
+        where = machine.one_line()
+        compare_pictures.bars(
+            rows, output / f'bars_{dtype}.png', dtype=dtype, torch=torch, title=where
+        )
+        compare_pictures.roofline(
+            rows, peaks, output / f'roofline_{dtype}.png', dtype=dtype, title=where
+        )
+
+
+if __name__ == '__main__':
+    cli.run(main)

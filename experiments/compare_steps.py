@@ -1,0 +1,67 @@
+"""Whole training steps of well-known networks: cnn_jax beside Flax's own modules and PyTorch.
+
+    python experiments/compare_steps.py
+    python experiments/compare_steps.py --networks=vgg16,m5 --dtypes=float32 --sides=native,flax
+
+The same network, batch and optimiser (SGD with momentum) on every side, each side in a process of
+its own, the processes in turns. The sides are `native` (cnn_jax as installed with the extra `cpu`),
+`pure` (cnn_jax without its native kernel), `flax` (Flax's convolutions and pools), `torch` and
+`torch.compile` (channels-last; the extra `compare`). Written are table.txt, results.json and a
+picture.
+
+Exit codes: 0; 2 a wrong flag, or no PyTorch.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from cnn_jax.training import cli
+
+flags.DEFINE_list('networks', [], 'small_vgg, vgg16, resnet18, ... (default: all)')
+flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
+flags.DEFINE_list('sides', [], 'native, pure, flax, torch, torch.compile (default: all)')
+flags.DEFINE_integer('rounds', 3, 'processes of each side; the median counts', lower_bound=1)
+flags.DEFINE_float('seconds', 3.0, 'of steps in each process', lower_bound=0.0)
+flags.DEFINE_string('output', 'runs/compare_steps', 'folder for the table and the picture')
+
+
+def main(argv):
+    del argv
+    with cli.bad_input():
+        from tqdm import tqdm
+
+        from cnn_jax.analysis import machine
+        from cnn_jax.analysis.steps import compare
+        from cnn_jax.analysis.steps.networks import NETWORKS
+
+        f = flags.FLAGS
+        names, sides = f.networks or list(NETWORKS), f.sides or list(compare.SIDES)
+        turns = compare.rounds(names, f.dtypes, sides, f.rounds, f.seconds)
+        first = next(turns)
+    print(machine.one_line())
+    results = [first]
+    with tqdm(
+        total=len(names) * len(f.dtypes) * len(sides) * f.rounds, initial=1, disable=None
+    ) as bar:
+        for key, result in turns:
+            results.append((key, result))
+            bar.set_description(' '.join(key))
+            bar.update()
+    output = pathlib.Path(f.output)
+    output.mkdir(parents=True, exist_ok=True)
+    record = {
+        'machine': machine.describe(),
+        'results': [[*key, result] for key, result in results],
+    }
+    (output / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
+    sums = compare.summary(results)
+    text = compare.table(sums)
+    (output / 'table.txt').write_text(f'{machine.one_line()}\n{text}\n')
+    compare.bars(sums, output / 'steps.png', title=machine.one_line())
+    print(f'{text}\n\n{len(sums)} steps timed; written to {output}')
+
+
+if __name__ == '__main__':
+    cli.run(main)

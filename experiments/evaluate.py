@@ -1,0 +1,45 @@
+"""Evaluates a run from its folder alone: python experiments/evaluate.py --workdir=DIR
+
+Model and data set are made from DIR/config.json, the parameters come from the newest whole
+checkpoint. Nothing in the folder is written.
+"""
+
+from absl import flags
+
+from cnn_jax import training
+from cnn_jax.training import cli
+
+flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+flags.DEFINE_string('split', 'test', 'which examples: train, validation or test')
+flags.DEFINE_integer('step', -1, 'which checkpoint (-1: the newest)')
+flags.DEFINE_boolean('averaged', False, 'the moving average of the weights (--ema)')
+flags.DEFINE_string('data_dir', '', 'folder of prepared data sets, where not that of the training')
+flags.DEFINE_boolean('flips', False, 'images: the mean of the logits of each and its mirror image')
+flags.DEFINE_integer('batch_size', 0, 'examples in a step (0: as in training)', lower_bound=0)
+
+
+def main(argv):
+    del argv
+    with cli.bad_input():
+        values = flags.FLAGS
+        run = training.load_run(
+            values.workdir,
+            step=None if values.step < 0 else values.step,
+            averaged=values.averaged,
+            data_dir=values.data_dir,
+        )
+        if values.split not in run.dataset.splits:
+            raise ValueError(
+                f'split={values.split!r}: {run.dataset.name} has {", ".join(run.dataset.splits)}'
+            )
+        if values.flips and run.dataset.kind != 'image':
+            raise ValueError(f'flips: {run.dataset.name} is {run.dataset.kind}, not images')
+    sums = run.evaluate(values.split, values.batch_size, flips=values.flips)
+    print(training.class_table(sums['confusion'], run.dataset.class_names))
+    found = training.summary(sums)
+    listed = ', '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in found.items())
+    print(f'{values.split} of {run.dataset.name} at step {run.step}: {listed} ({values.workdir})')
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,139 @@
+"""The classic filters on an image and on a sound, by every kernel.
+
+    python experiments/filters.py
+    python experiments/filters.py --image=photo.jpg --audio=voice.wav --filters=edge,blur,sharpen
+
+Written into --output: filters.png (each filter by each kernel, with its error), strides.png
+(strides and paddings), separable.png (a filter as two smaller ones), audio.png (1-D filters on a
+chirp or a WAV file), filters.json (the errors).
+
+Exit codes: 0; 1 a kernel computed wrongly; 2 a wrong flag, or a file that cannot be read.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from cnn_jax.training import cli
+
+SAMPLES = ('china', 'flower')
+TOLERANCE = 1e-4  # float32 against float64 on values up to 16, the sum of |coefficients|
+
+flags.DEFINE_string('image', 'china', f'an image file, or a sample of scikit-learn: {SAMPLES}')
+flags.DEFINE_string('audio', '', 'a WAV file (default: a chirp from 50 Hz to 4 kHz)')
+flags.DEFINE_integer('size', 160, 'longer side to which the image is scaled, in pixels', 48)
+flags.DEFINE_list('filters', [], 'filters, by name (default: all)')
+flags.DEFINE_list('kernels', [], 'kernels, by name (default: all)')
+flags.DEFINE_string('output', 'runs/filters', 'folder for the pictures')
+
+
+def main(argv):
+    del argv
+    with cli.bad_input():
+        from cnn_jax import ops
+        from cnn_jax.analysis import filter_pictures as pictures
+        from cnn_jax.ops.filters import FILTERS
+
+        f = flags.FLAGS
+        names = _known('filters', f.filters, FILTERS)
+        kernels = _known('kernels', f.kernels, ops.implementations('conv'))
+        image = _image(f.image, f.size)
+        signal, rate = _audio(f.audio)
+    output = pathlib.Path(f.output)
+    _, errors = pictures.gallery(image, names, kernels, output / 'filters.png')
+    pictures.strides_and_paddings(image, output / 'strides.png')
+    _, differences = pictures.separable(
+        image, ('blur', 'gaussian', 'sobel_x'), output / 'separable.png'
+    )
+    one_d = [k for k in kernels if _runs_in_one_dimension(k)]
+    _, audio_errors = pictures.audio(signal, rate, output / 'audio.png', kernels=one_d)
+    found = [e for e in errors.values() if isinstance(e, float)]
+    found += [*differences.values(), *audio_errors.values()]
+    (output / 'filters.json').write_text(
+        json.dumps(
+            {
+                'filters': {f'{name} by {kernel}': e for (name, kernel), e in errors.items()},
+                'separable': differences,
+                'audio': dict(audio_errors),
+            },
+            indent=1,
+        )
+        + '\n'
+    )
+    print(
+        f'{len(names)} filters by {len(kernels)} kernels: largest difference from float64 '
+        f'{max(found):.1e}; 4 pictures written to {output}'
+    )
+    return int(max(found) > TOLERANCE)
+
+
+def _known(flag, values, known):
+    for value in values:
+        if value not in known:
+            raise ValueError(f'{flag}: {value!r} must be one of {", ".join(known)}')
+    return tuple(values or known)
+
+
+def _image(name, size):
+    """(H, W, 3) float32 in [0, 1]."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    if name in SAMPLES:
+        from sklearn.datasets import load_sample_image
+
+        image = Image.fromarray(load_sample_image(f'{name}.jpg'))
+    else:
+        try:
+            image = Image.open(name).convert('RGB')
+        except UnidentifiedImageError:
+            raise ValueError(f'image={name!r}: not an image that can be read') from None
+        except OSError as error:
+            raise ValueError(f'image={name!r}: {error.strerror or error}') from None
+    image.thumbnail((size, size))
+    return np.asarray(image, np.float32) / 255
+
+
+def _audio(path):
+    """(N,) float32 in [-1, 1], and the samples a second."""
+    import numpy as np
+
+    if not path:
+        rate, seconds = 8000, 2.0
+        time = np.arange(int(rate * seconds)) / rate
+        # The phase is the integral of a frequency that grows linearly from 50 Hz to 4 kHz.
+        return np.sin(2 * np.pi * (50 * time + (4000 - 50) / (2 * seconds) * time**2)), rate
+    from scipy.io import wavfile
+
+    try:
+        rate, samples = wavfile.read(path)
+    except OSError as error:
+        raise ValueError(f'audio={path!r}: {error.strerror or error}') from None
+    except Exception as error:  # scipy raises several kinds on a file that is no WAV
+        raise ValueError(f'audio={path!r}: not a WAV file that can be read ({error})') from None
+    samples = samples.reshape(len(samples), -1)[: 10 * rate, 0]
+    if np.issubdtype(samples.dtype, np.integer):
+        middle = 128 if samples.dtype == np.uint8 else 0
+        samples = (samples.astype(np.float32) - middle) / (np.iinfo(samples.dtype).max - middle)
+    if len(samples) < 256:
+        raise ValueError(f'audio={path!r}: {len(samples)} samples are too few, at least 256')
+    return samples.astype(np.float32), rate
+
+
+def _runs_in_one_dimension(kernel):
+    import jax
+    import jax.numpy as jnp
+
+    from cnn_jax import ops
+
+    x, w = jnp.zeros((256, 1)), jnp.zeros((31, 1, 1))
+    try:
+        jax.eval_shape(lambda: ops.conv(x, w, implementation=kernel))
+    except ValueError:
+        return False
+    return True
+
+
+if __name__ == '__main__':
+    cli.run(main)

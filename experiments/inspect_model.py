@@ -1,0 +1,278 @@
+"""A model as a table, and pictures of what a trained one has learned.
+
+    python experiments/inspect_model.py --model=vgg16 --input_shape=224,224,3 --num_classes=1000
+    python experiments/inspect_model.py --workdir=runs/digits-lecture_cnn-...
+
+The table (also table.json) has a row a layer: output, window, stride, padding, receptive field,
+parameters, multiply-adds, bytes, intensity, and the kernel that runs it. From a run's folder come
+pictures: filters (of signals with spectra, of texts as the n-grams they respond to most); feature
+maps through the depth; for images saliency and Grad-CAM, the patches that activate a layer most,
+receptive fields drawn on an input; the confusion matrix and the surest mistakes.
+
+Exit codes: 0; 2 a wrong flag, an unknown model, a folder without a checkpoint or of another model.
+"""
+
+import json
+import pathlib
+
+from absl import flags
+
+from cnn_jax.training import cli
+
+flags.DEFINE_string('model', '', 'model, by name; with --workdir: what it must be')
+flags.DEFINE_list('input_shape', [], 'of one example (default: 32,32,3)')
+flags.DEFINE_integer('num_classes', 10, 'number of logits', lower_bound=1)
+flags.DEFINE_integer('batch_size', 1, 'for bytes, intensity and kernels', lower_bound=1)
+flags.DEFINE_string('workdir', '', 'folder of a training run')
+flags.DEFINE_string('data_dir', '', 'folder of prepared data sets, where not that of the training')
+flags.DEFINE_list('images', ['0', '1', '2', '3', '4', '5'], 'test examples to draw, by number')
+flags.DEFINE_list('layers', [], 'layers to draw (default: up to six, from first to last)')
+flags.DEFINE_integer('search', 1000, 'test examples searched for patches and mistakes', 1)
+flags.DEFINE_string('output', '', 'folder (default: runs/inspect/<model>, or <workdir>/inspect)')
+
+MAX_LAYERS = 6
+
+
+def main(argv):
+    del argv
+    f = flags.FLAGS
+    with cli.bad_input():
+        if not (f.model or f.workdir):
+            raise ValueError('give --model, or --workdir of a training run')
+        from cnn_jax.analysis import layer_table
+
+        run = _load_run() if f.workdir else None
+        model = run.net.model if run else _abstract_model()
+        output = pathlib.Path(
+            f.output or (f'{f.workdir}/inspect' if run else f'runs/inspect/{f.model}')
+        )
+        subject = _subject(run) if run else None
+        table = layer_table.rows(model, model.input_shape, f.batch_size)
+        output.mkdir(parents=True, exist_ok=True)
+    print(layer_table.text(table, f.batch_size))
+    (output / 'table.json').write_text(json.dumps(layer_table.as_dicts(table), indent=1) + '\n')
+    drawn = _draw(run, subject, output) if run else []
+    parameters = sum(row.layer.parameters for row in table)
+    macs = sum(row.layer.macs for row in table)
+    print(
+        f'{len(table)} layers, {parameters:,} parameters, {macs:,} multiply-adds an example; '
+        f'table.json{"".join(f", {name}" for name in drawn)} written to {output}'
+    )
+
+
+def _abstract_model():
+    from flax import nnx
+
+    from cnn_jax import models
+
+    f = flags.FLAGS
+    try:
+        shape = tuple(int(n) for n in f.input_shape or (32, 32, 3))
+    except ValueError:
+        raise ValueError(f'input_shape={",".join(f.input_shape)!r}: must be integers') from None
+    return nnx.eval_shape(
+        lambda: models.create(
+            f.model, input_shape=shape, num_classes=f.num_classes, rngs=nnx.Rngs(0)
+        )
+    )
+
+
+def _load_run():
+    from cnn_jax import training
+
+    f = flags.FLAGS
+    run = training.load_run(f.workdir, data_dir=f.data_dir)
+    if f.model and f.model != run.config.model:
+        raise ValueError(f'workdir={f.workdir!r} holds {run.config.model}, not model={f.model}')
+    return run
+
+
+def _subject(run):
+    """The model with its parameters, and what the flags say to draw."""
+    from cnn_jax.analysis import inspection
+
+    f = flags.FLAGS
+    model = run.net.merge(run.params, run.rest)
+    model.eval()
+    test = run.dataset.splits['test']
+    try:
+        numbers = [int(n) for n in f.images]
+    except ValueError:
+        raise ValueError(f'images={",".join(f.images)!r}: must be integers') from None
+    if not numbers or min(numbers) < 0 or max(numbers) >= len(test):
+        raise ValueError(f'images={",".join(f.images)!r}: must lie in [0, {len(test)})')
+    names = inspection.layer_names(model)
+    if unknown := set(f.layers) - set(names):
+        raise ValueError(f'layers: {min(unknown)!r} is not one of {", ".join(names)}')
+    return model, test, numbers
+
+
+def _draw(run, subject, output):
+    """Writes what suits the kind of data; the names of the files."""
+    import numpy as np
+
+    from cnn_jax.analysis import inspection, pictures
+    from cnn_jax.analysis import inspection_pictures as draw
+    from cnn_jax.training import report
+
+    model, test, numbers = subject
+    data, f = run.dataset, flags.FLAGS
+    drawn = []
+
+    def path(name):
+        drawn.append(name)
+        return output / name
+
+    _draw_filters(run, model, path)
+    raw = test.inputs[np.array(numbers)]
+    inputs = data.normalize(raw)
+    maps = report.layer_results(run.net, data, run.params, run.rest, raw)
+    maps = {name: m for name, m in maps.items() if '.' not in name}
+    shown = _texts(raw, data) if data.kind == 'text' else raw
+    pictures.feature_maps(
+        {n: maps[n] for n in _chosen(f.layers, maps)}, shown, path('feature_maps.png')
+    )
+
+    found = run.evaluate('test')
+    pictures.confusion_matrix(
+        found['confusion'], data.class_names, path('confusion_matrix.png'),
+        title=f'{data.name}, test',
+    )  # fmt: skip
+    many = test.inputs[: f.search]
+    logits = _batched(lambda x: model(data.normalize(x)), many)
+    wrong = inspection.mistakes(logits, test.labels[: f.search], 18)
+    if wrong and data.kind != 'text':
+        name = data.class_names
+        draw.examples(
+            [test.inputs[n] for n, _, _ in wrong],
+            [f'{name[test.labels[n]]} → {name[c]}\n{100 * p:.0f} % sure' for n, c, p in wrong],
+            path('mistakes.png'),
+            title=f'true → predicted: the surest mistakes in {len(many)} test examples',
+        )
+    if data.kind == 'image':
+        _draw_attention(model, data, raw, inputs, test, numbers, maps, path)
+        _draw_fields(model, data, raw, inputs, many, maps, path)
+    return drawn
+
+
+def _draw_filters(run, model, path):
+    """The first layer's: of images as they are, of signals with spectra, of texts by n-grams."""
+    import numpy as np
+
+    from cnn_jax.analysis import learned_filters, pictures
+
+    data, kind = run.dataset, run.dataset.kind
+    kernels = [n for n, p in run.params.items() if n.endswith('kernel') and p.ndim >= 3]
+    if kind == 'text':
+        _draw_ngrams(model, data, path('ngrams.png'))
+    elif kernels:
+        first = np.asarray(run.params[kernels[0]])
+        if kind == 'audio':
+            learned_filters.draw_spectra(
+                first, data.meta.get('sample_rate'), path('filters_1d.png'),
+                title=f'{kernels[0]}, {data.name}',
+            )  # fmt: skip
+        else:
+            pictures.filters(first, path('filters.png'), title=kernels[0])
+
+
+def _draw_ngrams(model, data, path):
+    import numpy as np
+
+    from cnn_jax.analysis import learned_filters
+    from cnn_jax.data.text import PAD
+
+    ids = data.splits['train'].inputs[: flags.FLAGS.search]
+    words = ['·' if word == PAD else word for word in data.meta['vocabulary']]
+    found = {}
+    for window in model.windows:
+        name = f'conv{window}'
+        responses = _batched(lambda x, name=name: _recorded(model, x)[name], ids)
+        found[name] = learned_filters.best_ngrams(responses, ids, words, window)
+    voters = learned_filters.voters(found, np.asarray(model.logits.kernel[...]))
+    learned_filters.draw_ngrams(
+        voters, data.class_names, path,
+        title=f'{data.name}: filters that speak most for each class, and the n-grams of '
+        f'{len(ids)} training texts that they respond to most (· padding)',
+    )  # fmt: skip
+
+
+def _texts(ids, data):
+    """Token ids as words, without the padding."""
+    from cnn_jax.data.text import PAD
+
+    words = data.meta['vocabulary']
+    return [' '.join(words[i] for i in row if words[i] != PAD) for row in ids]
+
+
+def _recorded(model, inputs):
+    maps = {}
+    model(inputs, intermediates=maps)
+    return maps
+
+
+def _chosen(wanted, names):
+    """The wanted ones, or some from the first to the last."""
+    import numpy as np
+
+    names = list(names)
+    if wanted:
+        return [n for n in names if n in wanted]
+    keep = sorted(set(np.linspace(0, len(names) - 1, MAX_LAYERS).round().astype(int)))
+    return [names[i] for i in keep]
+
+
+def _draw_attention(model, data, raw, inputs, test, numbers, maps, path):
+    import numpy as np
+
+    from cnn_jax.analysis import inspection
+    from cnn_jax.analysis import inspection_pictures as draw
+
+    classes = np.asarray(model(inputs)).argmax(1)
+    spatial = inspection.spatial_layers(model, inputs)
+    saliency = inspection.saliency(model, inputs, classes)
+    # Behind an activation: of what may be negative, a positive weight says nothing.
+    active = [n for n in spatial if maps[n].min() >= 0] or spatial
+    layers = [active[len(active) // 2], active[-1]] if active else []
+    cams = {n: inspection.grad_cam(model, inputs, classes, n) for n in dict.fromkeys(layers)}
+    titles = [
+        f'#{n} {data.class_names[test.labels[n]]}\n→ {data.class_names[c]}'
+        for n, c in zip(numbers, classes, strict=True)
+    ]
+    draw.attention(raw, saliency, cams, titles, path('attention.png'))
+
+
+def _draw_fields(model, data, raw, inputs, many, maps, path):
+    from cnn_jax.analysis import inspection, layer_table
+    from cnn_jax.analysis import inspection_pictures as draw
+
+    spatial = inspection.spatial_layers(model, inputs)
+    known = layer_table.receptive_fields(model, model.input_shape)
+    fields = {n: known[n] for n in spatial if n in known}
+    fields = {n: fields[n] for n in _chosen(flags.FLAGS.layers, fields)} if fields else {}
+    if not fields:
+        return
+    effective = {n: inspection.effective_field(model, inputs, n) for n in fields}
+    middle = {n: tuple(s // 2 for s in maps[n].shape[1:-1]) for n in fields}
+    draw.receptive_fields(raw[0], fields, effective, middle, path('receptive_fields.png'))
+    layer = [n for n in fields if 'conv' in n][-1:] or list(fields)[-1:]
+    front, _ = inspection.split(model, layer[0])
+    found = _batched(lambda x: front(data.normalize(x)), many)
+    patches = inspection.best_patches(
+        found, fields[layer[0]], many.shape[1:3], channels=range(min(8, found.shape[-1]))
+    )
+    title = f'{layer[0]}: the patches (its receptive field) that activate a channel most'
+    draw.patches(many, patches, path('patches.png'), title=title)
+
+
+def _batched(function, inputs, batch=250):
+    import jax
+    import numpy as np
+
+    run = jax.jit(function)
+    parts = [run(inputs[i : i + batch]) for i in range(0, len(inputs), batch)]
+    return np.concatenate([np.asarray(p) for p in parts])
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,201 @@
+"""How many images a second processes of this machine read and decode from an ImageNet-like set.
+
+    python experiments/stream_images.py --processes=1,2
+    python experiments/stream_images.py --data_dir=DIR --dataset=imagenet2012 --processes=1,2,4,8
+
+Every process takes its share of the same global batches, as in training, by either of two ways:
+`threads` is what training does (cnn_jax.data.Loader; one pool of threads decodes), `grain` has
+Grain run the same loader in worker processes of its own (its mp_prefetch). Without --data_dir a set
+of --examples JPEG files of 500 x 375 is prepared in a temporary folder as ImageNet is, from tar
+archives to array_record shards; the pictures are crops of scikit-learn's photographs.
+
+Exit codes: 0; 2 a wrong flag, or no such set.
+"""
+
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from cnn_jax.training import cli
+
+WAYS = ('threads', 'grain')
+
+flags.DEFINE_string('dataset', 'imagenet2012', 'set of images, prepared as array_record')
+flags.DEFINE_string('data_dir', '', 'folder of prepared data sets (default: makes a set)')
+flags.DEFINE_integer('examples', 400, 'images of the set that is made', lower_bound=1)
+flags.DEFINE_integer('size', 224, 'both sides that images are made to', lower_bound=1)
+flags.DEFINE_integer('batch_size', 64, 'images of each process in a batch', lower_bound=1)
+flags.DEFINE_integer('batches', 12, 'batches of each process that are timed', lower_bound=1)
+flags.DEFINE_list('processes', ['1', '2'], 'numbers of processes to try')
+flags.DEFINE_list('ways', list(WAYS), ', '.join(WAYS))
+flags.DEFINE_integer('workers', 1, "Grain's processes, for each of ours", lower_bound=1)
+flags.DEFINE_string('share', '', 'of a process that this script starts: its task')
+
+
+def main(argv):
+    del argv
+    f = flags.FLAGS
+    if f.share:
+        return _stream(**json.loads(f.share))
+    with cli.bad_input(), tempfile.TemporaryDirectory() as made:
+        counts = _counts(f.processes)
+        if unknown := set(f.ways) - set(WAYS):
+            raise ValueError(f'ways: {min(unknown)!r} must be one of {", ".join(WAYS)}')
+        data_dir = f.data_dir or _make(pathlib.Path(made), f.examples)
+        folder = _open(f.dataset, data_dir)
+        stored = sum(path.stat().st_size for path in folder.shards('train'))
+        print(
+            f'{f.dataset}: {folder.sizes["train"]:,} images, '
+            f'{stored / folder.sizes["train"] / 1e3:.0f} kB each, to {f.size} x {f.size}; '
+            f'{len(os.sched_getaffinity(0))} cores'
+        )
+        print(
+            '| way | processes | images/s of each | images/s together |\n| --- | --: | --- | --: |'
+        )
+        for way in f.ways:
+            for count in counts:
+                rates = _rates(way, count, data_dir)
+                each = ', '.join(f'{rate:.0f}' for rate in rates)
+                print(f'| {way} | {count} | {each} | {sum(rates):,.0f} |', flush=True)
+    print(f'each process: {f.batches} batches of {f.batch_size} after the first, all at once')
+
+
+def _counts(texts):
+    try:
+        counts = [int(text) for text in texts]
+    except ValueError:
+        counts = [0]
+    if not counts or min(counts) < 1:
+        raise ValueError(f'processes={",".join(texts)!r}: must be whole numbers from 1')
+    return counts
+
+
+def _rates(way, count, data_dir):
+    """Starts the processes, lets them go once all are ready, and collects images a second."""
+    f = flags.FLAGS
+    task = {
+        'way': way, 'count': count, 'data_dir': str(data_dir), 'dataset': f.dataset,
+        'size': f.size, 'batch_size': f.batch_size, 'batches': f.batches, 'workers': f.workers,
+    }  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, f'--share={json.dumps(task | {"index": index})}'],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for index in range(count)
+    ]  # fmt: skip
+    for process in started:
+        process.stdout.readline()
+    for process in started:
+        process.stdin.write('go\n')
+        process.stdin.flush()
+    lines = [process.communicate()[0].strip() for process in started]
+    if any(process.returncode for process in started):
+        raise ValueError(f'a process of {way} failed; its error stands above')
+    return [float(line) for line in lines]
+
+
+class Batches:
+    """Step -> this process's share of the batch of that step; opens the set where it is called,
+    because open files and threads do not travel to another process."""
+
+    def __init__(self, task):
+        self.task, self.images, self.loader = task, None, None
+
+    def __call__(self, step):
+        if self.images is None:
+            from cnn_jax.data import Loader, Split, readers, stored
+
+            task = self.task
+            folder = _open(task['dataset'], task['data_dir'])
+            feature, _ = readers.supervised(folder, 'image')
+            self.images = stored.prepared_images(folder, 'train', feature, task['size'])
+            # Labels are read once, before training: they cost nothing here.
+            split = Split(self.images, np.zeros(len(self.images), np.int32))
+            self.loader = Loader(
+                split, task['batch_size'] * task['count'],
+                process_index=task['index'], process_count=task['count'],
+            )  # fmt: skip
+        return self.loader.batch(step)['inputs']
+
+
+def _stream(**task):
+    batches = Batches(task)
+    steps = task['batches'] + 1
+    if task['way'] == 'grain':
+        import grain
+
+        # No threads of Grain's in its process: the pool of the images decodes, and opens once.
+        alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        found = grain.MapDataset.range(steps).map(batches).to_iter_dataset(alone)
+        source = iter(found.mp_prefetch(grain.MultiprocessingOptions(task['workers'])))
+    else:
+        source = map(batches, range(steps))
+    next(source)
+    print('ready', flush=True)
+    sys.stdin.readline()
+    start = time.perf_counter()
+    images = sum(len(batch) for batch in source)
+    print(images / (time.perf_counter() - start), flush=True)
+    return 0
+
+
+def _open(dataset, data_dir):
+    from cnn_jax.data.prepare import find_or_prepare
+
+    return find_or_prepare(dataset, data_dir, None, download=False)
+
+
+def _make(folder, count):
+    """Prepares an ImageNet of `count` training images, and returns the data folder."""
+    import tensorflow_datasets as tfds
+    from sklearn.datasets import load_sample_images
+
+    from cnn_jax.data.prepare import prepare
+
+    tfds.disable_progress_bar()
+    rng = np.random.default_rng(0)
+    photographs = load_sample_images().images
+
+    def jpeg(number):
+        import PIL.Image
+
+        whole = photographs[number % 2]
+        top, left = rng.integers(0, np.array(whole.shape[:2]) - (375, 500) + 1)
+        content = io.BytesIO()
+        PIL.Image.fromarray(whole[top : top + 375, left : left + 500]).save(
+            content, 'JPEG', quality=90
+        )
+        return content.getvalue()
+
+    def tar(members):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode='w') as archive:
+            for name, data in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        return content.getvalue()
+
+    originals = folder / 'originals'
+    originals.mkdir()
+    label = 'n01440764'
+    train = tar({f'{label}_{i}.JPEG': jpeg(i) for i in range(count)})
+    (originals / 'ILSVRC2012_img_train.tar').write_bytes(tar({f'{label}.tar': train}))
+    test = tar({'ILSVRC2012_val_00000001.JPEG': jpeg(0)})
+    (originals / 'ILSVRC2012_img_val.tar').write_bytes(test)
+    prepare('imagenet2012', folder, originals)
+    return folder
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,174 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Train a convolutional network with cnn_jax
+#
+# Runs on whatever this machine has: one TPU chip, a GPU, or the CPU. Runtime > Change runtime type
+# chooses. From top to bottom: what is here, install, train, look, compare kernels, go on after a
+# disconnect.
+#
+# This notebook is made from `launch/colab.py` (`jupytext --to ipynb launch/colab.py`).
+
+# %% tags=["parameters"]
+REPOSITORY = ''  # address to clone from; not needed where this notebook lies in a checkout
+DATASET = 'fashion_mnist'  # downloaded on first use; 'digits' needs no network
+DATA_DIR = ''  # folder of prepared data sets, where there is one
+MODEL = 'lecture_cnn'
+EPOCHS = 5.0
+BATCH_SIZE = 128
+DTYPE = 'float32'  # 'bfloat16' is faster on a TPU and on recent GPUs
+USE_DRIVE = False  # True: keep the run on Google Drive, so that a disconnect loses nothing
+WORKDIR = 'runs/colab'
+
+# %% [markdown]
+# ## What is here
+
+# %%
+import importlib.metadata
+import importlib.util
+import pathlib
+import platform
+import subprocess
+import sys
+
+
+def versions():
+    return {name: importlib.metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'numpy')}
+
+
+before = versions()
+print(f'Python {platform.python_version()},', ', '.join(f'{k} {v}' for k, v in before.items()))
+
+# %% [markdown]
+# ## Install
+#
+# The package takes the versions of JAX and Flax that are here (JAX from 0.7.2, Flax from 0.11.2):
+# pip adds what is missing and upgrades nothing.
+
+# %%
+here = pathlib.Path.cwd()
+root = next((p for p in (here, *here.parents) if (p / 'cnn_jax').is_dir()), None)
+if root is None:
+    root = here / 'checkout'
+    if not root.exists():
+        if not REPOSITORY:
+            raise SystemExit('Set REPOSITORY above to the address of the cnn_jax repository.')
+        subprocess.run(['git', 'clone', '--depth=1', REPOSITORY, str(root)], check=True)
+if importlib.util.find_spec('cnn_jax') is None:
+    install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--editable', str(root)]
+    subprocess.run(install, check=True)
+    sys.path.insert(0, str(root))  # an editable install is seen from the next start only
+assert versions() == before, f'pip changed {before} to {versions()}'
+
+# %%
+import jax
+
+print(f'{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})')
+
+# %% [markdown]
+# ## Where the run is kept
+#
+# Checkpoints, metrics and pictures go to one folder. On Google Drive it outlives this machine.
+
+# %%
+if USE_DRIVE:
+    from google.colab import drive
+
+    drive.mount('/content/drive')
+    WORKDIR = f'/content/drive/MyDrive/cnn_jax/{pathlib.Path(WORKDIR).name}'
+
+# %% [markdown]
+# ## Train
+
+# %%
+from cnn_jax import training
+
+config = training.TrainConfig(
+    dataset=DATASET,
+    data_dir=DATA_DIR,
+    model=MODEL,
+    epochs=EPOCHS,
+    batch_size=BATCH_SIZE,
+    dtype=DTYPE,
+)
+workdir = training.Workdir(WORKDIR, config)
+
+
+def train():
+    """Trains to the end from wherever the folder's newest checkpoint is."""
+    if workdir.result() is None:
+        job = training.make_job(config)
+        with workdir.hold():
+            state, result = training.train(job, workdir)
+            training.draw(workdir, job, state, result)
+            workdir.finish(result)
+    result = workdir.result()
+    accuracy = result['test']['accuracy']
+    print(f'finished at step {result["step"]}: test accuracy {accuracy:.4f}, in {workdir.path}')
+
+
+train()
+
+# %% [markdown]
+# ## Learning curves, errors, what the first layer looks for, and what each layer sees
+
+# %%
+from IPython.display import Image, display
+
+for name in ('learning_curves', 'confusion_matrix', 'filters', 'feature_maps'):
+    display(Image(filename=workdir.pictures / f'{name}.png'))
+
+# %% [markdown]
+# ## The same convolution by every kernel
+#
+# Each computes the same function. The time is the median of a few calls after the first.
+
+# %%
+import time
+
+import numpy as np
+
+import cnn_jax
+
+random = np.random.default_rng(0)
+x = random.standard_normal((32, 28, 28, 32), np.float32)
+kernel = random.standard_normal((3, 3, 32, 64), np.float32) / 17
+wanted = np.asarray(cnn_jax.conv(x, kernel, implementation='lax', precision='highest'))
+
+for name in cnn_jax.implementations('conv'):
+    run = jax.jit(
+        lambda x, k, name=name: cnn_jax.conv(x, k, implementation=name, precision='highest')
+    )
+    try:
+        result = jax.block_until_ready(run(x, kernel))
+    except ValueError as reason:
+        print(f'{name:10s} {reason}')
+        continue
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(run(x, kernel))
+        seconds.append(time.perf_counter() - start)
+    error = np.abs(np.asarray(result) - wanted).max()
+    print(
+        f'{name:10s} {1e3 * np.median(seconds):8.2f} ms   largest difference from lax {error:.1e}'
+    )
+
+# %% [markdown]
+# ## After a disconnect
+#
+# Run all cells again with the same parameters: training goes on from the newest checkpoint, or says
+# that it is finished. Without Google Drive the folder is lost with the machine.
+
+# %%
+train()

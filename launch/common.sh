@@ -1,0 +1,177 @@
+# Shared by the scripts of this folder; sourced, never run.
+#
+# Variables a user may set:
+#   CNN_JAX_VENV     the virtual environment (default: .venv in the checkout)
+#   CNN_JAX_PYTHON   an interpreter to use as it is: nothing is made or installed (a cluster's module,
+#                    conda, a container)
+#   CNN_JAX_EXTRAS   extras to install, for example "test,compare,cpu" (default: what the script needs)
+#   PYTHON           the interpreter that makes the environment (default: the first on PATH that is 3.11+)
+# pip reads its own variables as usual (PIP_CONSTRAINT, PIP_INDEX_URL, ...).
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${CNN_JAX_VENV:-$root/${default_venv:-.venv}}
+python=${CNN_JAX_PYTHON:-$venv/bin/python}
+
+# fail MESSAGE: one line on stderr, exit 2 (a wrong call or a machine that lacks something).
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    exit 2
+}
+
+say() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+}
+
+# usage: the comment block under a script's first line is its help.
+usage() {
+    sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p;}' "$0"
+}
+
+# quoted COMMAND...: the command as one line that a shell would read back.
+quoted() {
+    local words
+    printf -v words '%q ' "$@"
+    printf '%s\n' "${words% }"
+}
+
+# run_or_print COMMAND...: becomes that command, or prints it after --dry_run.
+run_or_print() {
+    if $dry_run; then
+        quoted "$@"
+        exit
+    fi
+    exec "$@"
+}
+
+# run_logged LOG COMMAND...: runs it with its output here and in LOG (appended), passes SIGTERM and
+# SIGINT on as SIGTERM, waits until it has ended, and leaves its exit code in `code`. On a terminal,
+# stderr is not logged: what draws progress bars must see that it is one.
+run_logged() {
+    local log=$1 child again signalled=false
+    shift
+    mkdir -p "$(dirname "$log")"
+    printf '# %s  %s\n' "$(date '+%Y-%m-%d %H:%M:%S')" "$(quoted "$@")" >>"$log"
+    if [[ -t 2 ]]; then
+        PYTHONUNBUFFERED=1 "$@" > >(tee -a "$log") &
+    else
+        PYTHONUNBUFFERED=1 "$@" > >(tee -a "$log") 2> >(tee -a "$log" >&2) &
+    fi
+    child=$!
+    trap 'signalled=true; kill -TERM "$child" 2>/dev/null || true' TERM INT
+    code=0
+    wait "$child" || code=$?
+    while $signalled; do # a signal ends `wait`, not the command
+        signalled=false again=0
+        wait "$child" || again=$?
+        ((again == 127)) || code=$again
+    done
+    trap - TERM INT
+}
+
+# may_log_in WORKDIR: not in a folder that holds other things than a run.
+may_log_in() {
+    [[ ! -e $1 || -d $1/logs || -f $1/config.json ]] || [[ -d $1 && -z $(ls -A "$1") ]]
+}
+
+# own_flags "$@": takes --help and --dry_run out, leaves the rest in the array `flags`;
+# what comes after a bare -- is passed on as it is.
+own_flags() {
+    dry_run=false
+    flags=()
+    while (($#)); do
+        case $1 in
+            --help | -h) usage && exit 0 ;;
+            --dry_run) dry_run=true ;;
+            --) shift && flags+=("$@") && break ;;
+            *) flags+=("$1") ;;
+        esac
+        shift
+    done
+}
+
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+find_python() {
+    local candidate
+    if [[ -n ${PYTHON:-} ]]; then
+        is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON is not a working Python 3.11 or newer"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3 python python3.13 python3.12 python3.11; do
+        if command -v "$candidate" >/dev/null && is_new_enough "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "needs Python 3.11 or newer, found $(python3 --version 2>/dev/null || echo none); install one or set PYTHON=/path/to/python"
+}
+
+# Keyed by what decides the installation, apart from the extras.
+environment_key() {
+    { cat "$root/pyproject.toml" "${PIP_CONSTRAINT:-/dev/null}"; echo "$root"; } | cksum
+}
+
+# environment_is_ready EXTRAS: the stamp, written last, has this key and all these extras; so a second
+# run starts at once, and an installation that was cut off is repaired.
+environment_is_ready() {
+    local extra
+    [[ -f $stamp && $(head -n 1 "$stamp") == "$key" ]] || return 1
+    for extra in ${1//,/ }; do
+        grep -qx "$extra" "$stamp" || return 1
+    done
+    is_new_enough "$python"
+}
+
+# ensure_environment EXTRAS: makes or repairs $venv, with cnn_jax installed editable.
+ensure_environment() {
+    if [[ -n ${CNN_JAX_PYTHON:-} ]]; then
+        is_new_enough "$python" || fail "CNN_JAX_PYTHON=$python is not a working Python 3.11 or newer"
+        return
+    fi
+    local extras=${CNN_JAX_EXTRAS:-$1} stamp=$venv/.cnn_jax_stamp key interpreter lock
+    key=$(environment_key)
+    environment_is_ready "$extras" && return
+    if $dry_run; then
+        say "would install cnn_jax[$extras] into $venv first"
+        return
+    fi
+    [[ ! -e $venv || -f $venv/pyvenv.cfg ]] ||
+        fail "$venv exists and is no virtual environment; remove it or set CNN_JAX_VENV"
+    interpreter=$(find_python)
+    mkdir -p "$(dirname "$venv")"
+    if command -v flock >/dev/null; then # two first runs at once: the second waits for the first
+        exec {lock}>"$venv.lock" && flock "$lock"
+        environment_is_ready "$extras" && exec {lock}>&- && return
+    fi
+    if ! is_new_enough "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
+        say "making $venv with $("$interpreter" --version)"
+        "$interpreter" -m venv --clear "$venv" >&2 ||
+            fail "'$interpreter -m venv' failed (on Debian and Ubuntu: apt install python3-venv)"
+    fi
+    [[ -f $stamp && $(head -n 1 "$stamp") == "$key" ]] || echo "$key" >"$stamp"
+    say "installing cnn_jax[$extras] (once; a few minutes on a slow line)"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile \
+        --editable "$root[$extras]" >&2 ||
+        fail 'pip install failed (see above); run again to go on where it stopped'
+    printf '%s\n' ${extras//,/ } >>"$stamp"
+    [[ -z ${lock:-} ]] || exec {lock}>&-
+}
+
+# flag_value NAME DEFAULT "$@": the last --NAME=VALUE (or --NAME VALUE) among the arguments.
+flag_value() {
+    local name=$1 value=$2
+    shift 2
+    while (($#)); do
+        case $1 in
+            --"$name"=*) value=${1#*=} ;;
+            --"$name") value=${2:-} ;;
+        esac
+        shift
+    done
+    echo "$value"
+}

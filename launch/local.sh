@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Trains on this machine: bash launch/local.sh [flags of experiments/train.py]
+#
+#   bash launch/local.sh                                            # handwritten digits, no network
+#   bash launch/local.sh --dataset=fashion_mnist --epochs=10
+#   bash launch/local.sh --flagfile=experiments/recipes/NAME.flags
+#
+# Makes .venv and installs the package on the first run; later runs start at once.
+# Needs Python 3.11+ and, for the first run, a package index.
+#
+# With --workdir=DIR the output is also kept in DIR/logs/local.log.
+#
+#   --help      this text; the flags of the training itself: bash launch/local.sh --helpshort
+#   --dry_run   print the command, install and run nothing
+#
+# Exit code: the training's own. Variables: see launch/common.sh; what is set for a GPU, and why:
+# launch/platform.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$root/launch/platform.sh"
+
+own_flags "$@"
+ensure_environment "$(extra_of_machine)"
+platform_flags "$(platform_of_machine)"
+command=("$python" "$root/experiments/train.py" ${flags[@]+"${flags[@]}"})
+workdir=$(flag_value workdir '' ${flags[@]+"${flags[@]}"})
+if $dry_run || [[ -z $workdir ]] || ! may_log_in "$workdir"; then
+    run_or_print "${command[@]}"
+fi
+run_logged "$workdir/logs/local.log" "${command[@]}"
+exit "$code"

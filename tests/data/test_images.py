@@ -1,0 +1,56 @@
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from cnn_jax.data import images
+
+
+def stored(pixels, mode, form='PNG'):
+    out = io.BytesIO()
+    image = PIL.Image.fromarray(pixels)
+    (image.quantize() if mode == 'P' else image.convert(mode)).save(out, form)
+    out.seek(0)
+    return out
+
+
+RED = np.zeros((4, 6, 3), np.uint8) + np.array([200, 30, 60], np.uint8)
+
+NOISE = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'P', 'CMYK'])
+def test_modes_with_colour_become_rgb(mode):
+    form = 'TIFF' if mode == 'CMYK' else 'PNG'
+    np.testing.assert_array_equal(images.decode(stored(RED, mode, form)), RED)
+
+
+def test_grey_and_colour_are_converted_both_ways():
+    grey = images.decode(stored(RED, 'L'), channels=1)
+    # ITU-R 601: 0.299 R + 0.587 G + 0.114 B, rounded.
+    assert grey.shape == (4, 6, 1) and set(grey.flat) == {84}
+    np.testing.assert_array_equal(images.decode(stored(RED, 'RGB'), channels=1), grey)
+    np.testing.assert_array_equal(images.decode(stored(RED, 'L')), np.repeat(grey, 3, axis=2))
+
+
+def test_the_middle_is_kept_when_an_image_is_made_square():
+    wide = np.zeros((8, 20, 3), np.uint8)
+    wide[:, 6:14] = 90
+    np.testing.assert_array_equal(images.decode(stored(wide, 'RGB'), size=4), 90)
+    np.testing.assert_array_equal(images.decode(stored(wide.transpose(1, 0, 2), 'RGB'), size=4), 90)
+    square = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    np.testing.assert_array_equal(images.decode(stored(square, 'RGB'), size=4), square)
+
+
+@pytest.mark.parametrize(
+    'file, problem',
+    [
+        (io.BytesIO(b'text'), 'not an image'),
+        (io.BytesIO(stored(NOISE, 'RGB').getvalue()[:500]), 'not an image'),
+        (stored(np.zeros((4, 4), np.uint16), 'I;16'), '8 bits a channel'),
+    ],
+)
+def test_what_is_no_image_of_8_bits_is_refused(file, problem):
+    with pytest.raises(ValueError, match=problem):
+        images.decode(file)

@@ -1,0 +1,213 @@
+"""generate.py as a user runs it, and what it refuses, on scikit-learn's digits."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from cnn_jax import training
+from cnn_jax.analysis import generation_pictures as pictures
+from cnn_jax.training.config import GenerateConfig
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.generation_job import make_generation_job
+from tests.experiments.scripts import run, start
+
+GAN = {
+    'dataset': 'digits',
+    'model': 'dcgan',
+    'model_options': 'latent=4,width=2',
+    'steps': 4,
+    'eval_every': '4steps',
+    'checkpoint_every': '2steps',
+    'log_every': 1,
+}
+VAE = GAN | {'model': 'vae', 'model_options': 'features=(2,),hidden=4'}
+
+
+def as_flags(values, **others):
+    return [f'--{name}={value}' for name, value in (values | others).items()]
+
+
+def on_one_device(job):
+    return dataclasses.replace(job, devices=Devices.all(jax.devices()[:1]))
+
+
+def fit(values, folder):
+    """Trains in this process; the state and the result."""
+    config = GenerateConfig(**values)
+    workdir = training.Workdir(folder, config)
+    with workdir.hold():
+        job = on_one_device(make_generation_job(config, workdir.path))
+        state, result = training.train(job, workdir)
+        workdir.finish(result)
+    return state, result
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """The folder of a classifier of digits, trained a little, and its result."""
+    folder = tmp_path_factory.mktemp('classifier') / 'run'
+    config = training.TrainConfig(
+        model_options='features=(4,),hidden=()', epochs=2.0, learning_rate=0.02
+    )
+    workdir = training.Workdir(folder, config)
+    with workdir.hold():
+        _, result = training.train(on_one_device(training.make_job(config)), workdir)
+    return folder, result
+
+
+@pytest.fixture(scope='module')
+def vae(tmp_path_factory):
+    """The folder of a finished run, its state and its result."""
+    folder = tmp_path_factory.mktemp('vae') / 'run'
+    return folder, *fit(VAE, folder)
+
+
+@pytest.fixture(scope='module')
+def judged_gan(classifier, tmp_path_factory):
+    """The same of a GAN, whose images a classifier judges."""
+    folder = tmp_path_factory.mktemp('gan') / 'run'
+    return folder, *fit(GAN | {'classifier_workdir': str(classifier[0])}, folder)
+
+
+@pytest.mark.parametrize('name', ['vae', pytest.param('judged_gan', marks=pytest.mark.slow)])
+def test_resumed_to_the_same_bits(name, tmp_path, capsys, request):
+    folder, state, result = request.getfixturevalue(name)
+    copy = tmp_path / 'run'
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / 'checkpoints' / '4')
+    shutil.rmtree(copy / 'grids')
+    again = fit(dataclasses.asdict(training.read_config(folder)), copy)
+    assert 'at step 2 of 4' in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, again[0], state)
+    assert again[1] == result and int(state['step']) == 4
+    files = sorted(file.name for file in (copy / 'grids').iterdir())
+    assert files == ['final.npz', 'step-00000004.npz']
+    for file in files:
+        mine, other = np.load(folder / 'grids' / file), np.load(copy / 'grids' / file)
+        for name in mine.files:
+            np.testing.assert_array_equal(mine[name], other[name])
+
+
+def check_drawn(folder, names):
+    drawn = {path.name for path in (folder / 'pictures').iterdir()}
+    assert drawn == {'samples-00000004.png', 'interpolations.png', 'progress.png'} | names
+    assert all(imread(folder / 'pictures' / name).std() > 0.01 for name in drawn)
+
+
+def test_numbers_and_pictures_of_a_vae(vae):
+    folder, _, result = vae
+    check_drawn(folder, {'reconstructions-00000004.png'})
+    test = result['test']
+    np.testing.assert_allclose(test['loss'], test['reconstruction'] + test['divergence'])
+    assert 10 < test['loss'] < 64 * 0.8 and 'Bernoulli' in result['likelihood']
+    assert 0 < test['squared_error'] < 0.3 and 'samples' not in result
+    assert [row['step'] for row in training.read_metrics(folder)] == [1, 2, 3, 4, 4]
+    step = np.load(folder / 'grids' / 'step-00000004.npz')
+    assert step['samples'].shape == (64, 8, 8, 1) and step['samples'].dtype == np.uint8
+    assert np.load(folder / 'grids' / 'final.npz')['interpolations'].shape == (5, 11, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_numbers_and_pictures_of_a_gan(judged_gan, classifier):
+    folder, _, result = judged_gan
+    check_drawn(folder, {'classes.png'})
+    assert 0 < result['test']['real'] < 1
+    images, made = result['images'], result['samples']
+    np.testing.assert_allclose(images['accuracy'], classifier[1]['test']['accuracy'])
+    assert sum(images['classes']) == sum(made['classes']) == 355
+    assert 0.1 < made['confidence'] <= 1 and 0 <= made['entropy'] <= np.log(10)
+
+
+def test_an_autoencoder_has_no_distribution_to_draw_from(tmp_path):
+    job = make_generation_job(GenerateConfig(dataset='digits', model='autoencoder'), tmp_path)
+    assert job.encodes and not job.draws
+
+
+def test_overview(vae, tmp_path):
+    figure = pictures.overview([vae[0], vae[0]], tmp_path / 'overview.png')
+    assert len(figure.axes) == 6 and imread(tmp_path / 'overview.png').std() > 0.01
+    with pytest.raises(ValueError, match='holds no finished run'):
+        pictures.overview([tmp_path])
+
+
+@pytest.mark.parametrize(
+    'values, said',
+    [
+        ({'dataset': 'mnist1d'}, 'audio; images are needed'),
+        ({'model_options': 'depth=3'}, 'vae has no option depth; it has features'),
+        ({'model': 'dcgan', 'model_options': 'hidden=3'}, 'dcgan has no option hidden; it has lat'),
+        ({'model': 'resnet18'}, "model='resnet18': must be one of autoencoder, vae, dcgan"),
+        ({'batch_size': 2048}, 'batch_size=2048 is more than the 1442'),
+        ({'classifier_workdir': '/no/run'}, 'classifier_workdir: .*holds no config.json'),
+        ({'model_options': 'features=(2,2,2,2)'}, 'must be multiples of 16'),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_said_before_anything_runs(values, said, tmp_path, request):
+    values = {'dataset': 'digits'} | values
+    if values['dataset'] == 'mnist1d':
+        values['data_dir'] = str(request.getfixturevalue('shared_data'))
+    with pytest.raises(ValueError, match=said) as caught:
+        make_generation_job(GenerateConfig(**values), tmp_path)
+    assert '\n' not in str(caught.value)
+
+
+def test_runs_of_different_tasks_keep_to_their_folders(vae, tmp_path):
+    folder, *_ = vae
+    with pytest.raises(training.WorkdirError, match='run of generation, not of classification'):
+        training.Workdir(folder, training.TrainConfig())
+    with pytest.raises(training.WorkdirError, match='holds a run of generation'):
+        training.load_run(folder)
+    with pytest.raises(ValueError, match='classifier_workdir: .*holds a run of generation'):
+        make_generation_job(GenerateConfig(**VAE, classifier_workdir=str(folder)), tmp_path)
+    with pytest.raises(training.WorkdirError, match="model='vae' there and 'autoencoder' here"):
+        training.Workdir(folder, GenerateConfig(**VAE | {'model': 'autoencoder'}))
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(training.NotFiniteError, match='step [12]: .*the loss is'):
+        fit(VAE | {'learning_rate': 1e30, 'optimizer': 'sgd'}, tmp_path / 'run')
+
+
+@pytest.mark.smoke
+def test_the_script_says_what_is_finished_and_what_is_wrong(vae):
+    folder, *_ = vae
+    flags = f'--workdir={folder}', *as_flags(VAE)
+    processes = [
+        start('generate.py', *flags),
+        start('generate.py', '--model=dcgan', f'--workdir={folder}', '--beta1=0.6'),
+    ]
+    said = [process.communicate() for process in processes]
+    assert [p.returncode for p in processes] == [0, 2]
+    numbers = (
+        r'test ELBO -\d+\.\d\d nats an image \(reconstruction -\d+\.\d\d, divergence \d+\.\d\d\)'
+    )
+    assert re.match(f'already finished at step 4: {numbers}, mean squared error 0', said[0][0])
+    assert said[0][0].endswith(f'written to {folder}\n')
+    out, problem = said[1]
+    assert out == '' and problem.startswith('error: ') and problem.count('\n') == 1
+    # The settings of the paper, but for what is said otherwise.
+    assert 'learning_rate=0.001 there and 0.0002 here' in problem
+    assert 'batch_size=64 there and 128 here' in problem
+    assert 'beta1=0.9 there and 0.6 here' in problem
+
+
+@pytest.mark.slow
+def test_a_classifier_can_come_after_the_training(classifier, tmp_path):
+    flags = [*as_flags(VAE), f'--workdir={tmp_path / "run"}']
+    last = run('generate.py', *flags).splitlines()[-1]
+    assert 'nobody judged the images' in last
+    result = json.loads((tmp_path / 'run' / 'result.json').read_text())
+    flags += [f'--classifier_workdir={classifier[0]}']
+    assert 'samples: confidence 0.' in run('generate.py', *flags).splitlines()[-1]
+    judged = json.loads((tmp_path / 'run' / 'result.json').read_text())
+    assert judged['test'] == result['test'] and 'samples' not in result
+    assert judged['reconstructions']['accuracy'] < judged['images']['accuracy']
+    assert run('generate.py', *flags).startswith('already finished at step 4')

@@ -1,0 +1,80 @@
+"""Every recipe says what it reached and how, parses, and fits its data."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+from absl import flags
+
+from cnn_jax import data
+from cnn_jax.data import Dataset, catalog
+from cnn_jax.data.loading import parse
+from cnn_jax.data.text import PAD, UNKNOWN
+from cnn_jax.training import TrainConfig, cli
+from cnn_jax.training.job import make_net
+
+sys.path.insert(0, __file__.rsplit('/', 1)[0])
+import scripts  # noqa: E402
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
+
+# The first line of a recipe; the number is the mean of the test accuracy.
+RESULT = r'# (?:(\d+\.\d+) % (?:\+- \d+\.\d+ )?\(\d+ seeds?, .*\); .* a run on|No result yet\.)'
+
+
+def read(recipe) -> TrainConfig:
+    values = flags.FlagValues()
+    cli.define_flags(TrainConfig, values)
+    values(['train.py', f'--flagfile={recipe}'])
+    return cli.from_flags(TrainConfig, values)
+
+
+def row(recipe) -> str:
+    """The recipe's line of docs/results.md."""
+    lines = (ROOT / 'docs' / 'results.md').read_text().splitlines()
+    return next(line for line in lines if line.startswith(f'| `{recipe.stem}` |'))
+
+
+def stand_in(spec: str) -> Dataset:
+    """The data set of a recipe without its examples, by what the table of data sets says."""
+    name, options = parse(spec)
+    entry = catalog.CATALOG[name]
+    sizes = {'length': 60, **catalog.options(entry.read), **options}
+    shape = [int(sizes.get(size) or 60) if isinstance(size, str) else size for size in entry.shape]
+    channels = shape[-1] if entry.kind != 'text' else 0
+    return Dataset.described(
+        {
+            'name': spec,
+            'kind': entry.kind,
+            'input_shape': shape,
+            'dtype': {'image': 'uint8', 'audio': 'int16', 'text': 'int32'}[entry.kind],
+            'sizes': {'train': 0, 'test': 0},
+            'class_names': [str(i) for i in range(entry.classes)],
+            'mean': [0.5] * channels,
+            'std': [0.5] * channels,
+            'meta': {'vocabulary': [PAD, UNKNOWN, 'word']} if entry.kind == 'text' else {},
+        }
+    )
+
+
+def test_the_table_of_data_sets_is_shown():
+    shown = scripts.run('train.py', '--list_datasets')
+    assert shown == data.table() + '\n'
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_says_its_result_as_the_documentation_and_builds_its_model(recipe):
+    lines = recipe.read_text().splitlines()
+    result = re.match(RESULT, lines[0])
+    assert result, lines[0]
+    assert f'| {result[1] or "none yet"} ' in row(recipe), row(recipe)
+    assert f'--recipes=experiments/recipes/{recipe.name}' in lines[1]
+    head = ' '.join(line.removeprefix('# ') for line in lines if line.startswith('#'))
+    assert 'Published' in head
+    config = read(recipe)
+    assert not config.data_dir
+    net = make_net(config, stand_in(config.dataset))
+    if not config.dataset.startswith(('trec', 'movie_reviews')):  # theirs depends on the words
+        assert f' {net.num_parameters:,} |' in row(recipe), net.num_parameters

@@ -1,0 +1,122 @@
+"""launch/sweep.sh with real trainings, and its table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch import sweep_table
+from tests.launch.checkout import ROOT
+
+RUN = ['--dataset=digits', '--batch_size=256', '--model_options=features=(4,),hidden=()']
+
+
+def _environment():
+    return os.environ | {
+        'CNN_JAX_PYTHON': sys.executable,
+        'PYTHONPATH': str(ROOT),
+        'JAX_PLATFORMS': 'cpu',
+    }
+
+
+def sweep(folder, *flags, start=False):
+    command = ['bash', 'launch/sweep.sh', f'--sweepdir={folder}', *RUN, *flags]
+    options = dict(cwd=ROOT, env=_environment(), stdin=subprocess.DEVNULL, text=True)
+    if start:
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options
+        )
+    return subprocess.run(command, capture_output=True, **options)
+
+
+def test_interrupted_by_sigterm_resumed_failures_named_and_table(tmp_path):
+    grid = '--grid=model=lecture_cnn,nonexistent'
+    process = sweep(tmp_path, '--seeds=0,1', '--epochs=400', start=True)
+    metrics = tmp_path / 'run' / 'seed0' / 'metrics.jsonl'
+    while not (metrics.exists() and metrics.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)  # to the script alone, as a scheduler does
+    assert process.wait() == 75, process.stderr.read()
+    process.stderr.close()
+    assert not (tmp_path / 'run' / 'seed0' / 'result.json').exists()
+    assert not (tmp_path / 'run' / 'seed1').exists()
+
+    done = sweep(tmp_path, '--seeds=0,1', '--epochs=4', grid)
+    assert done.returncode == 1, done.stderr
+    assert 'failed: model=nonexistent, seed 0 (exit code 2)' in done.stderr
+    assert (
+        "unknown model 'nonexistent'" in (tmp_path / 'logs/model=nonexistent,seed1.log').read_text()
+    )
+    results = [
+        json.loads((tmp_path / f'model=lecture_cnn/seed{n}/result.json').read_text())
+        for n in (0, 1)
+    ]
+    mean = sum(r['test']['accuracy'] for r in results) / 2
+    assert f'| model=lecture_cnn | 2 of 2 | {mean:.4f} |' in done.stdout
+    assert '| run | 0 of 1 |' in done.stdout  # the interrupted one: begun, not finished
+    assert (tmp_path / 'table.md').read_text() in done.stdout
+
+    again = sweep(tmp_path, '--seeds=0,1', '--epochs=4', '--grid=model=lecture_cnn')
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count('finished before') == 2
+
+
+def test_dry_run_prints_every_combination(tmp_path):
+    recipe = tmp_path / 'small.flags'
+    recipe.write_text('--epochs=1\n')
+    flags = [f'--recipes={recipe}', '--grid=optimizer=sgd,adamw', '--grid=learning_rate=1e-2,1e-3']
+    done = sweep(tmp_path / 'out', *flags, '--seeds=3,4', '--dry_run')
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(set(lines)) == 2 * 2 * 2
+    assert all(f'--flagfile={recipe}' in line for line in lines)
+    assert sum('--optimizer=sgd --learning_rate=1e-3' in line for line in lines) == 2
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--workdir=x'], 'makes the working folders itself'),
+        (['--grid=learning_rate'], 'must be --grid=FLAG=V1,V2'),
+        (['--seeds=a'], '--seeds=a: must be whole numbers'),
+        (['--recipes=none.flags'], 'no file none.flags'),
+        (['stray'], 'flags are written --name=value'),
+    ],
+)
+def test_wrong_calls_are_one_line(tmp_path, flags, message):
+    done = sweep(tmp_path / 'out', *flags)
+    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert message in done.stderr and not (tmp_path / 'out').exists()
+
+
+def _result(folder, combination, seed, accuracy):
+    run = folder / combination / f'seed{seed}'
+    run.mkdir(parents=True)
+    (run / 'config.json').write_text('{}')
+    if accuracy is not None:
+        (run / 'result.json').write_text(json.dumps({'test': {'accuracy': accuracy}}))
+
+
+def test_table_has_mean_and_sample_deviation_best_first(tmp_path):
+    for seed, accuracy in enumerate((0.90, 0.92, 0.94)):
+        _result(tmp_path, 'low', seed, accuracy)
+    _result(tmp_path, 'high', 0, 0.99)
+    _result(tmp_path, 'high', 1, None)
+    _result(tmp_path, 'begun', 0, None)
+    values = sweep_table.read(tmp_path, 'test.accuracy')
+    assert sweep_table.table(values, 'test.accuracy').splitlines()[2:] == [
+        '| high | 1 of 2 | 0.9900 |  | 0.9900 | 0.9900 |',
+        '| low | 3 of 3 | 0.9200 | 0.0200 | 0.9000 | 0.9400 |',
+        '| begun | 0 of 1 | | | | |',
+    ]
+
+
+def test_unknown_metric_is_one_line(tmp_path, capsys):
+    _result(tmp_path, 'a', 0, 0.5)
+    assert sweep_table.main(['', str(tmp_path), 'test.accuracies']) == 2
+    assert 'error: --metric=test.accuracies is not in the results' in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Import of torchvision-layout weights, checked layer by layer against PyTorch."""
+
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnn_jax import models
+from cnn_jax.models import pretrained
+
+torch = pytest.importorskip('torch', reason='the compare extra is not installed')
+
+_spec = importlib.util.spec_from_file_location(
+    'torchvision_layout', pathlib.Path(__file__).with_name('torchvision_layout.py')
+)
+layout = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(layout)
+
+
+def pair(name, seed=0, num_classes=7):
+    """(arguments of `create`, the PyTorch model) of one narrow architecture."""
+    if name.startswith('vgg'):
+        stages = {'vgg11': (1, 1, 2, 2, 2), 'vgg16': (2, 2, 3, 3, 3)}[name.removesuffix('_bn')]
+        width = 1 / 16
+        theirs = layout.vgg(
+            stages, (4, 8, 16, 32, 32), 256, num_classes, batch_norm=name.endswith('_bn')
+        )
+        arguments = {'input_shape': (64, 64, 3), 'width': width}
+    else:
+        bottleneck = name == 'resnet50'
+        counts = (3, 4, 6, 3) if bottleneck else (2, 2, 2, 2)
+        theirs = layout.ResNet(counts, bottleneck, 4, num_classes)
+        arguments = {'input_shape': (64, 64, 3), 'width': 4}
+    arguments |= {'name': name, 'num_classes': num_classes}
+    return arguments, layout.randomize(theirs, seed)
+
+
+def abstract(arguments):
+    return nnx.eval_shape(lambda: models.create(**arguments, rngs=nnx.Rngs(0)))
+
+
+def create(arguments):
+    """A model of zeros: what is not imported shows."""
+    graph, state = nnx.split(abstract(arguments))
+    return nnx.merge(graph, jax.tree.map(zeros, state))
+
+
+def zeros(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key(0)
+    return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+@pytest.mark.parametrize(
+    ('name', 'suffix'), [('vgg16', '.pth'), ('vgg11_bn', '.safetensors'), ('resnet18', '.pth')]
+)
+def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
+    arguments, theirs = pair(name)
+    path = tmp_path / f'weights{suffix}'
+    if suffix == '.pth':
+        torch.save(theirs.state_dict(), path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(theirs.state_dict(), path)
+    model = create(arguments)
+    pretrained.load_torchvision(model, path)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
+    rows = pretrained.compare_layers(model, theirs, images)
+    compared = {row.torch_name for row in rows}
+    with_weights = {key.rpartition('.')[0] for key in theirs.state_dict()}
+    assert with_weights <= compared and rows[-1].shape == (2, 7)
+    for row in rows:
+        assert row.scale > 1e-3, row  # a layer of zeros would agree with anything
+        assert row.max_abs <= 2e-5 * row.scale, row
+
+
+def test_resnet50_has_torchvisions_names_and_shapes():
+    arguments, theirs = pair('resnet50')
+    shapes = pretrained.torchvision_shapes(abstract(arguments))
+    assert shapes == {
+        key: tuple(tensor.shape)
+        for key, tensor in theirs.state_dict().items()
+        if not key.endswith('num_batches_tracked')
+    }
+
+
+def test_every_misfit_is_listed_and_nothing_is_changed():
+    arguments, theirs = pair('vgg11')
+    tensors = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
+    tensors['classifier.6.weight'] = np.zeros((9, 256), np.float32)
+    tensors['classifier.6.bias'] = np.zeros((9,), np.float32)
+    del tensors['features.0.weight']
+    tensors['features.99.weight'] = np.zeros((1,), np.float32)
+    model = create(arguments)
+    before = model.layers.conv1_1.bias[...]
+    with pytest.raises(ValueError) as error:
+        pretrained.put_torchvision(model, tensors)
+    lines = str(error.value).splitlines()
+    assert 'do not fit the model in 4 places' in lines[0]
+    assert [line.strip() for line in lines[1:]] == [
+        'features.0.weight (4, 3, 3, 3): missing in the file',
+        'classifier.6.weight: the file has (9, 256), the model needs (7, 256)',
+        'classifier.6.bias: the file has (9,), the model needs (7,)',
+        'features.99.weight (1,): the model has no place for it',
+    ]
+    np.testing.assert_array_equal(model.layers.conv1_1.bias[...], before)
+
+
+def test_another_number_of_classes_can_keep_its_own_head():
+    arguments, theirs = pair('vgg11')
+    tensors = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
+    model = create(arguments | {'num_classes': 3})
+    with pytest.raises(ValueError, match='2 places'):
+        pretrained.put_torchvision(model, tensors)
+    head = model.layers.fc8.kernel[...] = jnp.ones((256, 3))
+    pretrained.put_torchvision(model, tensors, head=False)
+    np.testing.assert_array_equal(model.layers.fc8.kernel[...], head)
+    np.testing.assert_array_equal(model.layers.fc7.kernel[...], tensors['classifier.3.weight'].T)
+
+
+def test_models_without_a_counterpart_are_refused():
+    arguments = {'name': 'lecture_cnn', 'input_shape': (8, 8, 1), 'num_classes': 2}
+    model = abstract(arguments)
+    with pytest.raises(ValueError, match='only VGG with the dense head and ResNet'):
+        pretrained.put_torchvision(model, {})
+
+
+def test_files_that_are_no_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no such file of weights'):
+        pretrained.read(tmp_path / 'absent.pth')
+    with pytest.raises(ValueError, match=r'from \.pth, \.pt or \.safetensors'):
+        pretrained.read(tmp_path / 'weights.h5')
+    for suffix in ('.pth', '.safetensors'):
+        path = tmp_path / f'damaged{suffix}'
+        path.write_bytes(b'not weights at all')
+        with pytest.raises(ValueError, match='cannot be read as weights'):
+            pretrained.read(path)
+    path = tmp_path / 'optimizer.pth'
+    torch.save({'epoch': 3}, path)
+    with pytest.raises(ValueError, match='something else than a state dict'):
+        pretrained.read(path)

@@ -1,0 +1,145 @@
+"""Parameters and multiply-adds of every model against published figures; nothing is allocated."""
+
+import pytest
+from flax import nnx
+
+from cnn_jax import models
+from cnn_jax.analysis import flops
+
+IMAGENET = {'input_shape': (224, 224, 3), 'num_classes': 1000}
+CIFAR = {'input_shape': (32, 32, 3), 'num_classes': 10}
+MNIST = {'input_shape': (28, 28, 1), 'num_classes': 10}
+SECONDS_4 = {'input_shape': (32000, 1), 'num_classes': 10}
+
+# Model, arguments, trainable parameters, and multiply-adds as (printed figure, how far it may be
+# off), or None. The source of the figures stands at the head of each block.
+EXACT = [
+    # torchvision, the models' weights tables (num_params, GFLOPS)
+    ('vgg11', IMAGENET, 132_863_336, (7.609e9, 0.5e6)),
+    ('vgg11_bn', IMAGENET, 132_868_840, (7.609e9, 0.5e6)),
+    ('vgg13', IMAGENET, 133_047_848, (11.308e9, 0.5e6)),
+    ('vgg13_bn', IMAGENET, 133_053_736, (11.308e9, 0.5e6)),
+    ('vgg16', IMAGENET, 138_357_544, (15.470e9, 0.5e6)),
+    ('vgg16_bn', IMAGENET, 138_365_992, (15.470e9, 0.5e6)),
+    ('vgg19', IMAGENET, 143_667_240, (19.632e9, 0.5e6)),
+    ('vgg19_bn', IMAGENET, 143_678_248, (19.632e9, 0.5e6)),
+    ('resnet18', IMAGENET, 11_689_512, (1.814e9, 0.5e6)),
+    ('resnet34', IMAGENET, 21_797_672, (3.664e9, 0.5e6)),
+    ('resnet50', IMAGENET, 25_557_032, (4.089e9, 0.5e6)),
+    # kuangliu/pytorch-cifar, as counted by users of it
+    ('vgg16_bn', CIFAR, 14_728_266, None),
+    ('resnet18', CIFAR, 11_173_962, None),
+    # He et al. 2015, table 6 (0.27 M); the exact count of option A is widely printed
+    ('cifar_resnet20', CIFAR, 269_722, None),
+    # osmr/imgclsmob, table of CIFAR-10 models; its counts take in some cheap operations
+    ('nin', CIFAR, 966_986, (222.97e6, 0.003 * 223e6)),
+    ('wrn28_10', CIFAR, 36_479_194, (5246.98e6, 0.001 * 5247e6)),
+    # Howard et al. 2017, table 4 (569 M); Keras's summary (trainable)
+    ('mobilenet', IMAGENET, 4_231_976, (569e6, 0.5e6)),
+    # Keras examples: "Simple MNIST convnet", "Variational AutoEncoder" (69,076 + 65,089)
+    ('keras_mnist', MNIST, 34_826, None),
+    ('vae', MNIST, 69_076 + 65_089, None),
+    # MNIST-1D's repository prints them
+    ('mnist1d_cnn', {'input_shape': (40, 1), 'num_classes': 10}, 5_210, None),
+    ('mlp', {'input_shape': (40, 1), 'num_classes': 10}, 15_210, None),
+    ('logistic', {'input_shape': (40, 1), 'num_classes': 10}, 410, None),
+    # torchaudio's tutorial on Speech Commands
+    (
+        'm5',
+        {
+            'input_shape': (8000, 1),
+            'num_classes': 35,
+            'features': (32, 32, 64, 64),
+            'strides': 16,
+        },
+        26_915,
+        None,
+    ),
+    # PyTorch's DCGAN tutorial
+    ('dcgan_generator', {'input_shape': (64, 64, 3), 'num_classes': 1}, 3_576_704, None),
+    ('dcgan_discriminator', {'input_shape': (64, 64, 3), 'num_classes': 1}, 2_765_568, None),
+    # "Dive into Deep Learning"'s LeNet and many others: the customary LeNet-5
+    ('lenet5', MNIST, 61_706, None),
+]
+
+# Model, arguments, parameters in millions as the paper prints them, how far they may be off.
+ROUNDED = [
+    # Dai et al. 2016, table 1 (which cuts off M5's 0.559 at one decimal)
+    ('m3', SECONDS_4, 0.2, 0.05),
+    ('m5', SECONDS_4, 0.5, 0.1),
+    ('m11', SECONDS_4, 1.8, 0.05),
+    ('m18', SECONDS_4, 3.7, 0.05),
+]
+
+
+def abstract(name, arguments):
+    return nnx.eval_shape(lambda: models.create(name, **arguments, rngs=nnx.Rngs(0)))
+
+
+def case_id(case):
+    return f'{case[0]}-{"x".join(map(str, case[1]["input_shape"]))}'
+
+
+@pytest.mark.parametrize('case', EXACT, ids=case_id)
+def test_published_count(case):
+    name, arguments, parameters, macs = case
+    model = abstract(name, arguments)
+    assert flops.parameters(model) == parameters
+    if macs is not None:
+        printed, tolerance = macs
+        assert flops.macs(model) == pytest.approx(printed, abs=tolerance)
+
+
+@pytest.mark.parametrize(('name', 'arguments', 'millions', 'tolerance'), ROUNDED)
+def test_published_count_in_millions(name, arguments, millions, tolerance):
+    parameters = flops.parameters(abstract(name, arguments))
+    assert parameters / 1e6 == pytest.approx(millions, abs=tolerance)
+
+
+def test_lenet5_of_1998_has_the_papers_parameters_and_connections():
+    """LeCun et al. 1998, section II.B: every layer's figures, 60,000 and 340,908 in all."""
+    model = abstract('lenet5_1998', {'input_shape': (32, 32, 1), 'num_classes': 10})
+    rows = {row.name: row for row in flops.summary(model)}
+    trained = {name: rows[name].parameters for name in ('c1', 's2', 'c3', 's4', 'c5', 'f6')}
+    assert trained == {'c1': 156, 's2': 12, 'c3': 1516, 's4': 32, 'c5': 48_120, 'f6': 10_164}
+    assert sum(trained.values()) == 60_000
+    # The paper's connections include biases; a subsampling unit has four inputs and a bias.
+    connections = {
+        'c1': rows['c1'].macs + 28 * 28 * 6,
+        's2': 5 * 14 * 14 * 6,
+        'c3': rows['c3'].macs + 10 * 10 * 16,
+        's4': 5 * 5 * 5 * 16,
+        'c5': rows['c5'].macs + 120,
+        'f6': rows['f6'].macs + 84,
+    }
+    assert rows['s2'].output_shape == (14, 14, 6) and rows['s4'].output_shape == (5, 5, 16)
+    assert connections == {
+        'c1': 122_304,
+        's2': 5_880,
+        'c3': 151_600,
+        's4': 2_000,
+        'c5': 48_120,
+        'f6': 10_164,
+    }
+    assert sum(connections.values()) + rows['logits'].macs == 340_908
+
+
+def test_airbench_has_the_papers_size_and_work():
+    """Jordan 2024: 1.97 M weights; airbench94's header: 0.36 PFLOP for 9.9 epochs of 48 x 1024."""
+    model = abstract('airbench', CIFAR)
+    fixed = flops.parameters(model.layers.whiten)  # the bias alone: the kernel is no parameter
+    assert fixed == 24
+    assert flops.parameters(model) + 2 * 2 * 3 * 24 == pytest.approx(1.97e6, abs=0.005e6)
+    # forward and two gradients, two operations a multiply-add; augmented evaluation is the rest
+    training = 6 * flops.macs(model) * 9.9 * 48 * 1024
+    assert training / 1e15 == pytest.approx(0.36, rel=0.05)
+
+
+def test_textcnn_counts_words_filters_and_classes():
+    arguments = {'input_shape': (64,), 'num_classes': 6, 'vocabulary_size': 10_000}
+    expected = 300 * 10_000 + 300 * 100 * (3 + 4 + 5) + 3 * 100 + 301 * 6
+    assert flops.parameters(abstract('textcnn', arguments)) == expected
+
+
+def test_small_cnn_is_below_100_000_parameters():
+    assert flops.parameters(abstract('small_cnn', MNIST)) == 93_418

@@ -1,0 +1,281 @@
+"""Every kernel through every case: values and gradients against the float64 oracle."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnn_jax
+from cnn_jax.ops import kernels
+from tests.ops import oracle
+from tests.ops.conv_cases import CASES, TRANSPOSED_CASES
+from tests.ops.tolerance import assert_close
+
+# Winograd's transforms and the Fourier transforms round more often than the direct sum.
+FACTOR = {'winograd': 4.0, 'fft': 4.0}
+CONV_CASES = {case.name: case for case in CASES}
+KERNELS = tuple(kernels.KERNELS)
+
+
+def run_or_reason(run, *arguments):
+    """The result, or the reason that the kernel gives for not computing the call."""
+    try:
+        return jax.jit(run)(*arguments), None
+    except ValueError as error:
+        if 'cannot run by implementation' not in str(error):
+            raise
+        return None, str(error)
+
+
+def with_gradients(f, x, w, dy):
+    y, vjp = jax.vjp(f, x, w)
+    return y, *vjp(dy)
+
+
+def named(*names):
+    return [CONV_CASES[name] for name in names]
+
+
+def ids(case):
+    return case.name
+
+
+@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('case', CASES, ids=ids)
+def test_values_and_gradients(case, name):
+    x, w = case.operands()
+    bias = np.linspace(-1, 1, w.shape[-1], dtype=np.float32)
+    expected = oracle.conv(x, w, **case.resolved())
+    dy = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+    y, dx, dw = oracle.conv(x, w, dy, **case.resolved())
+
+    def run(x, w, bias, dy):
+        conv = lambda x, w, bias: cnn_jax.conv(  # noqa: E731
+            x, w, bias=bias, implementation=name, **case.arguments()
+        )
+        y, vjp = jax.vjp(conv, x, w, bias)
+        return y, *vjp(dy)
+
+    result, reason = run_or_reason(run, x, w, bias, dy)
+    if result is None:
+        assert repr(name) in reason and len(reason) > 60
+        return
+    for actual, (what, wanted) in zip(
+        result, {'y': y + bias, 'dx': dx, 'dw': dw}.items(), strict=False
+    ):
+        message = f'{what} of {name} on {case.name}'
+        assert_close(actual, wanted, case.reduction, FACTOR.get(name, 1.0), message)
+    terms = dy.size // w.shape[-1]
+    db = dy.sum(tuple(range(dy.ndim - 1)), np.float64)
+    assert_close(result[3], db, terms, message='db', scale=np.sqrt(terms) * 2)  # terms ~ N(0, 1)
+
+
+@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('case', TRANSPOSED_CASES, ids=ids)
+def test_transposed_values_and_gradients(case, name):
+    x, w = case.operands()
+    expected = case.expected(x, w)
+    ct = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
+
+    def run(x, w, ct):
+        y, vjp = jax.vjp(
+            lambda x, w: cnn_jax.conv_transpose(x, w, implementation=name, **case.call_arguments()),
+            x,
+            w,
+        )
+        return y, *vjp(ct)
+
+    result, reason = run_or_reason(run, x, w, ct)
+    if result is None:
+        assert repr(name) in reason
+        return
+    y, dx, dw = result
+    factor = FACTOR.get(name, 1.0)
+    assert_close(y, expected, case.reduction, factor, f'y of {name} on {case.name}')
+    # The map is bilinear, so <ct, f(x, w)> = <dx, x> = <dw, w> element by element of a basis: the
+    # gradients are checked against the oracle along random directions of each operand.
+    for what, gradient, operand, other in (('dx', dx, x, w), ('dw', dw, w, x)):
+        assert gradient.shape == operand.shape
+        for seed in range(3):
+            v = np.random.default_rng(seed).normal(size=operand.shape)
+            moved = case.expected(v, other) if what == 'dx' else case.expected(other, v)
+            wanted, scale = np.vdot(ct, moved), np.linalg.norm(ct) * np.linalg.norm(moved)
+            error = abs(np.vdot(np.asarray(gradient, np.float64), v) - wanted)
+            allowed = factor * 4 * 6e-8 * np.sqrt(case.reduction) * scale
+            assert error <= allowed, f'{what} of {name} on {case.name}: {error} above {allowed}'
+
+
+DTYPE_CASES = named('2d same 3x3', '2d dilation and stride', '2d groups', '1d', '2d 1x1')
+
+
+@pytest.mark.optimized  # fusions are where 16-bit floats may be rounded too often
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64', 'int32', 'int8'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_dtypes(name, dtype):
+    for case in DTYPE_CASES[:2] if name not in ('dot', 'winograd') else DTYPE_CASES:
+        wide = np.int64 if 'int' in dtype else np.float64
+        x, w = (np.asarray(a) for a in case.operands(wide))
+        is_64_bit = dtype == 'float64'
+        with jax.enable_x64(is_64_bit) if hasattr(jax, 'enable_x64') else _x64(is_64_bit):
+            x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
+            expected = oracle.conv(x, w, **case.resolved())
+            dy = jnp.asarray(np.random.default_rng(1).integers(-3, 4, expected.shape), dtype)
+            y, dx, dw = oracle.conv(x, w, dy, **case.resolved())
+
+            def run(x, w, dy, case=case):
+                conv = lambda x, w: cnn_jax.conv(x, w, implementation=name, **case.arguments())  # noqa: E731
+                if 'int' in dtype:
+                    return (conv(x, w),)
+                value, vjp = jax.vjp(conv, x, w)
+                return value, *vjp(dy)
+
+            result, reason = run_or_reason(run, x, w, dy)
+            if result is None:
+                assert repr(name) in reason
+                continue
+            for actual, wanted in zip(result, (y, dx, dw), strict=False):
+                assert actual.dtype == dtype
+                if dtype == 'int8':  # arithmetic modulo 256, as jax.lax
+                    wanted = wanted.astype(np.int64).astype(np.int8)
+                assert_close(
+                    actual, wanted, case.reduction, FACTOR.get(name, 1.0), f'{name} {dtype}'
+                )
+
+
+def _x64(enabled):
+    from jax.experimental import enable_x64
+
+    return enable_x64(enabled)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
+    # Sums of many equal terms: exact in both dtypes, but a running sum kept in 16 bits would stop
+    # growing once a term is below half a unit of its last place (2^5 in bfloat16, 2^8 in float16).
+    window = (1, 1) if name == 'dot' else (3, 3)
+    taps = window[0] * window[1]
+    deep = jnp.full((1, *window, 8192 // taps), 0.125, dtype)
+    deep_kernel = jnp.ones((*window, deep.shape[-1], 1), dtype)
+    large, kernel = jnp.full((1, 64, 128, 1), 0.125, dtype), jnp.ones((*window, 1, 1), dtype)
+
+    def sums(deep, deep_kernel, large, kernel):
+        conv = lambda x, w: cnn_jax.conv(x, w, padding='VALID', implementation=name)  # noqa: E731
+        y, vjp = jax.vjp(conv, large, kernel)
+        return conv(deep, deep_kernel), vjp(jnp.ones_like(y))[1]
+
+    (y, dw), reason = run_or_reason(sums, deep, deep_kernel, large, kernel)
+    assert reason is None
+    positions = (64 - window[0] + 1) * (128 - window[1] + 1)
+    rounding = float(jnp.finfo(dtype).eps)
+    for actual, terms in ((y, deep.shape[-1] * taps), (dw, positions)):
+        np.testing.assert_allclose(np.asarray(actual, np.float64), terms / 8, rtol=rounding)
+
+
+DERIVATIVE_CASES = named(
+    '2d same 3x3', '2d strides', '2d depthwise multiplier', '2d groups', '1d', '2d 1x1'
+)
+
+
+@pytest.mark.parametrize('name', KERNELS)
+def test_forward_mode_and_second_order(name):
+    """Bilinear: the tangent of y is conv(dx, w) + conv(x, dw); the derivative of the filter
+    gradient in x is the filter gradient of the tangent, and so on."""
+    checked = 0
+    for case in DERIVATIVE_CASES:
+        x, w = case.operands()
+        tx, tw = case.operands(seed=1)
+        expected = oracle.conv(x, w, **case.resolved())
+        dy = np.random.default_rng(2).normal(size=expected.shape).astype(np.float32)
+
+        def run(x, w, tx, tw, dy, case=case):
+            conv = lambda x, w: cnn_jax.conv(x, w, implementation=name, **case.arguments())  # noqa: E731
+            tangent = jax.jvp(conv, (x, w), (tx, tw))[1]
+            gradients = lambda x, w: jax.vjp(conv, x, w)[1](dy)  # noqa: E731
+            second = jax.jvp(gradients, (x, w), (tx, tw))[1]
+            # reverse over reverse: the gradient of <gradients, tangents>
+            back = jax.vjp(gradients, x, w)[1]((tx, tw))
+            return tangent, second, back
+
+        result, reason = run_or_reason(run, x, w, tx, tw, dy)
+        if result is None:
+            assert repr(name) in reason
+            continue
+        checked += 1
+        tangent, second, back = result
+        factor = 2 * FACTOR.get(name, 1.0)
+        each = lambda x, w: oracle.conv(x, w, **case.resolved())  # noqa: B023, E731
+        assert_close(tangent, each(tx, w) + each(x, tw), case.reduction, factor, name)
+        ddx = oracle.conv(x, tw, dy, **case.resolved())[1]
+        ddw = oracle.conv(tx, w, dy, **case.resolved())[2]
+        for actual in (second, back):
+            assert_close(actual[0], ddx, case.reduction, factor, name)
+            assert_close(actual[1], ddw, case.reduction, factor, name)
+    assert checked
+
+
+@pytest.mark.parametrize('name', KERNELS)
+@pytest.mark.parametrize('mapped', ['x', 'w', 'both'])
+def test_vmap(name, mapped):
+    """vmap of values and gradients equals a loop: over inputs, over kernels (the cotangent being
+    the same for all), and over everything."""
+    checked = 0
+    for case in named('2d same 3x3', '2d groups', '2d 1x1'):
+        (x, w), rng = case.operands(), np.random.default_rng(1)
+        xs = rng.normal(size=(3, *x.shape)).astype(np.float32) if mapped != 'w' else x
+        ws = rng.normal(size=(3, *w.shape)).astype(np.float32) if mapped != 'x' else w
+        axes = tuple(0 if mapped in (role, 'both') else None for role in ('x', 'w', 'dy'))
+        shape = oracle.conv(x, w, **case.resolved()).shape
+        dys = rng.normal(size=(3, *shape) if mapped == 'both' else shape).astype(np.float32)
+
+        def run(xs, ws, dys, case=case, axes=axes):
+            conv = functools.partial(cnn_jax.conv, implementation=name, **case.arguments())
+            return jax.vmap(functools.partial(with_gradients, conv), axes)(xs, ws, dys)
+
+        result, reason = run_or_reason(run, xs, ws, dys)
+        if result is None:
+            assert repr(name) in reason
+            continue
+        checked += 1
+        for i in range(3):
+            each = zip((xs, ws, dys), axes, strict=True)
+            x, w, dy = (a[i] if axis == 0 else a for a, axis in each)
+            expected = oracle.conv(x, w, dy, **case.resolved())
+            for actual, wanted in zip(result, expected, strict=True):
+                assert_close(actual[i], wanted, case.reduction, FACTOR.get(name, 1.0), name)
+    assert checked
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('name', [n for n in KERNELS if n not in ('fft', 'winograd', 'dot')])
+def test_non_finite_values_stay_in_their_windows(name, value):
+    x = np.ones((1, 7, 7, 2), np.float32)
+    x[0, 3, 3, 0] = value
+    w = np.ones((3, 3, 2, 2), np.float32)
+    y = np.asarray(cnn_jax.conv(x, w, padding='SAME', implementation=name))
+    reached = np.zeros((7, 7), bool)
+    reached[2:5, 2:5] = True
+    assert np.isfinite(y[0][~reached]).all()
+    np.testing.assert_array_equal(y[0][reached], np.full((9, 2), value, np.float32))
+
+
+def test_every_kernel_computes_something_in_every_role():
+    """No kernel passes this file by declining everything."""
+    for name in KERNELS:
+        for cases, op in ((CASES, 'conv'), (TRANSPOSED_CASES, 'conv_transpose')):
+            accepted = 0
+            for case in cases:
+                call = case.arguments if op == 'conv' else case.call_arguments
+                shapes = (
+                    jax.ShapeDtypeStruct(case.x, jnp.float32),
+                    jax.ShapeDtypeStruct(case.kernel, jnp.float32),
+                )
+                run = lambda x, w: getattr(cnn_jax, op)(x, w, implementation=name, **call())  # noqa: B023, E731
+                try:
+                    jax.eval_shape(run, *shapes)
+                    accepted += 1
+                except ValueError:
+                    pass
+            assert accepted, f'{name} accepts no case of {op}'

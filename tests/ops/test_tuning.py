@@ -1,0 +1,139 @@
+"""The default choice of kernels, and `explain`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cnn_jax
+from cnn_jax.ops import kernels, tuning
+from cnn_jax.ops.spec import ConvSpec
+from cnn_jax.ops.tuning import table
+
+
+@pytest.fixture(autouse=True)
+def no_table(monkeypatch, tmp_path):
+    """As for a user on a machine that nobody measured."""
+    monkeypatch.delenv(table.VARIABLE, raising=False)
+    monkeypatch.setenv('CNN_JAX_CACHE', str(tmp_path))
+    monkeypatch.setattr(table, 'processor', lambda: 'some processor, 2 cores')
+    table._choices.cache_clear()
+    yield
+    table._choices.cache_clear()
+
+
+@pytest.fixture
+def pure_jax(monkeypatch):
+    """As on a machine without the native kernel."""
+    monkeypatch.setitem(
+        kernels.KERNELS, 'onednn', type('none', (), {'supports': lambda spec, op: 'not here'})
+    )
+
+
+def chosen(x, kernel, **arguments):
+    spec = cnn_jax.explain(
+        lambda x, w: cnn_jax.conv(x, w, **arguments),
+        *(jax.ShapeDtypeStruct(s, jnp.float32) for s in (x, kernel)),
+    )[0].spec
+    return tuple(tuning.choose(spec, 'cpu'))
+
+
+def test_rules_follow_the_measurements(pure_jax):
+    image = (8, 28, 28)
+    assert chosen((*image, 64), (1, 1, 64, 64)) == ('dot',) * 3
+    assert chosen((*image, 64), (3, 3, 1, 64), groups=64) == ('shift',) * 3
+    assert chosen((*image, 64), (3, 3, 64, 64)) == ('winograd',) * 3
+    assert chosen((64, 32, 32, 64), (3, 3, 64, 64)) == ('lax', 'lax', 'winograd')
+    assert chosen((*image, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'im2col')
+    assert chosen((*image, 64), (3, 3, 16, 64), groups=4) == ('lax', 'lax', 'shift')
+    assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'im2col')
+    assert chosen((*image, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
+    assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col', 'im2col', 'lax')
+    assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
+
+
+def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):
+    # pointwise and strided is not pointwise; a depthwise 9x9 window has too many taps
+    assert 'dot' not in chosen((8, 9, 9, 32), (1, 1, 32, 32), strides=2)
+    assert 'shift' not in chosen((8, 9, 9, 32), (9, 9, 1, 32), groups=32)
+    assert chosen((0, 9, 9, 32), (3, 3, 32, 32))[2] == 'lax'
+
+
+def test_elsewhere_than_on_a_cpu_it_is_xla(pure_jax):
+    spec = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
+    assert set(tuning.choose(spec, 'tpu')) == {'lax'}
+    assert set(tuning.choose(spec, 'cpu')) == {'winograd'}
+
+
+def test_the_default_is_settled_for_the_platform_that_is_compiled_for():
+    x, w = np.ones((2, 8, 8, 64), np.float32), np.ones((1, 1, 64, 64), np.float32)
+    traced = jax.jit(lambda x, w: cnn_jax.conv(x, w)).trace(x, w)
+    for platform, is_convolution in (('tpu', True), ('cuda', True), ('cpu', False)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ('stablehlo.convolution' in text) == is_convolution
+
+
+def test_explain_names_every_convolution_of_a_gradient():
+    x, w = np.ones((2, 8, 8, 3), np.float32), np.ones((3, 3, 3, 4), np.float32)
+
+    @jax.jit
+    def loss(w, x):
+        return cnn_jax.conv(cnn_jax.conv(x, w), w.swapaxes(2, 3), implementation='scan').sum()
+
+    used = cnn_jax.explain(jax.grad(loss), w, x)
+    ops = sorted(u.op for u in used)
+    assert ops == ['filter_grad', 'filter_grad', 'forward', 'forward', 'input_grad']
+    named = [u for u in used if u.implementation == 'scan']
+    assert named and all('named by the caller' in u.why for u in named)
+    assert any(u.why.startswith('default: ') for u in used)
+    assert used[0].against['dot'].startswith('needs a 1x1')
+    assert '(2, 8, 8, 3) * (3, 3, 3, 4) -> (2, 8, 8, 4) float32' in str(used[0])
+
+
+SPEC = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
+
+
+def test_what_was_measured_decides(pure_jax):
+    measured = {'forward': {'lax': 3e-3, 'onednn': 1e-3, 'im2col': 2e-3}}
+    table.save(table.own_path(), {table.key(SPEC): measured}, {'date': '2026-11-22'})
+    assert tuple(tuning.choose(SPEC, 'cpu')) == ('im2col', 'winograd', 'winograd')
+    assert set(tuning.choose(SPEC, 'tpu')) == {'lax'}
+    assert set(tuning.choose(SPEC.replace(batch=3), 'cpu')) == {'winograd'}
+    x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (SPEC.x_shape, SPEC.kernel_shape))
+    (used,) = cnn_jax.explain(lambda x, w: cnn_jax.conv(x, w, padding=1), x, w)
+    assert used.implementation == 'im2col'
+    assert used.why == 'default: measured: onednn 1 ms, im2col 2 ms, lax 3 ms'
+
+
+def test_a_second_measurement_adds_to_the_first(pure_jax):
+    other = SPEC.replace(batch=5)
+    table.save(table.own_path(), {table.key(SPEC): {'forward': {'lax': 1.0}}}, {})
+    table.save(table.own_path(), {table.key(SPEC): {'input_grad': {'lax': 1.0}}}, {})
+    table.save(table.own_path(), {table.key(other): {'forward': {'scan': 1.0}}}, {})
+    assert tuple(tuning.choose(SPEC, 'cpu')) == ('lax', 'lax', 'winograd')
+    assert tuning.choose(other, 'cpu').forward == 'scan'
+
+
+@pytest.mark.parametrize('text', ['', '{}', '{"version": 1}', '[1]', '{"version": 0}'])
+def test_a_file_that_is_no_table_is_said_and_left_alone(
+    pure_jax, tmp_path, caplog, monkeypatch, text
+):
+    path = tmp_path / 'table.json'
+    path.write_text(text)
+    monkeypatch.setenv(table.VARIABLE, str(path))
+    assert set(tuning.choose(SPEC, 'cpu')) == {'winograd'}
+    assert f'{path} is no table' in caplog.text
+    with pytest.raises(ValueError, match='is no table of measured choices'):
+        table.save(path, {}, {})
+    assert path.read_text() == text
+
+
+def test_a_table_of_another_processor_is_said(pure_jax, tmp_path, caplog, monkeypatch):
+    path = tmp_path / 'table.json'
+    table.save(path, {table.key(SPEC): {'forward': {'lax': 1.0}}}, {})
+    monkeypatch.setattr(table, 'processor', lambda: 'another')
+    monkeypatch.setenv(table.VARIABLE, str(path))
+    assert tuning.choose(SPEC, 'cpu').forward == 'lax'  # the user named it
+    assert 'was measured on some processor, 2 cores, this is another' in caplog.text
+    with pytest.raises(ValueError, match='is a table of some processor'):
+        table.save(path, {}, {})

@@ -1,0 +1,44 @@
+"""How far a result may lie from a float64 oracle: said once, for every operation.
+
+A sum of `length` products, added up in a dtype of unit roundoff u, has a relative error that grows
+like u sqrt(length) for rounding errors of random sign (Higham & Mary 2019, "A new approach to
+probabilistic rounding error analysis", theorem 2.4, with a constant of a few units). The result is
+then rounded once to its own dtype. Errors are measured against the largest magnitude of the
+expected array, since single elements may cancel.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+CONSTANT = 4
+
+
+def tolerance(dtype, length, factor=1.0):
+    """Allowed error, relative to the largest expected magnitude.
+
+    Args:
+        dtype: of the result; 16-bit floats are accumulated in float32.
+        length: number of terms of the longest sum.
+        factor: of a kernel that is known to be less exact than the direct form.
+    """
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return 0.0
+    own = float(jnp.finfo(dtype).eps) / 2
+    sums = own if dtype.itemsize > 2 else float(jnp.finfo(jnp.float32).eps) / 2
+    rounding = own * 1.01 if dtype.itemsize <= 2 else own
+    return rounding + factor * CONSTANT * sums * np.sqrt(max(length, 1))
+
+
+def assert_close(actual, expected, length, factor=1.0, message='', scale=None):
+    """Raises unless `actual` has the shape of `expected` and lies within `tolerance` of it,
+    relative to `scale` (the largest expected magnitude, unless given)."""
+    dtype = actual.dtype
+    assert actual.shape == expected.shape, f'{message}: {actual.shape} != {expected.shape}'
+    if not expected.size:
+        return
+    if scale is None:
+        scale = np.abs(np.asarray(expected, np.float64)).max()
+    error = np.abs(np.asarray(actual, np.float64) - np.asarray(expected, np.float64)).max()
+    allowed = tolerance(dtype, length, factor) * scale
+    assert error <= allowed, f'{message}: error {error:.3g} above {allowed:.3g}'

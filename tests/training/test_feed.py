@@ -1,0 +1,33 @@
+"""The feed gives every step its examples, whatever was asked before."""
+
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax.data import batch_rows
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.feed import Feed
+from tests.training.tiny import tiny_dataset
+
+
+@pytest.mark.parametrize('resident', [True, False])
+@pytest.mark.parametrize('parallel', ['jit', 'pmap'])
+def test_every_step_gets_its_rows(resident, parallel):
+    split, devices = tiny_dataset().splits['train'], Devices.all(jax.devices()[:2])
+    feed = Feed(split, 8, devices, seed=5, steps_per_call=3, parallel=parallel, resident=resident)
+    for step, count in [(0, 3), (3, 3), (6, 1), (250, 3), (254, 2), (256, 3), (4, 2)]:
+        assert count <= feed.room(step)
+        data, rows, number = feed.get(step, count)
+        assert int(number) == count
+        for i in range(count):
+            wanted = split.labels[batch_rows(step + i, seed=5, n=len(split), batch_size=8)]
+            if parallel == 'pmap':
+                flat = lambda a, at: np.asarray(a)[:, at].reshape(-1)  # noqa: E731
+            else:
+                flat = lambda a, at: np.asarray(a)[at]  # noqa: E731
+            if resident:
+                found = np.asarray(data['labels'])[flat(rows, (step + i) % 256)]
+            else:
+                found = flat(data['labels'], i)
+            assert np.array_equal(found, wanted)
+    feed.close()

@@ -1,0 +1,179 @@
+"""Losses and steps of models that make images, against formulas computed otherwise."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.integrate
+import scipy.stats
+from flax import nnx
+
+from cnn_jax import models
+from cnn_jax.training import generation
+from cnn_jax.training.generation_job import judged
+from cnn_jax.training.state import Net, init_state
+
+SHAPE = {'input_shape': (8, 8, 1), 'num_classes': 1}
+RATE = 0.1
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1)).astype(np.uint8)
+BATCH = {'inputs': IMAGES, 'labels': np.zeros(6, np.int32)}
+
+
+def once(function, *arguments):
+    """`function` of arrays, compiled in haste: it runs a single time."""
+    options = {'xla_backend_optimization_level': 0}
+    return jax.jit(function).lower(*arguments).compile(compiler_options=options)(*arguments)
+
+
+def vae(**options):
+    options = {'features': (2,), 'hidden': 3} | options
+    return Net(lambda rngs: models.create('vae', **SHAPE, rngs=rngs, **options))
+
+
+def test_elbo_of_a_vae_by_quadrature():
+    """The divergence by integrating densities, the likelihood by SciPy's Bernoulli."""
+    net = vae()
+    params, rest = once(lambda: net.init(1))
+    # A spread of means and variances far from the initial ones near 0.
+    params['encoder/code/kernel'] = 3 * params['encoder/code/kernel']
+    images, key = IMAGES / np.float32(255), jax.random.key(3)
+
+    def run(params):
+        model = net.merge(params, rest)
+        mean, log_variance = model.distribution(images)
+        noise = jax.random.normal(key, mean.shape)
+        logits = model.decode(mean + jnp.exp(log_variance / 2) * noise)
+        return model.loss_terms(images, key), mean, log_variance, logits
+
+    terms, mean, log_variance, logits = once(run, params)
+
+    def divergence(mean, log_variance):
+        own = scipy.stats.norm(mean, np.exp(log_variance / 2))
+        standard = scipy.stats.norm()
+        return scipy.integrate.quad(
+            lambda z: own.pdf(z) * (own.logpdf(z) - standard.logpdf(z)),
+            *own.interval(1 - 1e-12),
+            epsabs=1e-9,
+        )[0]
+
+    pairs = zip(np.ravel(mean).tolist(), np.ravel(log_variance).tolist(), strict=True)
+    wanted = np.reshape([divergence(*pair) for pair in pairs], mean.shape).sum(-1)
+    assert wanted.max() > 0.1
+    np.testing.assert_allclose(terms['divergence'], wanted, rtol=1e-4, atol=1e-6)
+
+    # Grey values as probabilities: the mean over both values of every pixel.
+    on = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    by_value = [scipy.stats.bernoulli.logpmf(value, on) for value in (0, 1)]
+    wanted = -((1 - images) * by_value[0] + images * by_value[1]).sum((1, 2, 3))
+    np.testing.assert_allclose(terms['reconstruction'], wanted, rtol=1e-5)
+
+
+def test_step_of_a_vae_descends_its_bound():
+    net = vae()
+    optimizer = optax.sgd(RATE / 64)
+    state = once(lambda: init_state(net, optimizer, 0))
+    step = generation.autoencoder_step(net, optimizer, lambda _: RATE, seed=5)
+    new, metrics = once(step, state, BATCH)
+    key = jax.random.fold_in(jax.random.key(5), 0)
+
+    def bound(params):
+        images = jnp.asarray(IMAGES, jnp.float32) / 255
+        return sum(net.merge(params, state['rest']).negative_elbo(images, key)).mean()
+
+    loss, grads = once(jax.value_and_grad(bound), state['params'])
+    np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
+    for name, grad in grads.items():
+        wanted = state['params'][name] - RATE / 64 * grad
+        np.testing.assert_allclose(new['params'][name], wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def played():
+    """Networks, and the state before and after one step of a GAN."""
+    nets = {
+        player: Net(
+            lambda rngs, player=player: models.create(
+                f'dcgan_{player}', **SHAPE, rngs=rngs, **({'latent': 5} if 'g' == player[0] else {})
+            )
+        )
+        for player in generation.PLAYERS
+    }
+    optimizer = optax.sgd(RATE)
+    before = once(lambda: generation.init_gan_state(nets, optimizer, 0))
+    step = generation.gan_step(nets, optimizer, lambda _: RATE, seed=5)
+    after, metrics = once(step, before, BATCH)
+    return nets, before, after, metrics
+
+
+def test_each_player_of_a_gan_follows_its_own_loss(played):
+    """Both updates by nnx.grad of the whole chain of modules, of one player's loss at a time."""
+    nets, before, after, metrics = played
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(5), 0), (6, 5))
+    real = jnp.asarray(IMAGES, jnp.float32) / 127.5 - 1
+
+    def module(state, player):
+        return nets[player].merge(*(generation.of_player(state[k], player) for k in state_kinds))
+
+    state_kinds = 'params', 'rest'
+    mixed = {
+        'params': before['params']
+        | {n: a for n, a in after['params'].items() if n.startswith('discriminator')},
+        'rest': before['rest'],
+    }
+
+    def gradients(before, mixed):
+        def of_judge(judge):
+            fake = module(before, 'generator')(noise)
+            sure = jax.nn.log_sigmoid(judge(real)).mean()
+            return -sure - jnp.log1p(-jax.nn.sigmoid(judge(fake))).mean()
+
+        def of_maker(maker):
+            return -jax.nn.log_sigmoid(module(mixed, 'discriminator')(maker(noise))).mean()
+
+        return (
+            nnx.value_and_grad(of_judge)(module(before, 'discriminator')),
+            nnx.value_and_grad(of_maker)(module(before, 'generator')),
+        )
+
+    found = once(gradients, {k: before[k] for k in state_kinds}, mixed)
+    for player, (loss, grads) in zip(generation.PLAYERS, found, strict=True):
+        np.testing.assert_allclose(metrics[f'{player}_loss'], loss, rtol=1e-5)
+        flat = {'/'.join(map(str, path)): value for path, value in nnx.to_flat_state(grads)}
+        names = [name for name in before['params'] if name.startswith(player)]
+        assert len(flat) == len(names) > 1
+        for name in names:
+            grad = np.asarray(flat[name.removeprefix(player + '/')][...])
+            assert np.abs(grad).max() > 0
+            wanted = before['params'][name] - RATE * grad
+            np.testing.assert_allclose(after['params'][name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_both_players_keep_batch_statistics(played):
+    _, before, after, metrics = played
+    means = [name for name in before['rest'] if name.endswith('mean')]
+    assert {name.partition('/')[0] for name in means} == {'generator'}  # 8 x 8: none in the judge
+    for name in means:
+        assert np.abs(after['rest'][name] - before['rest'][name]).max() > 0
+    assert 0 < metrics['fake'] < 1 and 0 < metrics['real'] < 1
+    assert int(after['step']) == 1
+    assert metrics['leaf_norms'].shape == (len(before['params']),)
+
+
+def test_codes_between():
+    first, last = jnp.asarray([[3.0, 0.0]]), jnp.asarray([[0.0, 1.0]])
+    straight = generation.between(first, last, 3)
+    np.testing.assert_allclose(straight[0], [[3, 0], [1.5, 0.5], [0, 1]], atol=1e-6)
+    round_ = generation.between(first, last, 3, sphere=True)
+    middle = 2 / np.sqrt(2)  # halfway in angle, and of the mean length
+    np.testing.assert_allclose(round_[0], [[3, 0], [middle, middle], [0, 1]], atol=1e-6)
+
+
+def test_what_a_classifier_says():
+    probabilities = np.array([[0.7, 0.3, 0], [0.6, 0.4, 0], [0, 0.9, 0.1], [0.2, 0.8, 0]])
+    found = judged(probabilities, np.array([0, 1, 1, 1]))
+    assert found['classes'] == [2, 2, 0] and found['count'] == 4
+    np.testing.assert_allclose(found['confidence'], 0.75)
+    np.testing.assert_allclose(found['entropy'], np.log(2))
+    assert found['accuracy'] == 0.75
+    assert 'accuracy' not in judged(probabilities)
