@@ -1,6 +1,6 @@
 """Kernel x feature, asked of the kernels themselves: python -m cnn_jax.analysis.support
 
-docs/kernels.md holds the table; a test keeps the two equal.
+docs/kernels.md holds the table, made where the native kernel can be built; a test keeps them equal.
 """
 
 from collections.abc import Callable
@@ -54,13 +54,10 @@ FEATURES: dict[str, Change] = {
     'integers': _changed(dtype='int32'),
 }
 
-# What it supports depends on the machine: docs/native_kernel.md says it in words.
-LEFT_OUT = ('onednn',)
-
 
 def support_table() -> str:
     """Markdown: a row a feature, a column a kernel; numbers refer to the reasons below."""
-    names = [name for name in kernels.KERNELS if name not in LEFT_OUT]
+    names = list(kernels.KERNELS)
     reasons: list[str] = []
     lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
     for feature, change in FEATURES.items():

@@ -39,7 +39,7 @@ def steps(folder):
 
 
 def checkpoints(folder):
-    """The steps whose checkpoints are whole: Orbax names a folder by its number alone at the end."""
+    """Folders of whole checkpoints: Orbax names one by its number alone once it is."""
     return [path for path in (folder / 'checkpoints').glob('*') if path.name.isdigit()]
 
 
