@@ -289,3 +289,21 @@ def test_the_environment_stays_as_it_was():
         print([name for name in sys.argv[1:] if name in os.environ])
     """
     assert output(python(code, *names)).strip() == '[]'
+
+
+@native
+@pytest.mark.parametrize('environment', [{}, {'OMP_NUM_THREADS': '1'}, {'OMP_PROC_BIND': 'true'}])
+def test_each_thread_has_a_processor_of_its_own_and_the_caller_keeps_its_freedom(environment):
+    code = """
+        free = os.sched_getaffinity(0)
+        for _ in range(5):
+            assert float(forward(x, w).sum()) == total
+        bound = [os.sched_getaffinity(int(task)) for task in os.listdir('/proc/self/task')]
+        bound = [processors.pop() for processors in bound if len(processors) == 1]
+        print(len(free), len(bound), len(set(bound)), os.sched_getaffinity(0) == free)
+    """
+    processors, bound, different, is_free = output(python(code, **environment)).split()
+    if not environment:
+        assert int(bound) == int(different) == int(processors) - 1
+    if 'OMP_PROC_BIND' not in environment:  # else OpenMP itself binds, the first thread too
+        assert is_free == 'True' and (not environment or bound == '0')

@@ -9,6 +9,8 @@
 // (usually one). So calls from several host devices or Python threads queue up instead of fighting
 // for the cores, a slot that is held needs no lock, and a sum is split in the same way every time.
 
+#include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <condition_variable>
@@ -24,6 +26,14 @@
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
+
+// Of GNU's OpenMP runtime, which oneDNN brings along; no header, so that any compiler will do.
+extern "C" {
+int omp_get_max_threads();
+int omp_get_thread_num();
+int omp_get_proc_bind();
+void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+}
 
 namespace {
 
@@ -235,6 +245,72 @@ class Slots {
 
 Slots* slots = nullptr;
 pid_t owner = 0;
+std::vector<int> processors;  // that the process may use
+
+// The OpenMP threads that work for the calling thread, and that thread, each on a processor of its own.
+//
+// Left alone, Linux often wakes a sleeping thread on the processor of the thread that wakes it, where
+// it waits for some milliseconds: a call after a pause takes twice as long.
+class Team {
+ public:
+  // Runs `work` with the threads spread out; the calling thread is free again afterwards. Plainly runs
+  // it where the threads are not as many as the processors, or where the user has bound them
+  // (OMP_PROC_BIND, GOMP_CPU_AFFINITY).
+  template <typename F>
+  void Spread(F&& work) {
+    if (!known_) Meet();
+    cpu_set_t before;
+    if (threads_.empty() || sched_getaffinity(0, sizeof before, &before)) return work();
+    const int here = sched_getcpu();
+    Bind(0, here);
+    for (size_t i = 1; i < threads_.size(); ++i) {
+      if (threads_[i].processor == here) {
+        Bind(threads_[i].id, threads_[i].processor = here_);
+        break;
+      }
+    }
+    here_ = here;
+    struct Free {
+      const cpu_set_t& before;
+      ~Free() { sched_setaffinity(0, sizeof before, &before); }
+    } free{before};
+    work();
+  }
+
+ private:
+  struct Thread {
+    pid_t id = 0;
+    int processor = 0;
+  };
+
+  void Meet() {
+    known_ = true;
+    const size_t count = omp_get_max_threads();
+    if (count == 1 || count != processors.size() || omp_get_proc_bind()) return;
+    threads_.resize(count);
+    GOMP_parallel(
+        [](void* threads) {
+          (*static_cast<std::vector<Thread>*>(threads))[omp_get_thread_num()].id =
+              static_cast<pid_t>(syscall(SYS_gettid));
+        },
+        &threads_, count, 0);
+    here_ = processors[0];
+    for (size_t i = 1; i < count; ++i) Bind(threads_[i].id, threads_[i].processor = processors[i]);
+  }
+
+  static void Bind(pid_t thread, int processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    sched_setaffinity(thread, sizeof set, &set);  // where that is forbidden, all stays as it was
+  }
+
+  bool known_ = false;
+  int here_ = 0;  // where the calling thread was last; the others have the other processors
+  std::vector<Thread> threads_;
+};
+
+thread_local Team team;
 
 ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> out,
                     ffi::Span<const int64_t> problem) {
@@ -250,7 +326,7 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   std::memcpy(&p, problem.begin(), sizeof p);
   void* const buffers[] = {a.untyped_data(), b.untyped_data(), out->untyped_data()};
   try {
-    slots->With([&](Slot& slot) { slot.Run(p, buffers); });
+    slots->With([&](Slot& slot) { team.Spread([&] { slot.Run(p, buffers); }); });
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
@@ -269,6 +345,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnJaxConvolve, Convolve,
 // To be called once, before the handler: how many calls may run at the same time.
 extern "C" void CnnJaxStart(int count) {
   owner = getpid();
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  sched_getaffinity(0, sizeof set, &set);
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) processors.push_back(i);
+  }
   slots = new Slots(count);  // lives as long as the process: XLA's threads may outlast `main`
 }
 
