@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cnn_jax.analysis import pool_reference, reference, timing
 from cnn_jax.analysis.problem import POOLS, Problem, parse
@@ -90,6 +91,9 @@ def passes(problem: Problem) -> tuple[str, ...]:
     return PASSES[:2] if problem.op in POOLS else PASSES
 
 
+# One thread for the reference: NumPy's others would go on spinning for a tenth of a second after
+# it, on the processors that the kernels are timed on.
+@threadpool_limits.wrap(limits=1, user_api='blas')
 def measure(
     problem: Problem,
     direction: str,

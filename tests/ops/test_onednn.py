@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.analysis import reference
 from cnn_jax.ops.kernels import onednn
 from cnn_jax.ops.kernels.onednn import arrange, build
 from cnn_jax.ops.spec import ConvSpec
@@ -112,6 +113,25 @@ def test_values(spec, how):
     for op, wanted in zip(OPS, expected, strict=True):
         assert onednn.supports(spec, op) is None
         assert_close(run(op, x, w, dy, spec), wanted, terms, message=op)
+
+
+NO_WINDOW_FITS = {
+    '2x2': make_spec((16, 2, 2, 256), (3, 3, 256, 256), 1, 1, dtype='bfloat16'),
+    'first axis': make_spec((1, 2, 3, 8, 32), (3, 3, 1, 32, 32), 1, (1, 1, 0), dtype='bfloat16'),
+    'last axis': make_spec((5, 9, 1, 256), (3, 5, 256, 256), 1, (1, 2), dtype='bfloat16'),
+    'every window leaves': make_spec((5, 2, 32), (2, 16, 16), 3, ((1, 0),), 1, 2, 'bfloat16'),
+    'sequence': make_spec((5, 1, 48), (5, 48, 16), 3, ((3, 1),), dtype='bfloat16'),
+}
+
+
+@native
+@pytest.mark.parametrize('name', NO_WINDOW_FITS)
+def test_bfloat16_filter_gradient_where_no_window_fits(name):
+    """On processors with AVX512-BF16, oneDNN 3.2 computes these wrongly: it is not asked to."""
+    spec = NO_WINDOW_FITS[name]
+    x, w, dy = operands(spec)
+    wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
+    assert_close(run('filter_grad', x, w, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
 
 
 @pytest.mark.parametrize(
