@@ -63,10 +63,14 @@ def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
 
 def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
     """float32, but bfloat16 where the processor has it: emulated, it runs at a third the speed."""
-    has_bfloat16 = spec.dtype == 'bfloat16' and build.load().CnnJaxHasBfloat16()
-    # oneDNN 3.2's bfloat16 filter gradient is wrong where no window fits, as of 3x3 on 2x2 pixels.
-    in_bfloat16 = has_bfloat16 and (op != 'filter_grad' or _a_window_fits(spec))
-    return jnp.dtype('bfloat16' if in_bfloat16 else 'float32')
+    if spec.dtype != 'bfloat16' or not build.load().CnnJaxHasBfloat16():
+        return jnp.dtype('float32')
+    # oneDNN 3.2's bfloat16 is wrong in the filter gradient where no window fits, as of 3x3 on 2x2
+    # pixels, and 7 times slower than float32 in the input gradient of strided depthwise kernels.
+    is_wrong = op == 'filter_grad' and not _a_window_fits(spec)
+    is_depthwise = spec.is_depthwise and spec.groups > 1
+    is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1
+    return jnp.dtype('float32' if is_wrong or is_slow else 'bfloat16')
 
 
 def _a_window_fits(spec: ConvSpec) -> bool:
@@ -84,12 +88,13 @@ def _a_window_fits(spec: ConvSpec) -> bool:
 
 def _problem(spec: ConvSpec, op: str) -> np.ndarray:
     """`Problem` of conv.cc, entry by entry."""
+    in_bfloat16 = _compute_dtype(spec, op) == jnp.bfloat16
     lo, hi = zip(*spec.padding, strict=True)
     axes = (spec.input_size, spec.window, spec.output_size, spec.strides, spec.dilation, lo, hi)
     scalars = (
         list(arrange.ROLES).index(op),
-        _compute_dtype(spec, op) == jnp.bfloat16,
-        arrange.prefers_plain_kernel(spec, op),
+        in_bfloat16,
+        not in_bfloat16 and arrange.prefers_plain_kernel(spec, op),
         spec.ndim,
         spec.groups,
         spec.batch,

@@ -123,7 +123,8 @@ def _folded_axis(spec: ConvSpec) -> tuple[int, int, int]:
 
 
 def prefers_plain_kernel(spec: ConvSpec, op: str) -> bool:
-    """Whether oneDNN is faster with the kernel as it is than with a blocked copy of its choice."""
+    """Whether oneDNN is faster, in float32, on the kernel as it is than on a blocked copy."""
     if op == 'input_grad':
-        return spec.in_features < 8
-    return op == 'forward' and spec.in_features < 16 and math.prod(spec.window) >= 16
+        return spec.in_features < 8 and max(spec.strides) > 1
+    few = spec.groups == 1 and spec.in_features <= 12
+    return op == 'forward' and few and math.prod(spec.window) >= 9
