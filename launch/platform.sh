@@ -1,9 +1,10 @@
 # What is set for each kind of machine, in one place; sourced, never run. A variable that the user has
 # set is left as it is.
 #
-# cpu  Nothing. (glibc's thresholds for large blocks, MALLOC_MMAP_THRESHOLD_ and others, were tried: no
-#      gain on the lecture's CNN at 28 x 28, batch 128, three runs each: 1,249 1,317 1,270 examples/s
-#      without, 1,185 1,358 1,087 with, and 5 to 20 % more memory.)
+# cpu  GLIBC_TUNABLES=glibc.malloc.hugetlb=1 (Linux with glibc 2.35 or newer): large blocks of memory
+#      come in pages of 2 MB instead of 4 kB. Every step of XLA asks for its memory anew, and each page
+#      costs its first write about a microsecond. docs/performance.md has what it gives. glibc's
+#      thresholds (MALLOC_MMAP_THRESHOLD_ and others) give less, and take more memory.
 # gpu  XLA_FLAGS, only where several GPUs work together; documented by JAX's GPU performance tips, not
 #      measured by us:
 #        --xla_gpu_enable_latency_hiding_scheduler=true    collectives beside arithmetic
@@ -31,6 +32,9 @@ extra_of_machine() {
 
 # platform_flags PLATFORM [PROCESSES]: exports what is said above.
 platform_flags() {
+    if [[ $1 == cpu && $(uname -s) == Linux ]]; then
+        export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+    fi
     if [[ $1 == gpu ]] && ((${2:-1} > 1)); then
         export XLA_FLAGS=${XLA_FLAGS:-'--xla_gpu_enable_latency_hiding_scheduler=true --xla_gpu_nccl_termination_timeout_seconds=600'}
     fi

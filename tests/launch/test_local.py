@@ -46,6 +46,18 @@ def test_output_is_kept_in_the_workdir_but_not_in_a_foreign_folder(installed):
     assert run.returncode == 2 and not (installed / 'mine' / 'logs').exists()
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='a setting of glibc')
+@pytest.mark.parametrize('of_the_user', ['', 'glibc.malloc.check=0'])
+def test_huge_pages_on_a_cpu_unless_the_user_says_otherwise(fresh, of_the_user):
+    python = fresh / 'python'
+    script = f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$GLIBC_TUNABLES"'
+    checkout.executable(python, script)
+    variables = {'GLIBC_TUNABLES': of_the_user} if of_the_user else {}
+    run = checkout.launch(fresh, 'local.sh', CNN_JAX_PYTHON=str(python), **variables)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == (of_the_user or 'glibc.malloc.hugetlb=1')
+
+
 def test_other_extras_or_another_pyproject_install_again(installed):
     other = checkout.launch(installed, 'local.sh', CNN_JAX_EXTRAS='cpu,test')
     assert other.returncode == 0 and 'installing cnn_jax[cpu,test]' in other.stderr

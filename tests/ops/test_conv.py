@@ -280,7 +280,7 @@ def torch_has(case):
     return set(np.ravel(case.input_dilation)) == {1} and 0 not in case.x
 
 
-@pytest.mark.parametrize('case', filter(torch_has, CASES), ids=lambda c: c.name)
+@pytest.mark.parametrize('case', tuple(filter(torch_has, CASES)), ids=lambda c: c.name)
 def test_torch_agrees(case):
     torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra: compare)')
     each = case.resolved()

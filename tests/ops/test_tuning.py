@@ -44,10 +44,11 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((*image, 64), (3, 3, 1, 64), groups=64) == ('shift',) * 3
     assert chosen((*image, 64), (3, 3, 64, 64)) == ('winograd',) * 3
     assert chosen((64, 32, 32, 64), (3, 3, 64, 64)) == ('lax', 'lax', 'winograd')
-    assert chosen((*image, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'im2col')
+    assert chosen((*image, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'lax')
+    assert chosen((8, 40, 40, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'im2col')
     assert chosen((*image, 64), (3, 3, 16, 64), groups=4) == ('lax', 'lax', 'shift')
-    assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'im2col')
-    assert chosen((*image, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
+    assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'lax')
+    assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
     assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col', 'im2col', 'lax')
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
 

@@ -16,6 +16,7 @@ MANY_TAPS = 64  # above that, a window with groups is not written out
 FEATURES = 16  # below that, patches with features last are too short to copy fast
 WINOGRAD_FEATURES = 64  # below that, the transforms cost more than the products that they save
 WINOGRAD_POSITIONS = 1 << 14  # with more, below 4 times that, the transformed tiles leave the cache
+MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost what their product saves
 FEW_POSITIONS = 4  # with no more outputs per image, XLA:CPU's convolution falls to a few GFLOP/s
 
 
@@ -64,7 +65,8 @@ def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
         return 'winograd', f'3x3, at least {WINOGRAD_FEATURES} features'
     if spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
         return 'shift', "groups: XLA's is slower by a factor that grows with them"
-    if spec.ndim > 1 and not _tiny(spec):
+    is_large = math.prod(spec.output_size) >= MANY_POSITIONS
+    if spec.ndim > 1 and (is_large or math.prod(spec.window) == 1):
         return 'im2col', 'a matrix product over all positions'
     return None
 
