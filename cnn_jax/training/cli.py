@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
 EXIT_NOT_FINITE = 76
 EXIT_NOT_SAVED = 78  # 77 is processes.EXIT_PEER_GONE
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
@@ -98,15 +100,21 @@ def training_errors() -> Iterator[None]:
         fail(error, EXIT_NOT_FINITE)
     except training.DamagedError as error:
         fail(error)
-    except training.SaveError as error:
-        fail(error, EXIT_NOT_SAVED)
+    except OSError as error:
+        if isinstance(error, training.SaveError) or error.errno in NO_ROOM:
+            # At once: what else is open would be written at exit, and fail again.
+            processes.leave_at_once(_one_line(error), EXIT_NOT_SAVED)
+        raise
 
 
 def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
     """One line on stderr, then exit."""
-    text = ' '.join(str(problem).split()) or type(problem).__name__
-    print(f'error: {text}', file=sys.stderr)
+    print(f'error: {_one_line(problem)}', file=sys.stderr)
     sys.exit(code)
+
+
+def _one_line(problem: Any) -> str:
+    return ' '.join(str(problem).split()) or type(problem).__name__
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = False) -> None:

@@ -148,6 +148,7 @@ CASES = [
     _max('padding per axis', (2, 5, 6, 2), (2, 4), strides=(1, 3), padding=(1, 2)),
     _max('asymmetric padding', (2, 5, 6, 2), 3, strides=2, padding=((0, 1), (2, 0))),
     _max('same', (2, 7, 6, 2), (3, 4), strides=2, padding='SAME'),
+    _max('padding before whole windows', (2, 5, 7, 2), 2, padding=((1, 0), (1, 0))),
     _max('3d padding', (1, 4, 5, 3, 2), 3, strides=2, padding=1),
     # ceil_mode
     _max('ceil', (2, 7, 6, 2), (3, 2), strides=(2, 5), ceil_mode=True),
@@ -170,6 +171,7 @@ CASES = [
     _avg('padding not counted', (2, 7, 6, 2), 3, 2, 1, count_include_pad=False),
     _avg('asymmetric', (2, 5, 6, 2), 3, 2, ((0, 1), (2, 0)), count_include_pad=False),
     _avg('asymmetric counted', (2, 5, 6, 2), 3, 2, ((0, 2), (2, 0)), ceil_mode=True),
+    _avg('padding before whole windows', (2, 5, 7, 2), 2, padding=((1, 0), (1, 0))),
     _avg('same', (2, 7, 6, 2), (3, 4), 2, 'SAME'),
     _avg('same not counted', (2, 7, 6, 2), (3, 4), 2, 'SAME', count_include_pad=False),
     _avg('ceil', (2, 7, 6, 2), (3, 2), strides=(2, 5), ceil_mode=True),

@@ -128,23 +128,26 @@ def test_16_bit_averages_add_up_in_float32(kernel):
     x = jnp.ones((1, 18, 18, 1), jnp.bfloat16)
     y = pool.avg_pool(x, 18, implementation=kernel)
     assert y.dtype == jnp.bfloat16 and float(y.ravel()[0]) == 1.0
+    # 261 / 3: a sum rounded to bfloat16 before the division, 260, would give 86.5.
+    x = jnp.asarray([100, 100, 61], jnp.bfloat16).reshape(1, 3, 1)
+    assert float(pool.avg_pool(x, 3, implementation=kernel)[0, 0, 0]) == 87.0
 
 
 @pytest.mark.parametrize('op', ['max_pool', 'avg_pool'])
 @pytest.mark.parametrize('kernel', pool_kernels.KERNELS)
 def test_16_bit_gradients_add_up_in_float32(op, kernel):
-    """1 + 8 * 2^-9 is 1 if each term is rounded to bfloat16, else 1 + 2^-6."""
+    """1 + 8 * 2^-10 is 1 if terms or sums along an axis are rounded to bfloat16, else 1 + 2^-7."""
     if kernel == 'reshape':
         pytest.skip('its windows do not overlap: no sums in the gradient')
     x = np.zeros((1, 5, 5, 1))
     x[0, 2, 2] = 1  # in all 9 windows, and the maximum of each
-    dy = np.full((1, 3, 3, 1), 2.0**-9)
+    dy = np.full((1, 3, 3, 1), 2.0**-10)
     dy[0, 0, 0] = 1
     x, dy = jnp.asarray(x, jnp.bfloat16), jnp.asarray(dy, jnp.bfloat16)
     arguments = {} if op == 'max_pool' else {'divisor_override': 1}
     f = lambda x: getattr(pool, op)(x, 3, 1, **arguments, implementation=kernel)  # noqa: E731
     (dx,) = jax.vjp(f, x)[1](dy)
-    assert float(dx[0, 2, 2, 0]) == 1 + 2.0**-6
+    assert float(dx[0, 2, 2, 0]) == 1 + 2.0**-7
 
 
 @pytest.mark.parametrize('batch', [(), (0,), (2, 1), (2, 0, 1)])

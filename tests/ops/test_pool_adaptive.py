@@ -167,6 +167,13 @@ def test_unpool_is_the_inverse_of_max_pool_on_its_result():
     assert unpool.max_unpool(y[:0], at[:0], 2).shape == (0, 6, 4, 3)
 
 
+def test_unpool_drops_indices_out_of_range_that_are_not_known_while_tracing():
+    y = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
+    at = jnp.asarray([-1, 2, 6]).reshape(1, 3, 1)
+    found = jax.jit(lambda y, at: unpool.max_unpool(y, at, 2))(y, at)
+    np.testing.assert_array_equal(found.ravel(), [0, 0, 2, 0, 0, 0])
+
+
 @pytest.mark.parametrize('shape, output_size', [ADAPTIVE[i] for i in (1, 5, 6)], ids=str)
 def test_torch_agrees(shape, output_size):
     torch = pytest.importorskip('torch', reason='PyTorch is not installed (extra: compare)')

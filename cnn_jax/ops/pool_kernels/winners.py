@@ -23,20 +23,16 @@ def lowest(dtype: Any) -> np.ndarray:
     return np.array(jnp.iinfo(dtype).min, dtype)
 
 
-def code_dtype(taps: int) -> Any:
-    return np.uint8 if taps <= 256 else np.int32
-
-
 def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tuple[Array, Array]:
     """Maximum and number of the winning tap, element by element over arrays of one shape.
 
     Args:
-        taps: the windows' elements, tap by tap.
+        taps: the windows' elements, tap by tap; at most 256.
         first_inside: bool (len(taps), *broadcastable): at the tap that is the first to read the
             input, not padding, of a window; that tap wins over all before it, so that padding
             never wins, not even where all is -inf.
     """
-    best, code = taps[0], jnp.zeros(taps[0].shape, code_dtype(len(taps)))
+    best, code = taps[0], jnp.zeros(taps[0].shape, np.uint8)
     for k, tap in enumerate(taps[1:], 1):
         wins = (tap > best) | (tap != tap)
         if first_inside is not None and first_inside[k].any():
