@@ -6,13 +6,13 @@ import pathlib
 import jax
 import pytest
 
+from tests import compilation
+
 # Before any test module can make an array, which would settle the number of devices at one: so
 # everything about several devices runs on any machine, whatever is collected first.
 jax.config.update('jax_num_cpu_devices', 8)
 
-# Half the time to compile. Tests marked `optimized`, and processes that a test starts, compile as
-# users do.
-jax.config.update('jax_disable_most_optimizations', True)
+compilation.set_up()
 
 
 @pytest.fixture(autouse=True)

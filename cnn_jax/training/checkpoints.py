@@ -282,4 +282,4 @@ def _json_number(score: float | None) -> float | None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [''])[0][:160]
+    return (str(error).strip().splitlines() or [''])[0][:400]
