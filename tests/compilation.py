@@ -7,7 +7,7 @@ import os
 
 import jax
 
-# XLA's older way to write loops, which is compiled in less time. XLA ends the process at a flag that
+# The older way to write loops, which is compiled in less time. XLA ends the process at a flag that
 # it does not know, hence only in versions that were tried.
 _FLAG = 'xla_cpu_use_fusion_emitters'
 _HAS_FLAG = (0, 7) <= jax.__version_info__ < (0, 11)
