@@ -293,7 +293,9 @@ def _(spec: PoolSpec, kernel: str, primals, tangents) -> tuple[Array, Array]:
     y = _differentiable_maximum(x, spec, kernel)
     if dx.dtype == jax.dtypes.float0:  # of integers
         return y, np.zeros(y.shape, jax.dtypes.float0)
-    return y, run.pick(dx, run.winners(lax.stop_gradient(x), spec), spec)
+    codes = run.winners(lax.stop_gradient(x), spec)
+    # pick(dx), by way of its derivative: JAX 0.7 transposes no loop that did not come from one.
+    return y, jax.jvp(lambda x: run.pick(x, codes, spec), (x,), (dx,))[1]
 
 
 @_once_per_spec
