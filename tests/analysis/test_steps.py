@@ -105,8 +105,14 @@ def test_sides_that_differ_are_an_error(wrong):
         compare.summary([((*key, 'native'), result(1)), ((*key, 'flax'), result(1, **wrong))])
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="network 'nope' is unknown: known are small_vgg, vgg16"):
-        compare.run('nope', 'float32', 'native', 0.1)
-    with pytest.raises(ValueError, match="side 'nope' is unknown: known are native, pure, flax"):
-        compare.run('m5', 'float32', 'nope', 0.1)
+@pytest.mark.parametrize(
+    'names, dtypes, sides, message',
+    [
+        (['m5', 'nope'], ['float32'], ['flax'], "network 'nope' is unknown: known are small_vgg"),
+        (['m5'], ['float32', 'half'], ['flax'], "dtype 'half' is unknown"),
+        (['m5'], ['float32'], ['flax', 'nope'], "side 'nope' is unknown: known are native, pure"),
+    ],
+)
+def test_unknown_names_are_found_before_anything_is_timed(names, dtypes, sides, message):
+    with pytest.raises(ValueError, match=message):
+        next(compare.rounds(names, dtypes, sides, 1, 0.1))

@@ -36,15 +36,9 @@ def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
     """One process: what `jax_side` says it writes.
 
     Raises:
-        ValueError: an unknown network, dtype or side.
         ImportError: PyTorch is not installed.
         RuntimeError: the process failed; its last line is in the message.
     """
-    for value, what, known in (
-        (name, 'network', NETWORKS), (dtype, 'dtype', DTYPES), (side, 'side', SIDES),
-    ):  # fmt: skip
-        if value not in known:
-            raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
     library, environment = SIDES[side]
     task = {'name': name, 'dtype': dtype, 'library': library, 'seconds': seconds}
     here = pathlib.Path(__file__).parent
@@ -73,7 +67,17 @@ def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
 def rounds(
     names: Sequence[str], dtypes: Sequence[str], sides: Sequence[str], count: int, seconds: float
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Every side of a network in turns, `count` times, then the next network."""
+    """Every side of a network in turns, `count` times, then the next network.
+
+    Raises, before anything is timed:
+        ValueError: an unknown network, dtype or side.
+    """
+    for values, what, known in (
+        (names, 'network', NETWORKS), (dtypes, 'dtype', DTYPES), (sides, 'side', SIDES),
+    ):  # fmt: skip
+        for value in values:
+            if value not in known:
+                raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
     for name in names:
         for dtype in dtypes:
             for _ in range(count):
