@@ -161,7 +161,8 @@ def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '')
             ]
             colour = colours[list(SIDES).index(side)]
             panel.bar(where, values, 0.8 / len(sides), color=colour, label=labels[side])
-        panel.set_xticks(range(len(names)), [NETWORKS[name].title for name in names], fontsize=7)
+        titles = [NETWORKS[name].title.replace(', ', ',\n') for name in names]
+        panel.set_xticks(range(len(names)), titles, fontsize=8)
         panel.set_yscale('log')
         log_ticks(panel.yaxis)
         panel.set_ylabel('ms a training step')
