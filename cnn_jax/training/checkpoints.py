@@ -155,14 +155,17 @@ class Checkpoints:
             if _crc(text) != restored['meta']['crc']:
                 raise DamagedError('its metadata differ from their checksum')
             meta, flat = json.loads(text), restored['state']
-            found = digests(flat)  # here, since what was read may be no array at all
         except DamagedError:
             raise
         except Exception as error:  # Orbax raises whatever its readers met, bare Exception too
             raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
         written = meta['digests']
-        if lacking := sorted(set(wanted) - (set(written) & set(found))):
+        if lacking := sorted(set(wanted) - (set(written) & set(flat))):
             raise DamagedError(f'it holds no {lacking[0]} (and {len(lacking) - 1} more)')
+        try:
+            found = digests(flat)
+        except (TypeError, ValueError) as error:  # what was read is no array
+            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
         wrong = sorted(name for name in found if found[name] != written.get(name))
         if wrong:
             raise DamagedError(f'{wrong[0]} (and {len(wrong) - 1} more) is not what was written')
