@@ -75,7 +75,7 @@ def test_killed_process_restarts_all_from_the_checkpoint_and_sigterm_saves(tmp_p
         process.kill()
     assert process.returncode == 75, output
     # Killed, or the other, which noticed at once that its peer was gone.
-    assert re.search('process (1 died with exit code 137|0 died with exit code (77|134))', output)
+    assert re.search('process [01] died with exit code [1-9]', output), output
     assert 'restart 1 of 3, from the newest checkpoint' in output
     assert 'restart 2' not in output
 
