@@ -15,20 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
 
 from cnn_jax import models
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.optimizer import make_optimizer
 from cnn_jax.training.state import Net
 
 
 def make_net(task, dtype) -> Net:
     """The model of a task, without parameters."""
-    implementation = task['implementation'] or None
+    implementation = task['config']['implementation'] or None
     if implementation is None and dtype == 'float64' and task['kind'] != 'image':
         # XLA's convolutions of one dimension run at 0.4 to 4 GFLOP/s in float64 on a CPU.
         implementation = 'im2col'
     return Net(
         lambda rngs: models.create(
-            task['model'],
+            task['config']['model'],
             input_shape=tuple(task['input_shape']),
             num_classes=task['num_classes'],
             rngs=rngs,
@@ -58,7 +61,8 @@ class Run:
         self.net = make_net(task, dtype)
         cast = lambda names: {n: jnp.asarray(weights[n], dtype) for n in names}  # noqa: E731
         self.params, self.rest = cast(self.net.params), cast(self.net.rest)
-        self.optimizer = optax.sgd(task['learning_rate'], momentum=task['momentum'])
+        rates = jnp.asarray(task['learning_rates'], dtype)
+        self.optimizer = make_optimizer(TrainConfig(**task['config']), lambda step: rates[step])
         self.memory = self.optimizer.init(self.params)
         self._step = jax.jit(self._update, donate_argnums=(0, 1, 2))
         self.gradient = jax.jit(jax.grad(self.loss, has_aux=True))
@@ -77,17 +81,18 @@ class Run:
         (loss, (_, rest)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
             params, rest, x, y
         )
-        updates, memory = self.optimizer.update(gradient, memory)
+        updates, memory = self.optimizer.update(gradient, memory, params)
         return optax.apply_updates(params, updates), rest, memory, loss
 
-    def batch(self, rows, split='train'):
-        x = self.data[f'{split}_inputs'][rows]
+    def batch(self, rows, inputs=None, split='train'):
+        """What the step takes; `inputs` where they are not those of the data."""
+        x = self.data[f'{split}_inputs'][rows] if inputs is None else inputs
         x = x if self.task['kind'] == 'text' else x.astype(self.dtype)
         return x, x if self.task['loss'] == 'pixels' else self.data[f'{split}_labels'][rows]
 
-    def step(self, rows):
+    def step(self, rows, inputs=None):
         self.params, self.rest, self.memory, loss = self._step(
-            self.params, self.rest, self.memory, *self.batch(rows)
+            self.params, self.rest, self.memory, *self.batch(rows, inputs)
         )
         return float(loss)
 
@@ -96,7 +101,7 @@ class Run:
         predict = jax.jit(functools.partial(_predict, self.net))
         total, size = 0.0, len(self.data['test_inputs'])
         for start in range(0, size, 250):
-            x, y = self.batch(slice(start, start + 250), 'test')
+            x, y = self.batch(slice(start, start + 250), split='test')
             logits = predict(self.params, self.rest, x)
             if self.task['loss'] == 'pixels':
                 total += float(optax.sigmoid_binary_cross_entropy(logits, y).mean()) * len(y)
@@ -116,20 +121,28 @@ def _variable(model, name):
     return functools.reduce(getattr, name.split('/'), model)[...]
 
 
+def batches_of(folder, order, number):
+    """(rows, inputs) of every step of a training; inputs: None, or what augmentation made."""
+    path, steps = folder / f'augmented_{number}.npy', order[number]
+    inputs = np.load(path, mmap_mode='r') if path.exists() else [None] * len(steps)
+    return list(zip(steps, inputs, strict=True))
+
+
 def main(folder):
     folder = pathlib.Path(folder)
     task = json.loads((folder / 'task.json').read_text())
     jax.config.update('jax_enable_x64', True)
     data = dict(np.load(folder / 'data.npz'))
+    first = batches_of(folder, data['order'], 0)
     results = {}
     for dtype in ('float32', 'float64'):
         run = Run(task, data, np.load(folder / 'weights_0.npz'), dtype)
-        gradient, (logits, _) = run.gradient(run.params, run.rest, *run.batch(data['order'][0, 0]))
+        gradient, (logits, _) = run.gradient(run.params, run.rest, *run.batch(*first[0]))
         results[f'{dtype}/logits'] = np.asarray(logits)
         results |= {f'{dtype}/gradient/{n}': np.asarray(g) for n, g in gradient.items()}
         losses = []
         for step in range(task['compared_steps']):
-            losses.append(run.step(data['order'][0, step]))
+            losses.append(run.step(*first[step]))
             if step + 1 in task['kept_steps']:
                 results |= {
                     f'{dtype}/step/{step + 1}/{n}': np.asarray(p) for n, p in run.params.items()
@@ -139,9 +152,10 @@ def main(folder):
         weights = np.load(folder / f'weights_{seed}.npz')
         run = Run(task, data, weights, 'float32')
         losses, times = [], []
-        for rows in data['order'][seed]:
+        batches = batches_of(folder, data['order'], seed)
+        for batch in tqdm.tqdm(batches, f'cnn_jax, seed {seed}', file=sys.stdout, disable=None):
             start = time.perf_counter()
-            losses.append(run.step(rows))
+            losses.append(run.step(*batch))
             times.append(time.perf_counter() - start)
         results[f'train/{seed}/losses'] = np.array(losses)
         results[f'train/{seed}/seconds'] = np.array(times)

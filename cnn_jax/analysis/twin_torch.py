@@ -14,6 +14,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+import tqdm
 
 
 def lecture_cnn(p, x):
@@ -26,9 +27,26 @@ def lecture_cnn(p, x):
 def vgg16(p, x):
     for stage, count in enumerate((2, 2, 3, 3, 3), start=1):
         for i in range(1, count + 1):
-            x = F.relu(conv(p, f'layers/conv{stage}_{i}', x, padding=1))
+            x = conv(p, f'layers/conv{stage}_{i}', x, padding=1)
+            if f'layers/bn{stage}_{i}/scale' in p:
+                x = batch_norm(p, f'layers/bn{stage}_{i}', x)
+            x = F.relu(x)
         x = F.max_pool2d(x, 2)
     return dense(p, 'layers/fc8', x.mean((2, 3)))
+
+
+def cifar_resnet20(p, x):
+    x = F.relu(batch_norm(p, 'layers/bn1', conv(p, 'layers/conv1', x, padding=1)))
+    for stage in (1, 2, 3):
+        for i in range(3):
+            at = f'layers/layer{stage}/block{i}'
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = conv(p, f'{at}/conv1', x, stride=stride, padding=1)
+            y = F.relu(batch_norm(p, f'{at}/bn1', y))
+            y = batch_norm(p, f'{at}/bn2', conv(p, f'{at}/conv2', y, padding=1))
+            x = x[:, :, ::stride, ::stride]
+            x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
+    return dense(p, 'layers/fc', x.mean((2, 3)))
 
 
 def m5(p, x):
@@ -37,12 +55,7 @@ def m5(p, x):
             x = conv(p, 'layers/conv1', same(x, 80, 4), stride=4)
         else:
             x = conv(p, f'layers/conv{i}', x, padding=1)
-        bn = f'layers/bn{i}'
-        x = F.batch_norm(
-            x, p[f'{bn}/mean'], p[f'{bn}/var'], p[f'{bn}/scale'], p[f'{bn}/bias'],
-            training=p['training'], momentum=0.1, eps=1e-5,
-        )  # fmt: skip
-        x = F.max_pool1d(F.relu(x), 4)
+        x = F.max_pool1d(F.relu(batch_norm(p, f'layers/bn{i}', x)), 4)
     return dense(p, 'layers/fc', x.mean(2))
 
 
@@ -74,6 +87,8 @@ def autoencoder(p, x):
 NETWORKS = {
     'lecture_cnn': lecture_cnn,
     'vgg16': vgg16,
+    'vgg16_bn': vgg16,
+    'cifar_resnet20': cifar_resnet20,
     'm5': m5,
     'textcnn': textcnn,
     'autoencoder': autoencoder,
@@ -82,7 +97,14 @@ NETWORKS = {
 
 def conv(p, name, x, **options):
     function = F.conv1d if x.ndim == 3 else F.conv2d
-    return function(x, p[f'{name}/kernel'], p[f'{name}/bias'], **options)
+    return function(x, p[f'{name}/kernel'], p.get(f'{name}/bias'), **options)
+
+
+def batch_norm(p, name, x):
+    return F.batch_norm(
+        x, p[f'{name}/mean'], p[f'{name}/var'], p[f'{name}/scale'], p[f'{name}/bias'],
+        training=p['training'], momentum=0.1, eps=1e-5,
+    )  # fmt: skip
 
 
 def dense(p, name, x):
@@ -136,37 +158,53 @@ def loss_of(task, logits, labels):
     return F.cross_entropy(logits, labels)
 
 
+def optimizer_for(config, trained):
+    """The optimiser of a recipe; weight decay on kernels only."""
+    kernels = [p for n, p in trained.items() if n.endswith('/kernel')]
+    others = [p for n, p in trained.items() if not n.endswith('/kernel')]
+    groups = [
+        {'params': kernels, 'weight_decay': config['weight_decay']},
+        {'params': others, 'weight_decay': 0.0},
+    ]
+    if config['optimizer'] == 'sgd':
+        nesterov = config['nesterov'] and config['momentum'] > 0
+        return torch.optim.SGD(groups, lr=0.0, momentum=config['momentum'], nesterov=nesterov)
+    adam = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[config['optimizer']]
+    return adam(groups, lr=0.0, betas=(config['beta1'], 0.999))
+
+
 class Run:
     """One training from one set of initial weights."""
 
     def __init__(self, task, data, weights, dtype):
         self.task, self.data, self.dtype = task, data, dtype
-        self.network = NETWORKS[task['model']]
+        self.network = NETWORKS[task['config']['model']]
         self.p = {n: torch.tensor(to_torch(n, a)).to(dtype) for n, a in weights.items()}
         self.trained = [n for n in self.p if not n.endswith(('/mean', '/var'))]
         for name in self.trained:
             self.p[name].requires_grad_(True)
         self.p['training'] = True
-        self.optimizer = torch.optim.SGD(
-            [self.p[n] for n in self.trained],
-            lr=task['learning_rate'],
-            momentum=task['momentum'],
-        )
+        self.optimizer = optimizer_for(task['config'], {n: self.p[n] for n in self.trained})
+        self.rates = iter(task['learning_rates'])
 
-    def batch(self, rows, split='train'):
-        x = self.data[f'{split}_inputs'][rows]
+    def batch(self, rows, inputs=None, split='train'):
+        """What the step takes; `inputs` where they are not those of the data."""
+        x = self.data[f'{split}_inputs'][rows] if inputs is None else np.array(inputs)
         if self.task['loss'] == 'pixels':
             return inputs_for(self.task, x, self.dtype), torch.from_numpy(x).to(self.dtype)
         labels = torch.from_numpy(self.data[f'{split}_labels'][rows].astype(np.int64))
         return inputs_for(self.task, x, self.dtype), labels
 
-    def step(self, rows, update=True):
-        x, labels = self.batch(rows)
+    def step(self, rows, inputs=None, update=True):
+        x, labels = self.batch(rows, inputs)
         self.optimizer.zero_grad()
         logits = self.network(self.p, x)
         loss = loss_of(self.task, logits, labels)
         loss.backward()
         if update:
+            rate = next(self.rates)
+            for group in self.optimizer.param_groups:
+                group['lr'] = rate
             self.optimizer.step()
         return logits, float(loss)
 
@@ -179,7 +217,7 @@ class Run:
         total, size = 0.0, len(self.data['test_inputs'])
         with torch.no_grad():
             for start in range(0, size, 250):
-                x, labels = self.batch(slice(start, start + 250), 'test')
+                x, labels = self.batch(slice(start, start + 250), split='test')
                 logits = self.network(self.p, x)
                 if self.task['loss'] == 'pixels':
                     total += float(loss_of(self.task, logits, labels)) * len(labels)
@@ -188,21 +226,29 @@ class Run:
         return total / size
 
 
+def batches_of(folder, order, number):
+    """(rows, inputs) of every step of a training; inputs: None, or what augmentation made."""
+    path, steps = folder / f'augmented_{number}.npy', order[number]
+    inputs = np.load(path, mmap_mode='r') if path.exists() else [None] * len(steps)
+    return list(zip(steps, inputs, strict=True))
+
+
 def main(folder):
     folder = pathlib.Path(folder)
     task = json.loads((folder / 'task.json').read_text())
     data = dict(np.load(folder / 'data.npz'))
+    first = batches_of(folder, data['order'], 0)
     results = {}
     for dtype in ('float32', 'float64'):
         run = Run(task, data, np.load(folder / 'weights_0.npz'), getattr(torch, dtype))
-        logits, _ = run.step(data['order'][0, 0], update=False)
+        logits, _ = run.step(*first[0], update=False)
         results[f'{dtype}/logits'] = logits.detach().numpy()
         for name, value in run.arrays(lambda p: p.grad).items():
             results[f'{dtype}/gradient/{name}'] = value
         run = Run(task, data, np.load(folder / 'weights_0.npz'), getattr(torch, dtype))
         losses = []
         for step in range(task['compared_steps']):
-            losses.append(run.step(data['order'][0, step])[1])
+            losses.append(run.step(*first[step])[1])
             if step + 1 in task['kept_steps']:
                 for name, value in run.arrays().items():
                     results[f'{dtype}/step/{step + 1}/{name}'] = value
@@ -211,9 +257,10 @@ def main(folder):
         weights = np.load(folder / f'weights_{seed}.npz')
         run = Run(task, data, weights, torch.float32)
         losses, times = [], []
-        for rows in data['order'][seed]:
+        batches = batches_of(folder, data['order'], seed)
+        for batch in tqdm.tqdm(batches, f'PyTorch, seed {seed}', file=sys.stdout, disable=None):
             start = time.perf_counter()
-            losses.append(run.step(rows)[1])
+            losses.append(run.step(*batch)[1])
             times.append(time.perf_counter() - start)
         results[f'train/{seed}/losses'] = np.array(losses)
         results[f'train/{seed}/seconds'] = np.array(times)

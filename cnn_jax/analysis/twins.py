@@ -1,13 +1,15 @@
 """The same network in JAX and in PyTorch: prepares the task, runs both sides, compares.
 
 A task is a folder: task.json (what to do), data.npz (train_inputs, train_labels, test_inputs,
-test_labels as the network takes them; order (seeds, steps, batch): rows of each batch) and
-weights_<seed>.npz (initial parameters by name, float32). Each side writes <side>.npz: for float32
-and float64 the logits and gradients of the first batch, the losses, and the parameters after some
-steps; then for each seed losses, seconds a step and the result on the test examples; and its peak
-memory.
+test_labels as the network takes them; order (seeds, steps, batch): rows of each batch),
+weights_<seed>.npz (initial parameters by name, float32) and, where the training examples are
+changed at random, augmented_<seed>.npy (steps, batch, ...): what each batch became, float32. Each
+side writes <side>.npz: for float32 and float64 the logits and gradients of the first batch, the
+losses, and the parameters after some steps; then for each seed losses, seconds a step and the
+result on the test examples; and its peak memory.
 
-Both sides train with SGD and momentum: v <- momentum v + g, p <- p - learning rate v.
+Both sides take the step of `cnn_jax.training`: its learning rates are in the task, its optimiser is
+written a second time with PyTorch's.
 """
 
 import dataclasses
@@ -26,96 +28,137 @@ from matplotlib.figure import Figure
 
 from cnn_jax.analysis import twin_jax
 from cnn_jax.analysis.figures import log_ticks, new_figure, save
-from cnn_jax.data import Dataset, epoch_order
+from cnn_jax.data import Dataset, batch_rows
+from cnn_jax.data.order import steps_per_epoch
+from cnn_jax.training import augment
+from cnn_jax.training.config import TrainConfig, option
+from cnn_jax.training.optimizer import learning_rate
 
 SIDES = ('jax', 'torch')
 # model -> data set, options that make it small or deterministic
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     'lecture_cnn': ('digits', {}),
     'vgg16': ('cifar10_jpeg', {'head': 'pooled'}),
+    'vgg16_bn': ('cifar10_jpeg', {'head': 'pooled'}),
+    'cifar_resnet20': ('cifar10_jpeg', {}),
     'm5': ('fsdd', {}),
     'textcnn': ('trec', {'dropout': 0.0}),
     'autoencoder': ('digits', {}),
 }
 KEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
+# Fields of a recipe that the PyTorch side has no counterpart of.
+_NOT_COMPARED = (
+    'dtype', 'clip_norm', 'max_norm', 'init_from', 'pretrained', 'accumulate', 'remat',
+    'label_smoothing', 'ema', 'parallel',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TwinConfig(TrainConfig):
+    """A training that both sides can do: a recipe of `train.py` means the same here.
+
+    What concerns saving and watching a run plays no part; `seed` is that of the first training.
+    """
+
+    dataset: str = option('', 'data set, by name (default: one that suits the model)')
+    epochs: float = option(1.0, 'length of a training, in epochs', at_least=0.0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model not in MODELS:
+            raise ValueError(f'model={self.model!r}: must be one of {", ".join(MODELS)}')
+        if self.optimizer not in ('sgd', 'adam', 'adamw'):
+            raise ValueError(f'optimizer={self.optimizer!r}: must be one of sgd, adam, adamw')
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in _NOT_COMPARED:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f'{name}={getattr(self, name)!r}: not compared with PyTorch; leave it at '
+                    f'{defaults[name]!r}'
+                )
+        if set(self.augment.replace(':', ',').split(',')) & {'mixup', 'cutmix'}:
+            raise ValueError(f'augment={self.augment!r}: mixed examples are not compared')
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to compare; `steps` are trained for each seed, the first `compared_steps` of seed 0 also
-    step by step, in float32 and float64."""
+    """What to compare: trainings from `seeds` seeds, of which the first `compared_steps` steps of
+    the first also step by step, in float32 and float64, and tests on the first `test_examples`
+    test examples (0: all)."""
 
-    model: str
-    options: dict[str, Any]
-    seeds: int
-    steps: int
-    compared_steps: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    implementation: str = ''
-    test_examples: int = 2000
+    config: TwinConfig
+    seeds: int = 1
+    compared_steps: int = 20
+    test_examples: int = 0
 
 
-def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> None:
-    """Writes the task.
+def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> dict[str, Any]:
+    """Writes the task, and returns what is in task.json.
 
     Raises:
-        ValueError: no twin of this model, or a model that does not fit the data.
+        ValueError: a model or a batch that does not fit the data.
     """
-    if plan.model not in MODELS:
-        raise ValueError(f'model={plan.model!r}: must be one of {", ".join(MODELS)}')
-    pixels = plan.model == 'autoencoder'
-    options = MODELS[plan.model][1] | dataset.model_options | plan.options
+    config = plan.config
+    train, test = dataset.splits['train'], dataset.splits['test']
+    per_epoch = steps_per_epoch(len(train), config.batch_size)
+    steps = config.total_steps(per_epoch)
+    rates = learning_rate(config, steps, config.in_steps(config.warmup, per_epoch))
+    pixels = config.model == 'autoencoder'
+    compared = min(plan.compared_steps, steps)
+    seeds = [config.seed + i for i in range(plan.seeds)]
     task = {
-        'model': plan.model,
+        'config': dataclasses.asdict(config),
         'kind': dataset.kind,
-        'options': options,
+        'options': MODELS[config.model][1] | dataset.model_options | config.read_model_options(),
         'input_shape': dataset.input_shape,
         'num_classes': dataset.num_classes,
-        'implementation': plan.implementation,
         'loss': 'pixels' if pixels else 'classes',
-        'learning_rate': plan.learning_rate,
-        'momentum': plan.momentum,
+        'learning_rates': np.asarray(jax.vmap(rates)(jnp.arange(steps))).tolist(),
         'seeds': plan.seeds,
-        'compared_steps': min(plan.compared_steps, plan.steps),
-        'kept_steps': [n for n in KEPT_STEPS if n <= min(plan.compared_steps, plan.steps)],
+        'compared_steps': compared,
+        'kept_steps': [n for n in KEPT_STEPS if n <= compared],
     }
     net = twin_jax.make_net(task, 'float32')
+    augment.parse(config.augment, dataset.kind)
     (folder / 'task.json').write_text(json.dumps(task, indent=1) + '\n')
-    for seed in range(plan.seeds):
-        params, rest = jax.jit(net.init, static_argnums=0)(seed)
-        np.savez(folder / f'weights_{seed}.npz', **jax.tree.map(np.asarray, params | rest))
-    train, test = dataset.splits['train'], dataset.splits['test']
-    rows, order = _rows(plan, len(train))
-    np.savez(
-        folder / 'data.npz',
-        train_inputs=_ready(dataset, train.inputs[rows], pixels),
-        train_labels=train.labels[rows],
-        test_inputs=_ready(dataset, test.inputs[: plan.test_examples], pixels),
-        test_labels=test.labels[: plan.test_examples],
-        order=order,
-    )
-
-
-def _rows(plan, count):
-    """The training examples that are used, and for each step the places among them."""
-    per_epoch = count // plan.batch_size
-    if per_epoch == 0:
-        raise ValueError(f'batch_size={plan.batch_size}: there are only {count} training examples')
     order = np.stack(
         [
-            np.concatenate(
-                [
-                    epoch_order(seed, epoch, count)[: per_epoch * plan.batch_size]
-                    for epoch in range(-(-plan.steps // per_epoch))
-                ]
-            )[: plan.steps * plan.batch_size].reshape(plan.steps, plan.batch_size)
-            for seed in range(plan.seeds)
+            [
+                batch_rows(step, seed=seed, n=len(train), batch_size=config.batch_size)
+                for step in range(steps)
+            ]
+            for seed in seeds
         ]
     )
     rows, places = np.unique(order, return_inverse=True)
-    return rows, places.reshape(order.shape)
+    order = places.reshape(order.shape)
+    inputs = _ready(dataset, train.inputs[rows], pixels)
+    tested = plan.test_examples or len(test)
+    np.savez(
+        folder / 'data.npz',
+        train_inputs=inputs,
+        train_labels=train.labels[rows],
+        test_inputs=_ready(dataset, test.inputs[:tested], pixels),
+        test_labels=test.labels[:tested],
+        order=order,
+    )
+    for i, seed in enumerate(seeds):
+        params, rest = jax.jit(net.init, static_argnums=0)(seed)
+        np.savez(folder / f'weights_{i}.npz', **jax.tree.map(np.asarray, params | rest))
+        if config.augment:
+            path = folder / f'augmented_{i}.npy'
+            _write_augmented(path, config, dataset.kind, jax.random.key(seed), inputs, order[i])
+    return task
+
+
+def _write_augmented(path, config, kind, key, inputs, order):
+    """The batches of one training after what `config.augment` does to them."""
+    change = jax.jit(lambda key, batch: augment.make_augment(config, kind)(key, batch, None)[0])
+    shape = (*order.shape, *inputs.shape[1:])
+    written = np.lib.format.open_memmap(path, 'w+', np.float32, shape)
+    for step, rows in enumerate(order):
+        written[step] = change(jax.random.fold_in(key, step), inputs[rows])
+    written.flush()
 
 
 def _ready(dataset, inputs, pixels):
@@ -142,8 +185,7 @@ def run(folder: pathlib.Path, side: str) -> dict[str, np.ndarray]:
         # Unfiltered, the exception is the last line.
         env=os.environ | {'PYTHONPATH': path, 'JAX_TRACEBACK_FILTERING': 'off'},
         text=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE,  # its stdout, a progress bar, goes to the terminal
     )
     if done.returncode:
         if "No module named 'torch'" in done.stderr:

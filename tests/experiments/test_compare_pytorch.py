@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -35,25 +36,69 @@ def test_script(tmp_path):
 @pytest.mark.parametrize(
     ('model', 'options'),
     [
-        ('autoencoder', {'features': (4, 8), 'hidden': 4}),
-        ('vgg16', {'width': 0.05}),
-        ('m5', {'features': (4, 4, 8, 8)}),
-        ('textcnn', {'embedding': 6, 'filters': 3}),
+        ('autoencoder', 'features=(4,8),hidden=4'),
+        ('vgg16', 'width=0.05'),
+        ('vgg16_bn', 'width=0.05'),
+        ('cifar_resnet20', 'width=4'),
+        ('m5', 'features=(4,4,8,8)'),
+        ('textcnn', 'embedding=6,filters=3'),
     ],
 )
 def test_networks(model, options, tmp_path, shared_data):
     dataset = data.load(twins.MODELS[model][0], data_dir=shared_data)
-    plan = twins.Plan(
-        model=model, options=options, seeds=1, steps=2, compared_steps=2, batch_size=4,
-        learning_rate=0.01, test_examples=8,
+    config = twins.TwinConfig(
+        model=model, model_options=options, steps=2, batch_size=4,
+        optimizer='sgd', learning_rate=0.01,
     )  # fmt: skip
     folder = pathlib.Path(tmp_path)
-    twins.prepare(folder, plan, dataset)
+    twins.prepare(folder, twins.Plan(config, compared_steps=2, test_examples=8), dataset)
     sides = {side: twins.run(folder, side) for side in twins.SIDES}
     found = twins.differences(sides['jax'], sides['torch'], [1, 2])
     for quantity, values in found.items():
         assert values['float64'] < 1e-10, quantity
         assert values['float32'] < 1e-2, quantity
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        {'optimizer': 'sgd', 'nesterov': False, 'schedule': 'constant'},
+        {
+            'optimizer': 'sgd',
+            'schedule': 'one_cycle',
+            'weight_decay': 0.1,
+            'augment': 'crop:1,flip',
+        },
+        {'optimizer': 'adam', 'schedule': 'linear', 'warmup': '2steps', 'weight_decay': 0.1},
+        {'optimizer': 'adamw', 'beta1': 0.5, 'weight_decay': 0.1},
+    ],
+)
+def test_recipes(flags, tmp_path):
+    config = twins.TwinConfig(steps=6, batch_size=32, learning_rate=0.01, seed=3, **flags)
+    task = twins.prepare(
+        tmp_path, twins.Plan(config, compared_steps=6, test_examples=8), data.load('digits')
+    )
+    sides = {side: twins.run(tmp_path, side) for side in twins.SIDES}
+    found = twins.differences(sides['jax'], sides['torch'], task['kept_steps'])
+    assert found['losses']['float64'] < 1e-12 and found['parameters after 5']['float64'] < 1e-12
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (
+            {'dtype': 'bfloat16'},
+            "dtype='bfloat16': not compared with PyTorch; leave it at 'float32'",
+        ),
+        ({'max_norm': 3.0}, 'max_norm=3.0: not compared'),
+        ({'optimizer': 'muon'}, "optimizer='muon': must be one of sgd, adam, adamw"),
+        ({'augment': 'flip,mixup:0.2'}, "augment='flip,mixup:0.2': mixed examples"),
+        ({'model': 'resnet18'}, "model='resnet18': must be one of lecture_cnn, vgg16"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        twins.TwinConfig(**flags)
 
 
 def test_relative_differences_are_per_array_unless_an_array_is_nothing():
@@ -65,6 +110,6 @@ def test_relative_differences_are_per_array_unless_an_array_is_nothing():
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    plan = twins.Plan('lecture_cnn', {}, 1, 1, 1, 10**6, 0.1)
-    with pytest.raises(ValueError, match='batch_size=1000000: there are only 1442'):
+    plan = twins.Plan(twins.TwinConfig(batch_size=10**6))
+    with pytest.raises(ValueError, match='batch_size=1000000 is more than the 1442'):
         twins.prepare(tmp_path, plan, data.load('digits'))
