@@ -16,6 +16,15 @@ _HAS_FLAG = (0, 7) <= jax.__version_info__ < (0, 11)
 LOOPS_OF_USERS = {_FLAG: True} if _HAS_FLAG else {}
 
 
+def x64(enabled: bool = True):
+    """A context with 64-bit types."""
+    if hasattr(jax, 'enable_x64'):
+        return jax.enable_x64(enabled)
+    from jax.experimental import enable_x64
+
+    return enable_x64(enabled)
+
+
 def set_up() -> None:
     """To be called before the first array is made."""
     jax.config.update('jax_disable_most_optimizations', True)

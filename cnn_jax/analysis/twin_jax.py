@@ -25,10 +25,6 @@ from cnn_jax.training.state import Net
 
 def make_net(task, dtype) -> Net:
     """The model of a task, without parameters."""
-    implementation = task['config']['implementation'] or None
-    if implementation is None and dtype == 'float64' and task['kind'] != 'image':
-        # XLA's convolutions of one dimension run at 0.4 to 4 GFLOP/s in float64 on a CPU.
-        implementation = 'im2col'
     return Net(
         lambda rngs: models.create(
             task['config']['model'],
@@ -36,7 +32,7 @@ def make_net(task, dtype) -> Net:
             num_classes=task['num_classes'],
             rngs=rngs,
             dtype=jnp.dtype(dtype),
-            implementation=implementation,
+            implementation=task['config']['implementation'] or None,
             **task['options'],
         )
     )

@@ -46,7 +46,8 @@ def airbench(
 ) -> Classifier:
     """The airbench94 network.
 
-    Until `model.layers.whiten.kernel` is set (see `whitening_kernel`), its weights are random.
+    The weights of `model.layers.whiten` are random until they are set from images, which training
+    does before the first step (see `whitening`).
 
     Args:
         widths: channels of the three groups.
@@ -84,6 +85,11 @@ def airbench(
     layers['fc'] = make.linear(flat, num_classes, use_bias=False, kernel_init=_torch_uniform)
     layers['scale'] = Scale(logit_scale)
     return Classifier(nn.Layers(layers), input_shape, num_classes)
+
+
+def whitening(images: jax.Array) -> dict[str, jax.Array]:
+    """The fixed weights that suit these training images, by name."""
+    return {'layers/whiten/kernel': whitening_kernel(images)}
 
 
 def whitening_kernel(images: jax.Array, epsilon: float = 5e-4) -> jax.Array:

@@ -100,6 +100,11 @@ class Job(BaseJob):
 
     def init(self, say: Callable[[str], None] = print) -> State:
         state = super().init()
+        train = self.dataset.splits['train'].inputs
+        fixed = models.set_from_inputs(
+            self.config.model, lambda n: self.dataset.normalize(jnp.asarray(train[:n]))
+        )
+        state['rest'] |= self.devices.put(fixed)
         if self.config.init_from:
             source, step = read_weights(self.config.init_from)
             say(f'weights of {self.config.init_from} at step {step}')

@@ -188,15 +188,6 @@ CASES = [
 ]
 
 
-def x64():
-    """A context with 64-bit types."""
-    if hasattr(jax, 'enable_x64'):
-        return jax.enable_x64(True)
-    from jax.experimental import enable_x64
-
-    return enable_x64()
-
-
 def everything(run):
     """(x, dy, t) -> the value at x, the gradient for dy, the tangent for t, in one compilation."""
 

@@ -9,7 +9,7 @@ import pytest
 
 import cnn_jax
 from cnn_jax.ops import kernels
-from tests.compilation import LOOPS_OF_USERS
+from tests.compilation import LOOPS_OF_USERS, x64
 from tests.ops import oracle
 from tests.ops.conv_cases import CASES, TRANSPOSED_CASES
 from tests.ops.tolerance import assert_close
@@ -122,7 +122,7 @@ def test_dtypes(name, dtype):
         wide = np.int64 if 'int' in dtype else np.float64
         x, w = (np.asarray(a) for a in case.operands(wide))
         is_64_bit = dtype == 'float64'
-        with jax.enable_x64(is_64_bit) if hasattr(jax, 'enable_x64') else _x64(is_64_bit):
+        with x64(is_64_bit):
             x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
             expected = oracle.conv(x, w, **case.resolved())
             dy = jnp.asarray(np.random.default_rng(1).integers(-3, 4, expected.shape), dtype)
@@ -146,12 +146,6 @@ def test_dtypes(name, dtype):
                 assert_close(
                     actual, wanted, case.reduction, FACTOR.get(name, 1.0), f'{name} {dtype}'
                 )
-
-
-def _x64(enabled):
-    from jax.experimental import enable_x64
-
-    return enable_x64(enabled)
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cnn_jax.ops import dispatch, pool, pool_kernels
+from tests.compilation import x64
 from tests.ops import pool_oracle
-from tests.ops.pool_cases import CASES, everything, quick_compilation, x64  # noqa: F401
+from tests.ops.pool_cases import CASES, everything, quick_compilation  # noqa: F401
 from tests.ops.tolerance import assert_close
 
 PAIRS = [

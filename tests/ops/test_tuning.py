@@ -9,6 +9,7 @@ import cnn_jax
 from cnn_jax.ops import kernels, tuning
 from cnn_jax.ops.spec import ConvSpec
 from cnn_jax.ops.tuning import table
+from tests.compilation import x64
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +31,12 @@ def pure_jax(monkeypatch):
     )
 
 
-def chosen(x, kernel, **arguments):
-    spec = cnn_jax.explain(
-        lambda x, w: cnn_jax.conv(x, w, **arguments),
-        *(jax.ShapeDtypeStruct(s, jnp.float32) for s in (x, kernel)),
-    )[0].spec
+def chosen(x, kernel, *, dtype='float32', **arguments):
+    with x64(dtype == 'float64'):
+        spec = cnn_jax.explain(
+            lambda x, w: cnn_jax.conv(x, w, **arguments),
+            *(jax.ShapeDtypeStruct(s, dtype) for s in (x, kernel)),
+        )[0].spec
     return tuple(tuning.choose(spec, 'cpu'))
 
 
@@ -51,6 +53,9 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
     assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col', 'im2col', 'lax')
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
+    assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col',) * 3
+    assert chosen((2, 9, 9, 9, 4), (3, 3, 3, 4, 8), dtype='float64') == ('im2col',) * 3
+    assert chosen((*image, 32), (3, 3, 32, 64), dtype='float64') == ('lax',) * 3
 
 
 def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):
