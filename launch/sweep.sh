@@ -7,7 +7,8 @@
 #   --sweepdir=DIR       where everything goes: DIR/<combination>/seed<n> (working folders of the runs),
 #                        DIR/logs, and DIR/table.md, which is printed at the end
 #   --recipes=A,B        flag files; default: none, the flags given here alone
-#   --grid=FLAG=V1,V2    values of one flag; may be given several times
+#   --grid=FLAG=V1,V2    values of one flag; may be given several times. Values that have commas of their
+#                        own are separated by semicolons: '--grid=dataset=fsdd:length=4000,test_speaker=theo;fsdd'
 #   --seeds=0,1,2        default: 0
 #   --metric=NAME        of result.json, for the table; default: test.accuracy
 #   --help, --dry_run    this text; print the commands, install and run nothing
@@ -32,8 +33,9 @@ for flag in ${flags[@]+"${flags[@]}"}; do
         --metric=*) metric=$value ;;
         --grid=?*=?*)
             crossed=()
+            [[ $value == *';'* ]] && separator=';' || separator=,
             for combination in "${grid[@]}"; do
-                for choice in $(tr ',' ' ' <<<"${value#*=}"); do
+                for choice in $(tr "$separator" ' ' <<<"${value#*=}"); do
                     crossed+=("$combination --${value%%=*}=$choice")
                 done
             done

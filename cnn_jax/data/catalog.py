@@ -165,7 +165,7 @@ CATALOG: dict[str, Entry] = {
     # Case is kept, as Kim 2014 does for this set.
     'trec': Entry(
         'text',
-        readers.texts('trec', content=('text',), label='label-coarse', default_lower=False),
+        readers.texts('trec', content=('text',), label='label-coarse', lower=False),
         ('length',),
         {'train': 5452, 'test': 500},
         6,

@@ -213,18 +213,12 @@ def texts(
     *,
     content: Sequence[str] = (),
     label: str = '',
+    lower: bool = True,
     default_length: int = 0,
-    default_lower: bool = True,
 ) -> Callable[..., Parts]:
     """Labelled texts. `content` features are joined by a space; by default the supervised one."""
 
-    def read(
-        place: Place,
-        *,
-        length: int = default_length,
-        min_count: int = 1,
-        lower: bool = default_lower,
-    ) -> Parts:
+    def read(place: Place, *, length: int = default_length, min_count: int = 1) -> Parts:
         folder = place.open(name)
         parts, target = content, label
         if not parts:

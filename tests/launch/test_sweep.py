@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,3 +121,19 @@ def test_unknown_metric_is_one_line(tmp_path, capsys):
     _result(tmp_path, 'a', 0, 0.5)
     assert sweep_table.main(['', str(tmp_path), 'test.accuracies']) == 2
     assert 'error: --metric=test.accuracies is not in the results' in capsys.readouterr().err
+
+
+def test_values_with_commas_are_separated_by_semicolons(tmp_path):
+    done = sweep(tmp_path, '--dry_run', '--grid=augment=crop:1,flip;flip', '--grid=ema=0.5,0.9')
+    assert done.returncode == 0, done.stderr
+    values = [
+        (augment, ema)
+        for line in done.stdout.replace('\\', '').splitlines()
+        for augment, ema in re.findall(r'--augment=(\S+) --ema=(\S+) ', line)
+    ]
+    assert values == [
+        ('crop:1,flip', '0.5'),
+        ('crop:1,flip', '0.9'),
+        ('flip', '0.5'),
+        ('flip', '0.9'),
+    ]
