@@ -13,7 +13,7 @@ from cnn_jax.training.devices import AXIS, peak_memory
 from cnn_jax.training.feed import Feed
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import BaseJob
-from cnn_jax.training.processes import EXIT_PEER_GONE, are_several, is_first, leave_at_once
+from cnn_jax.training.processes import end_with_peers, is_first
 from cnn_jax.training.profile import Profiler
 from cnn_jax.training.state import State
 from cnn_jax.training.step import on_devices, several_steps
@@ -44,7 +44,7 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
         DamagedError: there are checkpoints and none is whole.
     """
     config = job.config
-    with contextlib.ExitStack() as stack:
+    with end_with_peers(), contextlib.ExitStack() as stack:
         interrupt = stack.enter_context(Interrupt())
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -54,6 +54,7 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
                 say=say,
             )
         )
+        stack.enter_context(end_with_peers())  # before the checkpoints, whose end waits for others
         state, start = _begin(job, workdir, checkpoints)
         log = MetricsLog(workdir.path, start) if is_first() else None
         if log:
@@ -62,13 +63,7 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
         stack.callback(profiler.close)
         run = _Run(job, checkpoints, log, interrupt, profiler)
         stack.callback(run.feed.close)
-        try:
-            state = run.to_end(state, start)
-        except jax.errors.JaxRuntimeError as error:
-            if are_several():  # nothing that waits for the others may follow
-                line = str(error).splitlines()[0]
-                leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
-            raise
+        state = run.to_end(state, start)
         return state, run.judge.final(state, job.total_steps)
 
 

@@ -1,7 +1,9 @@
 """Several processes as one run: joining them, agreeing, and who writes."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -75,6 +77,22 @@ def agree(problem: str | None) -> None:
     message = bytes(told.tolist()).decode(errors='ignore').strip()
     if message and not is_first():
         raise ValueError(f'process 0: {message}')
+
+
+@contextlib.contextmanager
+def end_with_peers() -> Iterator[None]:
+    """Ends this process at once, with `EXIT_PEER_GONE`, where JAX fails and there are others.
+
+    Nothing that waits for the others may follow, and what fails with several processes is nearly
+    always a call to one that is gone.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if are_several():
+            line = str(error).splitlines()[0]
+            leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
+        raise
 
 
 def leave_at_once(message: str, code: int) -> None:
