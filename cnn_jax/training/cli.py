@@ -19,6 +19,8 @@ EXIT_NOT_FINITE = 76
 EXIT_NOT_SAVED = 78  # 77 is processes.EXIT_PEER_GONE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
+flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
+
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
 

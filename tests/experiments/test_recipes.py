@@ -64,6 +64,14 @@ def test_the_table_of_data_sets_is_shown():
     assert shown == data.table() + '\n'
 
 
+@pytest.mark.parametrize('script', ['train.py', 'generate.py', 'compare_pytorch.py'])
+def test_help_lists_the_flags_of_the_configuration(script):
+    process = scripts.start(script, '--help')
+    shown, _ = process.communicate()
+    names = re.findall(r'^  --(?:\[no\])?(\w+):', shown, re.M)
+    assert {'dataset', 'model', 'learning_rate', 'nesterov', 'eval_every'} <= set(names)
+
+
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda recipe: recipe.stem)
 def test_a_recipe_says_its_result_as_the_documentation_and_builds_its_model(recipe):
     lines = recipe.read_text().splitlines()
