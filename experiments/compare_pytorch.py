@@ -41,7 +41,8 @@ def main(argv):
             raise ValueError('PyTorch is not installed: pip install "cnn_jax[compare]"')
         config = cli.from_flags(twins.TwinConfig)
         name = config.dataset or twins.MODELS[config.model][0]
-        dataset = load_data(dataclasses.replace(config, dataset=name))
+        config = dataclasses.replace(config, dataset=name)
+        dataset = load_data(config)
         plan = twins.Plan(config, f.seeds, f.compared_steps, f.test_examples)
         output = pathlib.Path(f.output or f'runs/compare_pytorch/{f.model}')
         output.mkdir(parents=True, exist_ok=True)

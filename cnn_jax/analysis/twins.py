@@ -60,15 +60,13 @@ class TwinConfig(TrainConfig):
     What concerns saving and watching a run plays no part; `seed` is that of the first training.
     """
 
+    model: str = option('lecture_cnn', 'model', choices=tuple(MODELS))
+    optimizer: str = option('adamw', 'optimiser', choices=('sgd', 'adam', 'adamw'))
     dataset: str = option('', 'data set, by name (default: one that suits the model)')
     epochs: float = option(1.0, 'length of a training, in epochs', at_least=0.0)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model not in MODELS:
-            raise ValueError(f'model={self.model!r}: must be one of {", ".join(MODELS)}')
-        if self.optimizer not in ('sgd', 'adam', 'adamw'):
-            raise ValueError(f'optimizer={self.optimizer!r}: must be one of sgd, adam, adamw')
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in _NOT_COMPARED:
             if getattr(self, name) != defaults[name]:
@@ -76,7 +74,7 @@ class TwinConfig(TrainConfig):
                     f'{name}={getattr(self, name)!r}: not compared with PyTorch; leave it at '
                     f'{defaults[name]!r}'
                 )
-        if set(self.augment.replace(':', ',').split(',')) & {'mixup', 'cutmix'}:
+        if augment.mixes(augment.parse(self.augment, 'image')):
             raise ValueError(f'augment={self.augment!r}: mixed examples are not compared')
 
 

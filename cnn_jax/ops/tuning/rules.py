@@ -42,7 +42,7 @@ def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
         return 'shift', 'depthwise'
     if spec.dtype == 'float64' and spec.ndim != 2 and spec.groups == 1:
-        return 'im2col', "float64, 1-D or 3-D: XLA's is 6 to 96 times slower"
+        return 'im2col', "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"
     return None
 
 
