@@ -11,7 +11,7 @@ import math
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -158,19 +158,19 @@ class Checkpoints:
         except DamagedError:
             raise
         except Exception as error:  # Orbax raises whatever its readers met, bare Exception too
-            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
+            raise DamagedError(_cause(error)) from error
         written = meta['digests']
         if lacking := sorted(set(wanted) - (set(written) & set(flat))):
-            raise DamagedError(f'it holds no {lacking[0]} (and {len(lacking) - 1} more)')
+            raise DamagedError(f'it holds no {first_of(lacking)}')
         try:
             found = digests(flat)
         except (TypeError, ValueError) as error:  # what was read is no array
-            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
+            raise DamagedError(_cause(error)) from error
         wrong = sorted(name for name in found if found[name] != written.get(name))
         if wrong:
-            raise DamagedError(f'{wrong[0]} (and {len(wrong) - 1} more) is not what was written')
+            raise DamagedError(f'not what was written: {first_of(wrong)}')
         if not partial and (others := sorted(set(written) - set(found))):
-            raise DamagedError(f'it holds {others[0]} (and {len(others) - 1} more) besides')
+            raise DamagedError(f'it holds {first_of(others)} besides')
         leaves = [flat[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
@@ -214,7 +214,7 @@ class Checkpoints:
             )
             written = json.loads(restored['meta']['text'])['digests']
         except Exception as error:  # as in `restore`
-            raise DamagedError(f'{type(error).__name__}: {_first_line(error)}') from error
+            raise DamagedError(_cause(error)) from error
         found = {}
         for name, digest in written.items():
             dtype, _, shape = digest.partition(':')[0].partition('[')
@@ -284,5 +284,18 @@ def _json_number(score: float | None) -> float | None:
     return None if score is None or math.isnan(score) else float(score)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [''])[0][:400]
+def first_of(names: Sequence[str]) -> str:
+    """'a', or 'a and 2 more'."""
+    return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost error, which names the file: those around it tell of Orbax's own ways."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f'{type(error).__name__}: {_first_line(error)}'
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip().splitlines() or [''])[0]
+    return line.partition(' [tensorstore_spec')[0][:400]

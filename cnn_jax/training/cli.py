@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import inspect
 import os
 import sys
 import traceback
@@ -133,6 +134,17 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = Fals
             logging.set_verbosity(logging.ERROR)  # Orbax logs every phase of every save
         return rest
 
+    sys.unraisablehook = _without_left_reads
     if any(a in ('--help', '--helpshort', '-h', '--helpfull', '--helpxml') for a in sys.argv[1:]):
         app.run(main)
     app.run(main, flags_parser=parse)
+
+
+def _without_left_reads(unraisable: Any) -> None:
+    """Says what nobody could catch, but for Orbax's reads of a damaged checkpoint.
+
+    Orbax raises the first that fails and leaves the others, each of which would print a traceback.
+    """
+    left = str(unraisable.exc_value) == 'Event loop is closed'
+    if not left and not inspect.iscoroutine(unraisable.object):
+        sys.__unraisablehook__(unraisable)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cnn_jax.training.checkpoints import Checkpoints
+from cnn_jax.training.checkpoints import Checkpoints, first_of
 from cnn_jax.training.devices import AXIS, peak_memory
 from cnn_jax.training.feed import Feed
 from cnn_jax.training.interrupt import Interrupt
@@ -178,8 +178,8 @@ class _Run:
         names = np.array(sorted(self.job.state_like()['params']))[~np.isfinite(leaf_norms)]
         losses = {name.replace('_', ' '): row[name] for name in self.job.losses}
         what = [f'the {name} is {v}' for name, v in losses.items() if not np.isfinite(v)]
-        if names.size:
-            what.append(f'the gradient of {names[0]} (and {names.size - 1} more) is not finite')
+        if len(names):
+            what.append(f'the gradient of {first_of(names)} is not finite')
         kept = self.checkpoints.steps()
         return (
             f'step {step}: {" and ".join(what) or "the gradient is too large for its norm"}; '

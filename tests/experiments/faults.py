@@ -16,7 +16,6 @@ import json
 import math
 import os
 import pathlib
-import random
 import shutil
 import signal
 import subprocess
@@ -27,73 +26,11 @@ from collections.abc import Iterator
 
 import scripts
 from kill_resume import FLAGS
+from lab import EPOCH, HEARTBEAT, STEPS, Lab
 
 sys.path.insert(0, str(scripts.ROOT))
 
-STEPS, EPOCH = 44, 22
-HEARTBEAT = 10  # seconds
 Outcomes = Iterator[tuple[str, str]]  # what was tried, what happened
-
-
-class Lab:
-    """Starts runs, finishes them, and compares them with the undisturbed one."""
-
-    def __init__(self, folder: pathlib.Path, times: int, seed: int):
-        self.folder, self.times, self.chance = folder, times, random.Random(seed)
-        self.cache = scripts.compilation_cache(folder / 'cache')
-        self._wanted = {}
-
-    def new(self) -> pathlib.Path:
-        return pathlib.Path(tempfile.mkdtemp(dir=self.folder)) / 'run'
-
-    def start(self, workdir, *flags, count=1, devices=1, cached=True) -> list[subprocess.Popen]:
-        environment = {'JAX_NUM_CPU_DEVICES': str(devices)} | (self.cache if cached else {})
-        return [
-            scripts.start('train.py', f'--workdir={workdir}', *FLAGS, *flags, *own, **environment)
-            for own in scripts.together(count, HEARTBEAT)
-        ]
-
-    def finish(self, workdir, count=1, devices=1) -> str:
-        """Runs to the end; the output of the first process."""
-        running = self.start(workdir, count=count, devices=devices)
-        said = [process.communicate() for process in running]
-        assert not any(process.returncode for process in running), said
-        return said[0][0]
-
-    def wanted(self, count=1):
-        """The last state of an undisturbed run, and its losses."""
-        if count not in self._wanted:
-            workdir = self.new()
-            self.finish(workdir, count)
-            self._wanted[count] = scripts.last_state(workdir), scripts.losses(workdir)
-        return self._wanted[count]
-
-    def check(self, workdir, count=1) -> str:
-        """Finishes a disturbed run and compares."""
-        self.finish(workdir, count)
-        (state, losses), found = self.wanted(count), scripts.last_state(workdir)
-        assert found == state, f'{workdir}: step {found[0]}, other bits'
-        assert scripts.losses(workdir) == losses, f'{workdir}: other metrics'
-        return 'finished with the same bits'
-
-    def until(self, workdir, step, running) -> None:
-        """Waits until step `step` is logged."""
-        self.wait(lambda: any(row['step'] >= step for row in scripts.rows(workdir)), running)
-
-    def wait(self, condition, running) -> None:
-        while not condition():
-            for process in running:
-                assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-
-    def killed_run(self) -> pathlib.Path:
-        """The folder of a run that was killed when it had some checkpoints."""
-        workdir = self.new()
-        running = self.start(workdir)
-        self.until(workdir, self.chance.randint(8, 30), running)
-        running[0].kill()
-        running[0].communicate()
-        return workdir
 
 
 def damage(lab: Lab) -> Outcomes:
@@ -304,25 +241,29 @@ def refused(running: list[subprocess.Popen], said: str) -> None:
 
 def peers(lab: Lab) -> Outcomes:
     """Two processes, one of which is killed, frozen for good, frozen for a while, or late."""
-    for name, number in (('killed', signal.SIGKILL), ('frozen', signal.SIGSTOP)):
-        for index in (0, 1):
-            for _ in range(lab.times):
-                workdir = lab.new()
-                running = lab.start(workdir, count=2)
-                lab.until(workdir, lab.chance.randint(3, 30), running)
-                begun = time.monotonic()
-                running[index].send_signal(number)
-                running[1 - index].communicate()
-                seconds, code = time.monotonic() - begun, running[1 - index].returncode
-                running[index].kill()
-                running[index].communicate()
-                assert code in (77, -signal.SIGABRT), code
-                assert seconds < 6 * HEARTBEAT, seconds
-                code = 134 if code < 0 else code
-                yield (
-                    f'process {index} of 2 {name}',
-                    (f'the other ends with {code}; run again: {lab.check(workdir, 2)}'),
-                )
+    ends = {
+        'killed': (signal.SIGKILL, 3, 30),
+        'frozen': (signal.SIGSTOP, 3, 30),
+        'killed after the last step': (signal.SIGKILL, STEPS, STEPS),
+    }
+    for name, (number, low, high) in ends.items():
+        for index in (0, 1) * lab.times:
+            workdir = lab.new()
+            running = lab.start(workdir, count=2)
+            lab.until(workdir, lab.chance.randint(low, high), running)
+            begun = time.monotonic()
+            running[index].send_signal(number)
+            running[1 - index].communicate()
+            seconds, code = time.monotonic() - begun, running[1 - index].returncode
+            running[index].kill()
+            running[index].communicate()
+            assert code in (77, -signal.SIGABRT), code
+            assert seconds < 6 * HEARTBEAT, seconds
+            code = 134 if code < 0 else code
+            yield (
+                f'process {index} of 2 {name}',
+                (f'the other ends with {code}; run again: {lab.check(workdir, 2)}'),
+            )
     for _ in range(lab.times):
         workdir = lab.new()
         running = lab.start(workdir, count=2)

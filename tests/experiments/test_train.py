@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,19 @@ def test_sigterm_saves_and_the_next_run_goes_on(environment, finished, tmp_path)
     code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL, '--log_every=1')
     assert code == 0 and f'resuming {workdir} at step' in out, err
     assert scripts.last_state(workdir) == scripts.last_state(finished[0])
+
+
+def test_a_damaged_checkpoint_is_one_line(environment, finished, tmp_path):
+    """More than once: whether Orbax's other reads say something too depends on the moment."""
+    for i in range(3):
+        workdir = shutil.copytree(finished[0], tmp_path / f'run{i}')
+        (workdir / 'result.json').unlink()
+        for file in (workdir / 'checkpoints' / '44' / 'state' / 'd').iterdir():
+            file.write_bytes(bytes(file.stat().st_size))
+        code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL)
+        assert (code, err) == (0, '')
+        assert re.search(r'^checkpoint 44 is damaged .*/44/state/d/.*; trying', out, re.MULTILINE)
+        assert out.splitlines()[-1].startswith('test accuracy')
 
 
 @pytest.mark.slow
