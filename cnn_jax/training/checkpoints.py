@@ -158,6 +158,8 @@ class Checkpoints:
         except DamagedError:
             raise
         except Exception as error:  # Orbax raises whatever its readers met, bare Exception too
+            if processes.of_peers(error):
+                raise
             raise DamagedError(_cause(error)) from error
         written = meta['digests']
         if lacking := sorted(set(wanted) - (set(written) & set(flat))):
@@ -245,6 +247,8 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if processes.of_peers(error):
+            raise
         raise SaveError(f'a checkpoint could not be written: {_first_line(error)}') from error
 
 

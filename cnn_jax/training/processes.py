@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from jax.experimental import multihost_utils
 EXIT_PEER_GONE = 77
 HEARTBEAT_SECONDS = 100
 START_SECONDS = 300
+_COLLECTIVE = re.compile('Gloo|NCCL|coordination service', re.IGNORECASE)
 
 
 def join(
@@ -73,7 +75,8 @@ def agree(problem: str | None) -> None:
         return
     limit = 400
     text = (problem or '').encode()[:limit].ljust(limit)
-    told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
+    with end_with_peers():
+        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
     message = bytes(told.tolist()).decode(errors='ignore').strip()
     if message and not is_first():
         raise ValueError(f'process 0: {message}')
@@ -81,18 +84,30 @@ def agree(problem: str | None) -> None:
 
 @contextlib.contextmanager
 def end_with_peers() -> Iterator[None]:
-    """Ends this process at once, with `EXIT_PEER_GONE`, where JAX fails and there are others.
+    """Ends this process at once, with `EXIT_PEER_GONE`, where an error is `of_peers`.
 
-    Nothing that waits for the others may follow, and what fails with several processes is nearly
-    always a call to one that is gone.
+    Nothing that waits for the others may follow.
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if are_several():
+    except Exception as error:
+        if of_peers(error):
             line = str(error).splitlines()[0]
             leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
         raise
+
+
+def of_peers(error: BaseException | None) -> bool:
+    """Whether an error is JAX's, or was caused by one, and there are other processes.
+
+    What fails then is nearly always a call to one that is gone. Most are JaxRuntimeErrors, but jit
+    raises what it meets while it dispatches a collective as ValueError.
+    """
+    while error is not None and are_several():
+        if isinstance(error, jax.errors.JaxRuntimeError) or _COLLECTIVE.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def leave_at_once(message: str, code: int) -> None:

@@ -109,10 +109,8 @@ def signals(lab: Lab) -> Outcomes:
         return 'test_loss' not in scripts.rows(workdir)[-1]
 
     def during_a_save(workdir, running):
-        lab.until(workdir, lab.chance.randint(3, 36), running)
-        saving = lambda: list(workdir.glob('checkpoints/*.orbax-checkpoint-tmp'))  # noqa: E731
-        lab.wait(saving, running)
-        return bool(saving())
+        lab.until_a_save(workdir, running)
+        return lab.saving(workdir)
 
     phases = {
         'before the first step (compilation)': during_compilation,
@@ -241,23 +239,28 @@ def refused(running: list[subprocess.Popen], said: str) -> None:
 
 def peers(lab: Lab) -> Outcomes:
     """Two processes, one of which is killed, frozen for good, frozen for a while, or late."""
+
+    def between(low, high):
+        return lambda workdir, running: lab.until(workdir, lab.chance.randint(low, high), running)
+
     ends = {
-        'killed': (signal.SIGKILL, 3, 30),
-        'frozen': (signal.SIGSTOP, 3, 30),
-        'killed after the last step': (signal.SIGKILL, STEPS, STEPS),
+        'killed': (signal.SIGKILL, between(3, 30)),
+        'frozen': (signal.SIGSTOP, between(3, 30)),
+        'killed in a save': (signal.SIGKILL, lab.until_a_save),
+        'killed after the last step': (signal.SIGKILL, between(STEPS, STEPS)),
     }
-    for name, (number, low, high) in ends.items():
+    for name, (number, reach) in ends.items():
         for index in (0, 1) * lab.times:
             workdir = lab.new()
             running = lab.start(workdir, count=2)
-            lab.until(workdir, lab.chance.randint(low, high), running)
+            reach(workdir, running)
             begun = time.monotonic()
             running[index].send_signal(number)
-            running[1 - index].communicate()
+            _, errors = running[1 - index].communicate()
             seconds, code = time.monotonic() - begun, running[1 - index].returncode
             running[index].kill()
             running[index].communicate()
-            assert code in (77, -signal.SIGABRT), code
+            assert code in (77, -signal.SIGABRT), (code, errors)
             assert seconds < 6 * HEARTBEAT, seconds
             code = 134 if code < 0 else code
             yield (

@@ -58,6 +58,14 @@ class Lab:
         """Waits until step `step` is logged."""
         self.wait(lambda: any(row['step'] >= step for row in scripts.rows(workdir)), running)
 
+    def until_a_save(self, workdir, running) -> None:
+        """Waits until one of the saves has begun."""
+        self.until(workdir, self.chance.randint(3, 36), running)
+        self.wait(lambda: self.saving(workdir), running)
+
+    def saving(self, workdir) -> bool:
+        return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp'))
+
     def wait(self, condition, running) -> None:
         while not condition():
             for process in running:

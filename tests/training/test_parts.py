@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.training import TrainConfig, durations, metrics
+from cnn_jax.training import TrainConfig, durations, metrics, processes
 from cnn_jax.training.optimizer import learning_rate, make_optimizer
 
 
@@ -146,3 +146,18 @@ def test_sums_are_exact_over_uneven_batches():
     assert found['top_5_accuracy'] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
     table = metrics.class_table(total['confusion'], tuple('abcdefg'))
     assert len(table.splitlines()) == 8
+
+
+def test_errors_of_other_processes_are_told_from_damage(monkeypatch):
+    """As jax 0.10 raises them where a process is gone, and TensorStore where a file is damaged."""
+    gone = 'UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:46219: Connection reset by peer'
+    of_peers = jax.errors.JaxRuntimeError(gone), ValueError(gone), OSError('Orbax: no barrier')
+    of_peers[2].__cause__ = of_peers[0]
+    others = (
+        ValueError('FAILED_PRECONDITION: Error reading "step" in OCDBT database: Truncated stream'),
+        OSError(28, 'No space left on device'),
+    )
+    assert not any(map(processes.of_peers, of_peers + others))  # one process has no peers
+    monkeypatch.setattr(processes, 'are_several', lambda: True)
+    assert all(map(processes.of_peers, of_peers))
+    assert not any(map(processes.of_peers, others))
