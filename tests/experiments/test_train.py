@@ -208,7 +208,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(environment, finished, tmp_path)
 
 def test_a_damaged_checkpoint_is_one_line(environment, finished, tmp_path):
     """More than once: whether Orbax's other reads say something too depends on the moment."""
-    for i in range(3):
+    for i in range(2):
         workdir = shutil.copytree(finished[0], tmp_path / f'run{i}')
         (workdir / 'result.json').unlink()
         for file in (workdir / 'checkpoints' / '44' / 'state' / 'd').iterdir():
