@@ -139,7 +139,7 @@ class Checkpoints:
                 other arrays than `like`.
         """
         wanted = named_leaves(like)
-        try:
+        with _reading():
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -155,12 +155,6 @@ class Checkpoints:
             if _crc(text) != restored['meta']['crc']:
                 raise DamagedError('its metadata differ from their checksum')
             meta, flat = json.loads(text), restored['state']
-        except DamagedError:
-            raise
-        except Exception as error:  # Orbax raises whatever its readers met, bare Exception too
-            if processes.of_peers(error):
-                raise
-            raise DamagedError(_cause(error)) from error
         written = meta['digests']
         if lacking := sorted(set(wanted) - (set(written) & set(flat))):
             raise DamagedError(f'it holds no {first_of(lacking)}')
@@ -210,13 +204,11 @@ class Checkpoints:
         Raises:
             DamagedError: they cannot be read.
         """
-        try:
+        with _reading():
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
             written = json.loads(restored['meta']['text'])['digests']
-        except Exception as error:  # as in `restore`
-            raise DamagedError(_cause(error)) from error
         found = {}
         for name, digest in written.items():
             dtype, _, shape = digest.partition(':')[0].partition('[')
@@ -239,6 +231,19 @@ class Checkpoints:
         processes.agree(None)
         self._manager.reload()
         self._say(f'moved the damaged checkpoint {step} to {target}')
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    # Orbax raises whatever its readers met, bare Exception too.
+    try:
+        yield
+    except DamagedError:
+        raise
+    except Exception as error:
+        if processes.of_peers(error):
+            raise
+        raise DamagedError(_cause(error)) from error
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ def end_with_peers() -> Iterator[None]:
         yield
     except Exception as error:
         if of_peers(error):
-            line = str(error).splitlines()[0]
+            line = next(iter(str(error).splitlines()), type(error).__name__)
             leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
         raise
 

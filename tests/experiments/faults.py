@@ -110,7 +110,7 @@ def signals(lab: Lab) -> Outcomes:
 
     def during_a_save(workdir, running):
         lab.until_a_save(workdir, running)
-        return lab.saving(workdir)
+        return scripts.saving(workdir)
 
     phases = {
         'before the first step (compilation)': during_compilation,

@@ -58,7 +58,7 @@ def kill_somewhere(workdir, chance):
     process.communicate()
     if process.returncode != -signal.SIGKILL:
         return None
-    if list(workdir.glob('checkpoints/*.orbax-checkpoint-tmp')):
+    if scripts.saving(workdir):
         return 'during a save'
     return 'between saves' if steps > before else 'before the first step'
 

@@ -61,10 +61,7 @@ class Lab:
     def until_a_save(self, workdir, running) -> None:
         """Waits until one of the saves has begun."""
         self.until(workdir, self.chance.randint(3, 36), running)
-        self.wait(lambda: self.saving(workdir), running)
-
-    def saving(self, workdir) -> bool:
-        return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp'))
+        self.wait(lambda: scripts.saving(workdir), running)
 
     def wait(self, condition, running) -> None:
         while not condition():

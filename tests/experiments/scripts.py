@@ -64,6 +64,11 @@ def losses(workdir: pathlib.Path) -> list[float]:
     return [row['train_loss'] for row in rows(workdir) if 'train_loss' in row]
 
 
+def saving(workdir: pathlib.Path) -> bool:
+    """Whether a checkpoint is being written, or was when the run was killed."""
+    return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp'))
+
+
 def last_state(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
     """The newest step and its digests, which `save` took from the arrays themselves."""
     folder = workdir / 'checkpoints'
