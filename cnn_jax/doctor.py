@@ -23,6 +23,7 @@ from cnn_jax.analysis import compare, machine, reference
 from cnn_jax.analysis.problem import Problem, parse
 from cnn_jax.data import prepared
 from cnn_jax.ops import dispatch, kernels
+from cnn_jax.ops.lowering import internals
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     print(machine_text(description, limits))
     print(f'float32 products by default: {default_precision()}')
     print(f'native kernel: {native()}')
+    print(f'kernels as lowerings: {lowerings()}')
     print(f'data sets: {data_sets(flags.data_dir)}\n')
     # Most of the time goes to compiling, which runs outside of Python's lock.
     with concurrent.futures.ThreadPoolExecutor(description['cores']) as pool:
@@ -66,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             'peaks': limits,
             'default_precision': default_precision(),
             'native': native(),
+            'lowerings': lowerings(),
             'data_sets': data_sets(flags.data_dir),
             'kernels': checks,
             'pools': pools,
@@ -172,6 +175,13 @@ def native() -> str:
         return 'not part of this version'
     reason = kernels.reason_against('onednn', 'forward', parse(PROBLEMS[2][0]).spec())
     return 'oneDNN, built' if reason is None else f'not available: {reason}'
+
+
+def lowerings() -> str:
+    """Whether this version of JAX has what the kernels are lowered by."""
+    if internals.missing:
+        return f'OFF, everything runs by XLA: {internals.missing}'
+    return 'as tried'
 
 
 def data_sets(data_dir: str | None = None) -> str:

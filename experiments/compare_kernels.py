@@ -52,6 +52,7 @@ def main(argv):
         import jax
 
         from cnn_jax.analysis import compare, compare_report, machine
+        from cnn_jax.ops.platforms import default_platform
         from cnn_jax.ops.tuning import table
 
         dtypes = _one_of('dtypes', DTYPES)
@@ -95,8 +96,11 @@ def main(argv):
     _draw(rows, peaks, known, output)
     print(f'{text}\n\n{best}\n')
     if flags.FLAGS.save_choices:
-        path, about = table.own_path(), {'date': time.strftime('%Y-%m-%d')} | machine.describe()
-        table.save(path, compare.choices(rows, flags.FLAGS.precision or None), about)
+        platform = default_platform()
+        path = table.own_path(platform)
+        about = {'date': time.strftime('%Y-%m-%d')} | machine.describe()
+        choices = compare.choices(rows, flags.FLAGS.precision or None)
+        table.save(path, choices, about, platform)
         print(f'implementation=None now uses these measurements: {path}')
     wrong = [row for row in rows if row.right is False]
     print(f'{summary}; {len(wrong)} wrong results; written to {output}')

@@ -1,7 +1,7 @@
 """Every kernel on a problem: supported or why not, right or wrong by how much, how fast.
 
 A convolution and its two gradients are three passes; a transposed convolution has the same three
-maps in other roles (see `cnn_jax.ops.bilinear`), so both are measured by the same code.
+maps in other roles (see `cnn_jax.ops.spec.ROLES`), so both are measured by the same code.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ from threadpoolctl import threadpool_limits
 
 from cnn_jax.analysis import pool_reference, reference, timing
 from cnn_jax.analysis.problem import POOLS, Problem, parse
-from cnn_jax.ops import bilinear, dispatch, kernels, tuning
+from cnn_jax.ops import dispatch, kernels, tuning
+from cnn_jax.ops.platforms import default_platform
+from cnn_jax.ops.spec import MAPS as PASSES
+from cnn_jax.ops.spec import ROLES
 from cnn_jax.ops.tuning.table import Times
-
-PASSES = ('forward', 'input_grad', 'filter_grad')
 
 # pass -> which of the three maps of the spec it is
 MAPS = {
@@ -199,7 +200,7 @@ def choices(rows: Sequence[Measurement], precision: Any = None) -> dict[str, dic
 def _conv(problem, direction, dtype, precision, check_macs, rng):
     spec = problem.spec(dtype, precision)
     op = MAPS[problem.op][direction]
-    a, b = (_normal(rng, bilinear.SHAPES[role](spec), dtype) for role in bilinear.ROLES[op][:2])
+    a, b = (_normal(rng, spec.shape(role), dtype) for role in ROLES[op][:2])
     smaller, part_a, part_b, cut, note = reference.part(
         op, spec, np.asarray(a), np.asarray(b), check_macs
     )
@@ -213,7 +214,7 @@ def _conv(problem, direction, dtype, precision, check_macs, rng):
             'checked': note,
         }
 
-    chosen = getattr(tuning.choose(spec, jax.default_backend()), op)
+    chosen, _ = tuning.choose(op, spec, default_platform())
 
     def candidates() -> Iterator[Candidate]:
         for name in dispatch.implementations(problem.op):

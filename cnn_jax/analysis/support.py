@@ -64,7 +64,7 @@ def support_table() -> str:
         cells = []
         for name in names:
             reason = kernels.reason_against(
-                name, 'forward', change(plain_spec(1 if name == 'dot' else 3, 2))
+                name, 'forward', change(plain_spec(1 if name == 'dot' else 3, 2)), 'cpu'
             )
             if reason is None:
                 cells.append('yes')

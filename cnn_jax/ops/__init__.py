@@ -5,6 +5,7 @@ from cnn_jax.ops.conv_transpose import conv_transpose
 from cnn_jax.ops.dispatch import implementations, use_implementation
 from cnn_jax.ops.explain import explain
 from cnn_jax.ops.geometry import explain_padding, output_size, receptive_field
+from cnn_jax.ops.lowering.install import install, installed, uninstall
 from cnn_jax.ops.patches import fold, pad, unfold
 from cnn_jax.ops.pool import (
     adaptive_avg_pool,
@@ -30,6 +31,8 @@ __all__ = [
     'global_avg_pool',
     'global_max_pool',
     'implementations',
+    'install',
+    'installed',
     'lp_pool',
     'max_pool',
     'max_unpool',
@@ -37,5 +40,6 @@ __all__ = [
     'pad',
     'receptive_field',
     'unfold',
+    'uninstall',
     'use_implementation',
 ]

@@ -6,7 +6,6 @@ Here x is (*batch, *size, features) and `out` the output's spatial size.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,8 @@ def average(x: Array, out: tuple[int, ...]) -> Array:
             [_view(total, span, axis).sum(axis, keepdims=True) for span in spans], axis
         )
         counts = np.multiply.outer([end - start for start, end in spans], counts)
-    return (total / counts[..., None].astype(total.dtype)).astype(x.dtype)
+    counts = np.array(counts[..., None], total.dtype, ndmin=total.ndim)
+    return (total / counts).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
@@ -44,10 +44,11 @@ def maximum(x: Array, out: tuple[int, ...]) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _differentiable_maximum(x: Array, out: tuple[int, ...]) -> Array:
+    y = x.astype(accumulator(x.dtype))
     for axis, m in _last_first(out):
-        spans = windows(x.shape[axis], m)
-        x = jnp.concatenate([_view(x, span, axis).max(axis, keepdims=True) for span in spans], axis)
-    return x
+        spans = windows(y.shape[axis], m)
+        y = jnp.concatenate([_view(y, span, axis).max(axis, keepdims=True) for span in spans], axis)
+    return y.astype(x.dtype)
 
 
 @_differentiable_maximum.defjvp
@@ -61,21 +62,17 @@ def _(out: tuple[int, ...], primals, tangents) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def indices(x: Array, out: tuple[int, ...]) -> Array:
-    """int32 row-major index of each maximum in its plane."""
-    size = x.shape[-1 - len(out) : -1]
-    plane = lax.iota(np.int32, math.prod(size)).reshape(*size, 1)
-    codes = _winners(lax.stop_gradient(x), out)
-    return _pick(jnp.broadcast_to(plane, x.shape), codes, out)
+    """Row-major index of each maximum in its plane."""
+    plane = win.numbers(x.shape, tuple(range(-1 - len(out), -1)))
+    return _pick(plane, _winners(lax.stop_gradient(x), out), out)
 
 
 def _winners(x: Array, out: tuple[int, ...]) -> list[list[Array]]:
     """Per axis, the last first, and window, the winner's number in that window along that axis."""
-    codes = []
+    x, codes = x.astype(accumulator(x.dtype)), []
     for axis, m in _last_first(out):
         views = [_view(x, span, axis) for span in windows(x.shape[axis], m)]
-        best, numbers = zip(
-            *(win.of_axes(view, (view.ndim + axis,)) for view in views), strict=True
-        )
+        best, numbers = zip(*(win.of_axes(view, (axis,)) for view in views), strict=True)
         x = jnp.concatenate(best, axis)
         codes.append(list(numbers))
     return codes
@@ -88,7 +85,7 @@ def _pick(values: Array, codes: list[list[Array]], out: tuple[int, ...]) -> Arra
         picked = []
         for span, number in zip(windows(y.shape[axis], m), numbers, strict=True):
             view = _view(y, span, axis)
-            taps = win.numbers(view.shape, (view.ndim + axis,), number.dtype)
+            taps = win.numbers(view.shape, (axis,), number.dtype)
             chosen = jnp.where(number == taps, view, 0)
             picked.append(chosen.sum(axis, keepdims=True, dtype=y.dtype))
         y = jnp.concatenate(picked, axis)

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -31,11 +32,18 @@ def integer(value: Any, name: str, minimum: int | None = None) -> int:
     return result
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether `value` has elements, one per axis; an array without axes is a number."""
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
 def per_axis(value: Any, n: int, name: str, minimum: int | None = 1) -> tuple[int, ...]:
     """One int per spatial axis: an int is repeated `n` times, a sequence must have length `n`."""
     if isinstance(value, str):
         raise TypeError(f'{name} must be an int or {n} ints, got the string {value!r}')
-    if not isinstance(value, Sequence | np.ndarray):
+    if not is_sequence(value):
         return (integer(value, name, minimum),) * n
     if len(value) != n:
         raise ValueError(
@@ -46,7 +54,7 @@ def per_axis(value: Any, n: int, name: str, minimum: int | None = 1) -> tuple[in
 
 def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tuple[int, int], ...]:
     """`(lo, hi)` per spatial axis from an int, one int per axis, or one pair per axis."""
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+    if is_sequence(value):
         if len(value) != n:
             raise ValueError(
                 f'{name} must have one int or one (lo, hi) pair per spatial axis ({n}), '
@@ -54,7 +62,7 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
             )
         result = []
         for i, item in enumerate(value):
-            if isinstance(item, Sequence | np.ndarray) and not isinstance(item, str):
+            if is_sequence(item):
                 result.append(per_axis(item, 2, f'{name}[{i}]', minimum))
             else:
                 result.append((integer(item, f'{name}[{i}]', minimum),) * 2)

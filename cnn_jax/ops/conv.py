@@ -1,31 +1,25 @@
-"""Convolution: check the arguments, bring them into one canonical form, choose the kernel, run it.
+"""Convolution: check the arguments, bring them into one canonical form, make JAX's equation of it.
 
 `conv`, `conv_general_dilated` (the drop-in for `jax.lax.conv_general_dilated`) and, in
-`conv_transpose.py`, the transposed convolution, all end in the three maps of `bilinear.py`.
+`conv_transpose.py`, the transposed convolution, all end in `lowering.rules.bind`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops import bilinear, checks, dispatch, kernels, patches
+from cnn_jax.ops import checks, dispatch, kernels, patches
 from cnn_jax.ops.dispatch import Implementation
-from cnn_jax.ops.kernels import Choice
+from cnn_jax.ops.lowering.rules import bind
 from cnn_jax.ops.operands import add_bias, check_operands
-from cnn_jax.ops.spec import (
-    ConvSpec,
-    canonical_precision,
-    check_window,
-    dilated,
-    resolve_padding,
-)
+from cnn_jax.ops.spec import canonical_precision, check_window, dilated, resolve_padding
 
 Array = jax.Array
 
-dispatch.declare('conv', kernels.KERNELS)
+dispatch.declare('conv', kernels.KERNELS, convolution=True)
 
 
 def conv(
@@ -41,6 +35,7 @@ def conv(
     input_dilation: checks.Size = 1,
     precision: Any = None,
     preferred_element_type: Any = None,
+    out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
     """Convolution in 1, 2 or 3 dimensions, channels last.
@@ -66,9 +61,12 @@ def conv(
         padding_mode: what the padding holds: 'zeros', 'reflect', 'replicate' or 'circular'.
         precision: as in jax.lax.
         preferred_element_type: dtype of the result and of the operands before they are multiplied;
-            None: that of x. 16-bit floats always add up in float32 and are rounded once.
-        implementation: a kernel's name, several in order of preference, or None for the choice
-            measured on this kind of device.
+            None: that of x. 16-bit floats always add up in float32 and are rounded once. Integers
+            narrower than 32 bits need it, since their sums would wrap.
+        out_sharding: of the result, as in jax.lax: for meshes with explicit axes.
+        implementation: a kernel's name, several in order of preference, a mapping from 'forward',
+            'input_grad' and 'filter_grad' to either, or None for the choice measured on this kind
+            of device.
 
     Returns:
         (*batch, *output size, out_features).
@@ -86,8 +84,10 @@ def conv(
     batch_shape, size = x.shape[: -1 - ndim], x.shape[-1 - ndim : -1]
     window = tuple(map(dilated, kernel.shape[:ndim], dilation))
     holed = tuple(map(dilated, size, input_dilation))
-    padding = resolve_padding(padding, holed, window, strides)
-    check_window(tuple(n + lo + hi for n, (lo, hi) in zip(holed, padding, strict=True)), window)
+    is_symbolic = not all(isinstance(n, int) for n in size)
+    if not (is_symbolic and _is_known_to_lax(padding, input_dilation, padding_mode)):
+        padding = resolve_padding(padding, holed, window, strides)
+        check_window(tuple(n + lo + hi for n, (lo, hi) in zip(holed, padding, strict=True)), window)
 
     if padding_mode != 'zeros':
         if input_dilation != (1,) * ndim:
@@ -96,25 +96,29 @@ def conv(
             )
         x = patches.pad(x, padding, mode=padding_mode)
         padding = ((0, 0),) * ndim
-    x = x.reshape(math.prod(batch_shape), *x.shape[-1 - ndim :])
-    x, padding, input_dilation = _without_crops(x, padding, input_dilation)
-    spec = ConvSpec(
-        batch=x.shape[0],
-        input_size=x.shape[1:-1],
-        in_features=x.shape[-1],
-        window=kernel.shape[:ndim],
-        out_features=kernel.shape[-1],
-        strides=strides,
+    y = bind(
+        'conv',
+        one_batch_axis(x, batch_shape),
+        kernel,
+        implementation,
+        window_strides=strides,
         padding=padding,
-        input_dilation=input_dilation,
-        dilation=dilation,
-        groups=groups,
-        dtype=str(x.dtype),
+        lhs_dilation=input_dilation,
+        rhs_dilation=dilation,
+        dimension_numbers=channels_last(ndim),
+        feature_group_count=groups,
+        batch_group_count=1,
         precision=precision,
+        preferred_element_type=None,
+        out_sharding=out_sharding,
     )
-    y = bilinear.forward(x, kernel, spec, choose('conv', 'forward', spec, implementation))
-    y = add_bias(y, bias)
-    return y.reshape(*batch_shape, *y.shape[1:])
+    return restore_batch(add_bias(y, bias), batch_shape)
+
+
+def _is_known_to_lax(padding: Any, input_dilation: tuple[int, ...], mode: str) -> bool:
+    """Whether the equation may be left to compute its padding, from the size that it will meet."""
+    named = isinstance(padding, str) and padding.upper() in ('SAME', 'SAME_LOWER', 'VALID')
+    return named and set(input_dilation) == {1} and mode == 'zeros'
 
 
 def conv_general_dilated(
@@ -137,76 +141,54 @@ def conv_general_dilated(
 
     The arguments mean what they mean there (the default layout is NCHW, OIHW), so this function can
     be handed to Flax: `nnx.Conv(..., conv_general_dilated=cnn_jax.conv_general_dilated)`.
-    `implementation` is that of `conv`. `out_sharding` must be None.
+    `implementation` is that of `conv`. What no kernel knows (complex numbers, no spatial axes), is
+    computed by XLA's own convolution.
 
     Raises:
-        ValueError, TypeError: as `conv`; also for an `out_sharding`.
+        ValueError, TypeError: as jax.lax; an unknown or unsuitable implementation.
     """
-    lhs, rhs = checks.array(lhs, 'lhs'), checks.array(rhs, 'rhs')
-    if out_sharding is not None:
-        raise ValueError(f'out_sharding must be None (not supported), got {out_sharding!r}')
-    if lhs.ndim != rhs.ndim:
-        raise ValueError(f'lhs and rhs must have one rank, got {lhs.shape} and {rhs.shape}')
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    x = jnp.transpose(lhs, _channels_last(layout.lhs_spec))
-    # rhs_spec is (out, in, *window); a kernel here is (*window, in, out)
-    kernel = jnp.transpose(rhs, (*layout.rhs_spec[2:], layout.rhs_spec[1], layout.rhs_spec[0]))
-    groups = checks.integer(feature_group_count, 'feature_group_count', 1)
-    batch_groups = checks.integer(batch_group_count, 'batch_group_count', 1)
-    if batch_groups > 1:
-        # Part g of the batch meets part g of the kernels: the same as one more group of features.
-        if groups > 1:
-            raise ValueError(
-                'feature_group_count and batch_group_count cannot both be greater than 1, got '
-                f'{groups} and {batch_groups}'
-            )
-        if x.shape[0] % batch_groups or kernel.shape[-1] % batch_groups:
-            raise ValueError(
-                f'batch_group_count must divide the batch ({x.shape[0]}) and the output features '
-                f'({kernel.shape[-1]}), got {batch_groups}'
-            )
-        x = x.reshape(batch_groups, -1, *x.shape[1:])
-        x = jnp.moveaxis(x, 0, -2)
-        x = x.reshape(*x.shape[:-2], -1)
-        groups = batch_groups
-    y = conv(
-        x,
-        kernel,
-        strides=window_strides,
-        padding=padding,
-        dilation=1 if rhs_dilation is None else rhs_dilation,
-        groups=groups,
-        input_dilation=1 if lhs_dilation is None else lhs_dilation,
-        precision=precision,
+    ones = (1,) * (len(layout.rhs_spec) - 2)
+    lhs_dilation, rhs_dilation = (tuple(d or ones) for d in (lhs_dilation, rhs_dilation))
+    if isinstance(padding, str) and lhs_dilation == ones:
+        size = [lhs.shape[axis] for axis in layout.lhs_spec[2:]]
+        window = [rhs.shape[axis] for axis in layout.rhs_spec[2:]]
+        window = [*map(dilated, window, rhs_dilation)]
+        padding = lax.padtype_to_pads(size, window, window_strides, padding)
+    return bind(
+        'conv',
+        lhs,
+        rhs,
+        implementation,
+        window_strides=window_strides,
+        padding=padding if isinstance(padding, str) else [tuple(pair) for pair in padding],
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=layout,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=canonical_precision(precision),
         preferred_element_type=preferred_element_type,
-        implementation=implementation,
+        out_sharding=out_sharding,
     )
-    order = _channels_last(layout.out_spec)
-    return jnp.transpose(y, sorted(range(y.ndim), key=order.__getitem__))
 
 
-def choose(op: str, primary: str, spec: ConvSpec, implementation: Implementation) -> Choice | None:
-    """The kernels for a call of the public operation `op`, whose own map is `primary`; None where
-    neither the caller nor the context names one."""
-    name = dispatch.select(
-        op, implementation, lambda name: kernels.reason_against(name, primary, spec)
-    )
-    return None if name is None else Choice(name, name, name)
+def channels_last(ndim: int) -> lax.ConvDimensionNumbers:
+    """Of x (batch, *size, features) and a kernel (*window, in, out)."""
+    images = (0, ndim + 1, *range(1, ndim + 1))
+    return lax.ConvDimensionNumbers(images, (ndim + 1, ndim, *range(ndim)), images)
 
 
-def _without_crops(x: Array, padding: Any, input_dilation: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Negative padding written out as a crop (after input dilation), so that no kernel meets it."""
-    config, kept, holes = [], [], []
-    for (lo, hi), e in zip(padding, input_dilation, strict=True):
-        crops = lo < 0 or hi < 0
-        config.append((lo, hi, e - 1) if crops else (0, 0, 0))
-        kept.append((0, 0) if crops else (lo, hi))
-        holes.append(1 if crops else e)
-    if any(c != (0, 0, 0) for c in config):
-        x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *config, (0, 0, 0)])
-    return x, tuple(kept), tuple(holes)
+def one_batch_axis(x: Array, batch_shape: Sequence[int]) -> Array:
+    if len(batch_shape) == 1:
+        return x
+    if not batch_shape:
+        return lax.expand_dims(x, [0])
+    return x.reshape(math.prod(batch_shape), *x.shape[len(batch_shape) :])
 
 
-def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """(batch, feature, *spatial) axes, as lax gives them, in the order batch, *spatial, feature."""
-    return (spec[0], *spec[2:], spec[1])
+def restore_batch(y: Array, batch_shape: Sequence[int]) -> Array:
+    """Undoes `one_batch_axis`."""
+    if len(batch_shape) == 1:
+        return y
+    return y.reshape(*batch_shape, *y.shape[1:]) if batch_shape else lax.squeeze(y, [0])

@@ -1,4 +1,4 @@
-"""Transposed convolution: `bilinear.input_grad` of the convolution that it is the transpose of.
+"""Transposed convolution: a convolution of x with holes between its elements.
 
 Scatter form, for one spatial axis with n inputs, window k, stride s, dilation d:
 
@@ -8,24 +8,23 @@ from which `crop` = (lo, hi) positions are taken off (negative: zeros added). Wh
 is only how frameworks name the crop, and whether the kernel is flipped; see `conv_transpose`.
 """
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops import bilinear, checks, dispatch, kernels
-from cnn_jax.ops.conv import choose
+from cnn_jax.ops import checks, dispatch, kernels, patches
+from cnn_jax.ops.conv import channels_last, one_batch_axis, restore_batch
 from cnn_jax.ops.dispatch import Implementation
-from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.lowering.rules import bind
 from cnn_jax.ops.operands import add_bias, check_operands
-from cnn_jax.ops.spec import ConvSpec, Pairs, canonical_precision, dilated
+from cnn_jax.ops.spec import Pairs, canonical_precision, dilated
 
 Array = jax.Array
 
 CONVENTIONS = ('torch', 'keras', 'lax')
 
-dispatch.declare('conv_transpose', kernels.KERNELS)
+dispatch.declare('conv_transpose', kernels.KERNELS, convolution=True)
 
 
 def conv_transpose(
@@ -39,9 +38,11 @@ def conv_transpose(
     dilation: checks.Size = 1,
     groups: int = 1,
     bias: Any = None,
+    padding_mode: str = 'zeros',
     convention: str = 'torch',
     precision: Any = None,
     preferred_element_type: Any = None,
+    out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
     """Transposed convolution in 1, 2 or 3 dimensions, channels last.
@@ -72,7 +73,10 @@ def conv_transpose(
         output_padding: positions kept at the end that `padding` would crop, as in PyTorch: zero or
             more, less than the stride or the dilation.
         output_size: instead of `output_padding`: the spatial size of the result.
-        groups, bias, precision, preferred_element_type: as in `conv`.
+        groups, bias, precision, preferred_element_type, out_sharding: as in `conv`.
+        padding_mode: of the convolution that this is the transpose of: with 'circular', 'reflect'
+            or 'replicate' what is cropped off is added to the elements that such a padding repeats.
+            Needs convention 'torch' and floating point.
         convention: what `padding` means and whether the kernel is flipped.
         implementation: as in `conv`; 'lax' is input dilation, 'interior' writes the holes out,
             'subpixel' computes each phase of the output without multiplying by zeros.
@@ -93,44 +97,56 @@ def conv_transpose(
         raise ValueError(f'x must have no spatial axis of size 0, got shape {x.shape}')
     window = tuple(map(dilated, kernel.shape[:ndim], dilation))
     full = tuple((n - 1) * s + k for n, s, k in zip(size, strides, window, strict=True))
-    crops = resolve_crop(padding, convention, window, strides)
+    checks.choice(padding_mode, 'padding_mode', patches.PADDING_MODES)
+    repeated = crops = resolve_crop(padding, convention, window, strides)
     if output_size is None:
         extra = checks.per_axis(output_padding, ndim, 'output_padding', 0)
     else:
         extra = _extra_for(output_size, output_padding, full, crops)
     crops = _with_output_padding(crops, extra, strides, dilation, output_size)
     out_size = tuple(f - lo - hi for f, (lo, hi) in zip(full, crops, strict=True))
-    if min(out_size) < 1:
+    if any(isinstance(n, int) and n < 1 for n in out_size):
         raise ValueError(
             f'padding {padding!r} leaves an output of spatial size {out_size}; '
             f'uncropped it is {full}'
         )
 
-    if convention == 'lax':
+    if padding_mode != 'zeros':
+        _check_padding_mode(padding_mode, convention, x.dtype, repeated)
+        crops = tuple((0, -e) for e in extra)
+    if convention != 'lax':
         kernel = jnp.flip(kernel, range(ndim))
     batch_shape = x.shape[: -1 - ndim]
-    x = x.reshape(math.prod(batch_shape), *x.shape[-1 - ndim :])
-    core, added = _split_crop(crops, full, strides)
-    spec = ConvSpec(
-        batch=x.shape[0],
-        input_size=core,
-        in_features=kernel.shape[-1],
-        window=kernel.shape[:ndim],
-        out_features=x.shape[-1],
-        strides=strides,
-        padding=tuple((max(lo, 0), max(hi, 0)) for lo, hi in crops),
-        input_dilation=(1,) * ndim,
-        dilation=dilation,
-        groups=groups,
-        dtype=str(x.dtype),
+    y = bind(
+        'conv_transpose',
+        one_batch_axis(x, batch_shape),
+        kernel,
+        implementation,
+        window_strides=(1,) * ndim,
+        padding=[(k - 1 - lo, k - 1 - hi) for k, (lo, hi) in zip(window, crops, strict=True)],
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        dimension_numbers=channels_last(ndim),
+        feature_group_count=groups,
+        batch_group_count=1,
         precision=precision,
+        preferred_element_type=None,
+        out_sharding=out_sharding,
     )
-    choice = choose('conv_transpose', 'input_grad', spec, implementation)
-    y = bilinear.input_grad(x, swap_features(kernel, groups), spec, choice)
-    if any(added_axis != (0, 0) for added_axis in added):
-        y = jnp.pad(y, ((0, 0), *added, (0, 0)))
-    y = add_bias(y, bias)
-    return y.reshape(*batch_shape, *y.shape[1:])
+    if padding_mode != 'zeros':
+        unpadded = jax.ShapeDtypeStruct((y.shape[0], *out_size, y.shape[-1]), y.dtype)
+        pad = lambda a: patches.pad(a, repeated, mode=padding_mode)  # noqa: E731
+        (y,) = jax.linear_transpose(pad, unpadded)(y)
+    return restore_batch(add_bias(y, bias), batch_shape)
+
+
+def _check_padding_mode(mode: str, convention: str, dtype: Any, crops: Pairs) -> None:
+    if convention != 'torch':
+        raise ValueError(f"padding_mode {mode!r} needs convention 'torch', got {convention!r}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f'padding_mode {mode!r} needs floating point, got x of dtype {dtype}')
+    if min(min(pair) for pair in crops) < 0:
+        raise ValueError(f'padding_mode {mode!r} needs padding of 0 or more, got {crops}')
 
 
 def resolve_crop(
@@ -176,17 +192,3 @@ def _with_output_padding(
                 f'{axis} (less than the stride or the dilation), not by {e}'
             )
     return tuple((lo, hi - e) for (lo, hi), e in zip(crops, extra, strict=True))
-
-
-def _split_crop(crops: Pairs, full: Any, strides: Any) -> tuple[Any, Pairs]:
-    """The output size of the transposed convolution proper, and zeros to add around it.
-
-    A convolution has no negative padding here, and ignores less than a stride at the end of its
-    input; what goes beyond that is added as zeros.
-    """
-    core, added = [], []
-    for (lo, hi), f, s in zip(crops, full, strides, strict=True):
-        rest = min(max(-hi, 0), s - 1)  # positions that the forward convolution never reads
-        core.append(f - max(lo, 0) - max(hi, 0) + rest)
-        added.append((max(-lo, 0), max(-hi, 0) - rest))
-    return tuple(core), tuple(added)

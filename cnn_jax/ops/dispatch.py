@@ -1,30 +1,39 @@
-"""`implementation=` -> the name of a kernel: the one mechanism, for every operation.
+"""`implementation=` -> names of kernels: the one mechanism, for every operation.
 
 A name runs that kernel or raises with its reason; a sequence of names runs the first that supports
-the call; None is the default. `use_implementation` changes what None means, as part of the key of
-jit's cache, so that a function is traced anew under another choice.
+the call; a mapping names kernels for each map of a convolution; None is the default.
+`use_implementation` changes what None means, as part of the key of jit's cache, so that a function
+is traced anew under another choice.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 
 from cnn_jax.ops import checks
+from cnn_jax.ops.spec import MAPS
 
-Implementation = str | Sequence[str] | None
+Names = tuple[str, ...]
+Implementation = str | Sequence[str] | Mapping[str, str | Sequence[str] | None] | None
+
+# map of a convolution -> its kernels, in order of preference; one that is left out has the default
+Wish = dict[str, Names]
 
 _context = jax.make_user_context(())
 
-_OPERATIONS: dict[str, tuple[str, ...]] = {}
+_OPERATIONS: dict[str, Names] = {}
+_CONVOLUTIONS: set[str] = set()
 
 
-def declare(op: str, names: Iterable[str]) -> None:
+def declare(op: str, names: Iterable[str], convolution: bool = False) -> None:
     """Makes `op` known, with the names of its kernels, in the default order of preference."""
     _OPERATIONS[op] = tuple(names)
+    if convolution:
+        _CONVOLUTIONS.add(op)
 
 
-def implementations(op: str | None = None) -> dict[str, tuple[str, ...]] | tuple[str, ...]:
+def implementations(op: str | None = None) -> dict[str, Names] | Names:
     """The kernels of `op`, or of every operation."""
     if op is None:
         return dict(_OPERATIONS)
@@ -38,7 +47,8 @@ def use_implementation(
     """Within this context, what `implementation=None` means.
 
     Args:
-        implementation: for every operation that has a kernel of (one of) these names.
+        implementation: for every operation that has a kernel of (one of) these names; a mapping is
+            for every convolution.
         **by_op: for one operation, e.g. `conv='scan', max_pool=('reshape', 'shift')`;
             `implementations()` lists the operations and their kernels.
 
@@ -46,16 +56,47 @@ def use_implementation(
         ValueError: an unknown operation or kernel.
     """
     chosen = dict(_context.value)
-    if implementation is not None:
+    if isinstance(implementation, Mapping):
+        by_op = dict.fromkeys(_CONVOLUTIONS, implementation) | by_op
+    elif implementation is not None:
         names = _as_names('any operation', implementation, set().union(*_OPERATIONS.values()))
         for op, known in _OPERATIONS.items():
             if fitting := tuple(name for name in names if name in known):
                 chosen[op] = fitting
     for op, value in by_op.items():
-        known = implementations(op)
-        chosen[op] = None if value is None else _as_names(op, value, known)
+        implementations(op)
+        chosen[op] = tuple(wish(op, value).items()) if isinstance(value, Mapping) else value
+        if value is not None and not isinstance(value, Mapping):
+            chosen[op] = _as_names(op, value, _OPERATIONS[op])
     with _context(tuple(sorted(chosen.items()))):
         yield
+
+
+def names(op: str, implementation: Implementation) -> Names | Mapping | None:
+    """The names of the kernels that `op` may run, from the caller or from the context."""
+    if implementation is None:
+        implementation = dict(_context.value).get(op)
+        if implementation and not isinstance(implementation[0], str):
+            return dict(implementation)
+    if implementation is None or isinstance(implementation, Mapping):
+        return implementation
+    return _as_names(op, implementation, _OPERATIONS[op])
+
+
+def wish(op: str, implementation: Implementation) -> Wish:
+    """Of a convolution: the kernels that each of its maps may run; {} where all is left open."""
+    wanted = names(op, implementation)
+    if isinstance(wanted, Mapping) and op not in _CONVOLUTIONS:
+        raise TypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+    if not isinstance(wanted, Mapping):
+        return {} if wanted is None else dict.fromkeys(MAPS, wanted)
+    for key in wanted:
+        checks.choice(key, 'a key of implementation', MAPS)
+    return {
+        key: _as_names(op, wanted[key], _OPERATIONS[op])
+        for key in MAPS
+        if wanted.get(key) is not None
+    }
 
 
 def select(
@@ -73,11 +114,18 @@ def select(
     Raises:
         ValueError: an unknown name, or none of the named kernels supports the call.
     """
-    if implementation is None:
-        implementation = dict(_context.value).get(op)
-    if implementation is None:
-        return None
-    wanted = _as_names(op, implementation, _OPERATIONS[op])
+    wanted = names(op, implementation)
+    if isinstance(wanted, Mapping):
+        raise TypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+    return None if wanted is None else first_supporting(op, wanted, reason_against)
+
+
+def first_supporting(op: str, wanted: Names, reason_against: Callable[[str], str | None]) -> str:
+    """The first of the named kernels that supports a call.
+
+    Raises:
+        ValueError: there is none; the message has each one's reason.
+    """
     reasons = {}
     for name in wanted:
         reason = reason_against(name)
@@ -88,7 +136,7 @@ def select(
     raise ValueError(f'{op} cannot run by implementation {listed}')
 
 
-def _as_names(op: str, implementation: Implementation, known: Iterable[str]) -> tuple[str, ...]:
+def _as_names(op: str, implementation: Implementation, known: Iterable[str]) -> Names:
     wanted = (implementation,) if isinstance(implementation, str) else implementation
     if not isinstance(wanted, Sequence) or not all(isinstance(n, str) for n in wanted):
         raise TypeError(

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 
-from cnn_jax.ops import kernels
+from cnn_jax.ops import kernels, tuning
+from cnn_jax.ops.lowering import equations, internals, rules
+from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import ConvSpec
-from cnn_jax.ops.tuning import reasons
 
 
 class Used(NamedTuple):
@@ -29,32 +31,33 @@ def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Used]:
 
     `f` may be one call, a model, or the gradient of a loss: inside a gradient the two gradients of
     each convolution appear as well. Arguments may be arrays or `jax.ShapeDtypeStruct`s.
+    Convolutions written for JAX, in any library, are listed too; within `installed()` with the
+    kernels that they get there. Left out is what no kernel knows, such as complex numbers.
 
         for used in cnn_jax.explain(jax.grad(loss), params, images):
             print(used)
     """
     jaxpr = jax.make_jaxpr(lambda *a: f(*a, **kwargs))(*args)
-    return [_used(eqn) for eqn in _equations(jaxpr.jaxpr)]
+    return [used for eqn in _equations(jaxpr.jaxpr) if (used := _used(eqn))]
 
 
-def _used(eqn: Any) -> Used:
-    op = eqn.primitive.name.removeprefix('conv_')
-    spec, choice = eqn.params['spec'], eqn.params['choice']
-    default, why = reasons(spec, jax.default_backend())[kernels.OPS.index(op)]
-    name = getattr(choice, op) if choice else default
-    against = {n: kernels.reason_against(n, op, spec) for n in kernels.KERNELS}
-    return Used(
-        op,
-        name,
-        spec,
-        f'named by the caller (default: {default})' if choice else f'default: {why}',
-        {n: reason for n, reason in against.items() if reason},
-    )
+def _used(eqn: Any) -> Used | None:
+    plan = equations.read(*(v.aval for v in eqn.invars), eqn.params)
+    if plan is None:
+        return None
+    platform, text = default_platform(), internals.mark_of(eqn.ctx)
+    name, why = next(iter(rules.chosen(text, plan, platform)))
+    if why == rules.NAMED:
+        why += f' (default: {tuning.choose(plan.op, plan.spec, platform)[0]})'
+    elif why != rules.NOT_OURS:
+        why = f'default: {why}'
+    against = {n: kernels.reason_against(n, *plan[:2], platform) for n in kernels.KERNELS}
+    return Used(plan.op, name, plan.spec, why, {n: reason for n, reason in against.items() if reason})
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name in {f'conv_{op}' for op in kernels.OPS}:
+        if eqn.primitive is lax.conv_general_dilated_p:
             yield eqn
         for value in eqn.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):

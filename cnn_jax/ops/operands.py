@@ -33,7 +33,13 @@ def check_operands(
         if bias.shape != kernel.shape[-1:]:
             raise ValueError(f'bias must have shape {kernel.shape[-1:]}, got {bias.shape}')
     checks.same_dtype(x=x, kernel=kernel, bias=bias)
-    if preferred_element_type is not None:
+    if preferred_element_type is None:
+        if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4:
+            raise TypeError(
+                f'x is {x.dtype}, whose sums of products wrap around: give '
+                f'preferred_element_type, such as jnp.int32'
+            )
+    else:
         dtype = _dtype(preferred_element_type)
         x, kernel, bias = (a if a is None else a.astype(dtype) for a in (x, kernel, bias))
     return x, kernel, bias, ndim
@@ -47,6 +53,7 @@ def add_bias(y: Array, bias: Array | None) -> Array:
     """
     if bias is None:
         return y
+    bias = jnp.expand_dims(bias, range(y.ndim - 1))
     if y.dtype not in (jnp.bfloat16, jnp.float16):
         return y + bias
     return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,10 +19,8 @@ Array = jax.Array
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 
-_NUMPY_MODES = {'reflect': 'reflect', 'replicate': 'edge', 'circular': 'wrap'}
 
-
-def pad(x: Any, padding: Any, mode: str = 'zeros') -> Array:
+def pad(x: Any, padding: Any, mode: str = 'zeros', value: float = 0) -> Array:
     """Pads the spatial axes of x.
 
     For x = 1 2 3 4 and padding 2:  zeros 00123400, reflect 32123432, replicate 11123444,
@@ -32,6 +31,7 @@ def pad(x: Any, padding: Any, mode: str = 'zeros') -> Array:
         padding: one int or (lo, hi) pair per spatial axis; or one int for all spatial axes of x
             (batch, *size, features). Negative only with mode 'zeros': it crops.
         mode: 'zeros', 'reflect' (less than the size), 'replicate' or 'circular' (up to the size).
+        value: with mode 'zeros', the number to fill with.
 
     Returns:
         (*batch, *padded size, features). The gradient of 16-bit floats adds up in float32.
@@ -54,7 +54,8 @@ def pad(x: Any, padding: Any, mode: str = 'zeros') -> Array:
             raise ValueError(
                 f'padding on spatial axis {axis} must leave something of size {n}, got {pair}'
             )
-    return _pad(x, pairs, mode)
+    value = _check_value(value, mode, x.dtype)
+    return _pad(x, pairs, mode, value)
 
 
 def unfold(
@@ -86,9 +87,8 @@ def unfold(
     """
     x = checks.array(x, 'x')
     ndim = spatial_ndim(x, window, 'window')
-    spec = _spec(x.shape, ndim, x.dtype, window, strides, padding, dilation)
-    y = _unfold(x.reshape(spec.batch, *x.shape[-1 - ndim :]), spec)
-    return y.reshape(*x.shape[: -1 - ndim], *y.shape[1:])
+    spec = _spec(x.shape[-1 - ndim : -1], window, strides, padding, dilation)
+    return _unfold(x, spec)
 
 
 def fold(
@@ -124,95 +124,105 @@ def fold(
             f'the last axis of patches must be a multiple of the {taps} elements of window '
             f'{window}, got shape {patches.shape}'
         )
-    batch_shape = patches.shape[: -1 - ndim]
-    shape = (*batch_shape, *size, patches.shape[-1] // taps)
-    spec = _spec(shape, ndim, patches.dtype, window, strides, padding, dilation)
+    spec = _spec(size, window, strides, padding, dilation)
     if patches.shape[-1 - ndim : -1] != spec.output_size:
         raise ValueError(
             f'patches must have spatial axes {spec.output_size} for output_size {size}, window '
             f'{spec.window}, strides {spec.strides}, padding {spec.padding} and dilation '
             f'{spec.dilation}; got shape {patches.shape}'
         )
-    y = _fold(patches.reshape(spec.batch, *patches.shape[-1 - ndim :]), spec)
-    return y.reshape(shape)
+    return _fold(patches, spec)
+
+
+def _check_value(value: Any, mode: str, dtype: Any) -> int | float:
+    if jnp.issubdtype(dtype, jnp.integer):
+        value, info = checks.integer(value, 'value'), jnp.iinfo(dtype)
+        if not info.min <= value <= info.max:
+            raise ValueError(
+                f'value must be from {info.min} to {info.max} for {dtype}, got {value}'
+            )
+    elif isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f'value must be a number, got {value!r}')
+    if mode != 'zeros' and value != 0:
+        raise ValueError(f"value goes with mode 'zeros' only, got {value!r} and mode {mode!r}")
+    return value
 
 
 def _spec(
-    shape: tuple[int, ...],
-    ndim: int,
-    dtype: Any,
-    window: Any,
-    strides: Any,
-    padding: Any,
-    dilation: Any,
+    size: tuple[int, ...], window: Any, strides: Any, padding: Any, dilation: Any
 ) -> PoolSpec:
-    """The geometry of the patches of an array of `shape`, (*batch, *size, features)."""
+    """The geometry of the patches of an array of spatial size `size`."""
+    ndim = len(size)
     window = checks.per_axis(window, ndim, 'window')
     strides = checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
-    size, spans = shape[-1 - ndim : -1], tuple(map(dilated, window, dilation))
+    spans = tuple(map(dilated, window, dilation))
     pairs = resolve_padding(padding, size, spans, strides)
     if min(itertools.chain(*pairs)) < 0:
         raise ValueError(f'padding must not be negative, got {padding!r}')
     spec = PoolSpec(
-        batch=math.prod(shape[: -1 - ndim]),
         input_size=size,
-        features=shape[-1],
         window=window,
         strides=strides,
         padding=pairs,
         dilation=dilation,
-        dtype=str(dtype),
     )
     check_window(spec.padded_size, spans)
     return spec
 
 
-@functools.partial(jax.jit, static_argnames=('pairs', 'mode'), inline=True)
-def _pad(x: Array, pairs: Pairs, mode: str) -> Array:
-    rest = x.ndim - 1 - len(pairs)
+@functools.partial(jax.jit, static_argnames=('pairs', 'mode', 'value'), inline=True)
+def _pad(x: Array, pairs: Pairs, mode: str, value: float) -> Array:
     if mode == 'zeros':
-        config = [(0, 0, 0)] * rest + [(*pair, 0) for pair in pairs] + [(0, 0, 0)]
-        return lax.pad(x, np.zeros((), x.dtype), config)
+        return _filled(x, [(*pair, 0) for pair in pairs], value)
     wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over copies
-    wide = jnp.pad(wide, [(0, 0)] * rest + [*pairs, (0, 0)], mode=_NUMPY_MODES[mode])
+    # jnp.pad would cut the batch axes too, which an explicit mesh may forbid.
+    for axis, (lo, hi) in enumerate(pairs, -1 - len(pairs)):
+        cut, n = functools.partial(lax.slice_in_dim, wide, axis=axis), wide.shape[axis]
+        if mode == 'circular':
+            before, after = cut(n - lo, n), cut(0, hi)
+        elif mode == 'replicate':
+            times = functools.partial(jnp.repeat, axis=axis)
+            before, after = times(cut(0, 1), lo), times(cut(n - 1, n), hi)
+        else:
+            before, after = jnp.flip(cut(1, 1 + lo), axis), jnp.flip(cut(n - 1 - hi, n - 1), axis)
+        wide = lax.concatenate([before, wide, after], wide.ndim + axis)
     return wide.astype(x.dtype)
+
+
+def _filled(x: Array, config: Sequence[tuple[int, int, int]], value: float = 0) -> Array:
+    """x padded along its spatial axes; `config` as lax.pad takes it."""
+    rest = [(0, 0, 0)] * (x.ndim - 1 - len(config))
+    return lax.pad(x, np.asarray(value).astype(x.dtype), [*rest, *config, (0, 0, 0)])
 
 
 @functools.partial(jax.jit, static_argnames='spec', inline=True)
 def _unfold(x: Array, spec: PoolSpec) -> Array:
     wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over patches
-    wide = lax.pad(wide, np.zeros((), wide.dtype), [(0, 0, 0), *_holes(spec), (0, 0, 0)])
+    wide = _filled(wide, [(*pair, 0) for pair in spec.covered])
     views = []
     for start in _starts(spec):
-        stop = [
-            at + (out - 1) * s + 1
-            for at, out, s in zip(start, spec.output_size, spec.strides, strict=True)
-        ]
-        views.append(
-            lax.slice(
-                wide,
-                (0, *start, 0),
-                (spec.batch, *stop, spec.features),
-                (1, *spec.strides, 1),
-            )
-        )
+        view = wide
+        for axis, at, out, s in zip(spec.axes, start, spec.output_size, spec.strides, strict=True):
+            view = lax.slice_in_dim(view, at, at + (out - 1) * s + 1, s, axis)
+        views.append(view)
     return jnp.concatenate(views, axis=-1).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames='spec', inline=True)
 def _fold(patches: Array, spec: PoolSpec) -> Array:
     wide = patches.astype(accumulator(patches.dtype))
+    features = wide.shape[-1] // math.prod(spec.window)
     total = 0
     for tap, start in enumerate(_starts(spec)):
-        view = lax.slice_in_dim(wide, tap * spec.features, (tap + 1) * spec.features, axis=-1)
+        view = lax.slice_in_dim(wide, tap * features, (tap + 1) * features, axis=-1)
         config = []
         for at, n, out, s, (lo, _) in zip(
             start, spec.input_size, spec.output_size, spec.strides, spec.padding, strict=True
         ):
             before = at - lo
             config.append((before, n - before - (out - 1) * s - 1, s - 1))
-        total += lax.pad(view, np.zeros((), wide.dtype), [(0, 0, 0), *config, (0, 0, 0)])
+        total += _filled(view, config)
     return total.astype(patches.dtype)
 
 
@@ -220,7 +230,3 @@ def _starts(spec: PoolSpec) -> list[tuple[int, ...]]:
     """Where, in the padded input, the first window has each of its taps; row by row."""
     axes = zip(spec.window, spec.dilation, strict=True)
     return list(itertools.product(*(range(0, k * d, d) for k, d in axes)))
-
-
-def _holes(spec: PoolSpec) -> list[tuple[int, int, int]]:
-    return [(*pair, 0) for pair in spec.covered]

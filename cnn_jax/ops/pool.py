@@ -13,7 +13,6 @@ A window that holds a NaN gives NaN, and its gradient goes to the last NaN, as i
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +22,8 @@ from jax import lax
 
 from cnn_jax.ops import adaptive, checks, dispatch, pool_kernels
 from cnn_jax.ops.dispatch import Implementation
-from cnn_jax.ops.pool_spec import PoolSpec, make_spec, spatial_ndim
+from cnn_jax.ops.pool_kernels.winners import numbers
+from cnn_jax.ops.pool_spec import PoolSpec, index_dtype, make_spec, spatial_ndim
 from cnn_jax.ops.spec import accumulator
 
 Array = jax.Array
@@ -59,8 +59,9 @@ def max_pool(
             for the default.
 
     Returns:
-        (*batch, *output size, features); with `return_indices` also the int32 row-major index of
-        each maximum in its (*size) plane, as `max_unpool` takes it.
+        (*batch, *output size, features); with `return_indices` also the row-major index of each
+        maximum in its (*size) plane, as `max_unpool` takes it: int32, or int64 for 2^31 positions
+        and more.
 
     Raises:
         ValueError, TypeError: naming the argument, its value, and what would be right.
@@ -68,17 +69,11 @@ def max_pool(
     x = checks.array(x, 'x')
     spec = make_spec(x, window, strides, padding, dilation, ceil_mode)
     kernel = _choose('max_pool', spec, implementation)
-    x, batch_shape = _one_batch_axis(x, spec)
     if not return_indices:
-        return _restore(_maximum(x, spec, kernel), batch_shape)
-    if spec.has_empty_window():
-        raise ValueError(
-            f'return_indices needs an element of the input in every window, but window '
-            f'{spec.window} with dilation {spec.dilation} and padding {spec.padding} has one that '
-            f'sees only padding on input size {spec.input_size}'
-        )
-    y, indices = _maximum_and_indices(x, spec, kernel)
-    return _restore(y, batch_shape), _restore(indices, batch_shape)
+        return _maximum(x, spec, kernel)
+    _check_no_empty_window(spec, 'return_indices')
+    index_dtype(math.prod(spec.input_size), 'x with return_indices')
+    return _maximum_and_indices(x, spec, kernel)
 
 
 def avg_pool(
@@ -90,12 +85,15 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     implementation: Implementation = None,
+    *,
+    dilation: checks.Size = 1,
 ) -> Array:
     """Average over windows; 16-bit floats add up in float32 and are rounded once.
 
     Args:
         x: (*batch, *size, features), floating point.
-        window, strides, padding, ceil_mode, implementation: as in `max_pool`; padding holds zeros.
+        window, strides, padding, dilation, ceil_mode, implementation: as in `max_pool`; padding
+            holds zeros.
         count_include_pad: whether padding counts in the divisor. (True as in PyTorch and Flax;
             Keras leaves it out.) What `ceil_mode` reads beyond the padding never counts.
         divisor_override: divide by this instead.
@@ -107,10 +105,12 @@ def avg_pool(
         ValueError, TypeError: naming the argument, its value, and what would be right.
     """
     x = floating(x, 'x')
-    spec = make_spec(x, window, strides, padding, 1, ceil_mode, count_include_pad, divisor_override)
-    kernel = _choose('avg_pool', spec, implementation)
-    x, batch_shape = _one_batch_axis(x, spec)
-    return _restore(_average(x, spec, kernel), batch_shape)
+    spec = make_spec(
+        x, window, strides, padding, dilation, ceil_mode, count_include_pad, divisor_override
+    )
+    if not count_include_pad and divisor_override is None:
+        _check_no_empty_window(spec, 'count_include_pad=False')
+    return _average(x, spec, _choose('avg_pool', spec, implementation))
 
 
 def lp_pool(
@@ -120,17 +120,22 @@ def lp_pool(
     strides: checks.Size | None = None,
     ceil_mode: bool = False,
     implementation: Implementation = None,
+    *,
+    padding: Any = 0,
+    dilation: checks.Size = 1,
 ) -> Array:
-    """Power average (sum of x^p)^(1/p) over windows, p = `norm_type`.
+    """The p-norm of windows, (sum of |x|^p)^(1/p), p = `norm_type`; 16-bit floats in float32.
 
-    As in PyTorch, the absolute value is not taken (an odd p can give NaN for negative x), the
-    derivative where the sum is 0 is 0, and a window cut short by `ceil_mode` is scaled up to the
-    full number of elements.
+    PyTorch has x^p instead of |x|^p, which differs for negative x unless p is even (it gives NaN
+    for a p that is no integer). As there, the derivative where the sum is 0 is 0, and the sum of a
+    window cut short by `ceil_mode` is scaled up to the full number of elements. The derivative
+    by an element that is 0 is 0.
 
     Args:
         x: (*batch, *size, features), floating point.
         norm_type: p, a finite number greater than 0.
-        window, strides, ceil_mode, implementation: as in `max_pool`.
+        window, strides, padding, dilation, ceil_mode, implementation: as in `max_pool`; padding
+            holds zeros.
 
     Returns:
         (*batch, *output size, features), of x's dtype.
@@ -146,10 +151,8 @@ def lp_pool(
             f'norm_type must be finite and greater than 0, got {norm_type!r} '
             f'(max_pool of abs(x) is the norm of order infinity)'
         )
-    spec = make_spec(x, window, strides, 0, 1, ceil_mode)
-    kernel = _choose('lp_pool', spec, implementation)
-    x, batch_shape = _one_batch_axis(x, spec)
-    return _restore(_power_average(x, spec, kernel, float(norm_type)), batch_shape)
+    spec = make_spec(x, window, strides, padding, dilation, ceil_mode)
+    return _norm(x, spec, _choose('lp_pool', spec, implementation), float(norm_type))
 
 
 def adaptive_max_pool(
@@ -174,8 +177,10 @@ def adaptive_max_pool(
     size = x.shape[-1 - len(out) : -1]
     if window := _equal_windows(size, out):
         return max_pool(x, window, return_indices=return_indices, implementation='reshape')
-    y = adaptive.maximum(x, out)
-    return (y, adaptive.indices(x, out)) if return_indices else y
+    if not return_indices:
+        return adaptive.maximum(x, out)
+    index_dtype(math.prod(size), 'x with return_indices')
+    return adaptive.maximum(x, out), adaptive.indices(x, out)
 
 
 def adaptive_avg_pool(x: Any, output_size: Any) -> Array:
@@ -215,7 +220,7 @@ def global_max_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = Fa
     x = checks.array(x, 'x')
     size = _global_window(x, spatial_ndim)
     y = max_pool(x, size, implementation='reshape')
-    return y if keepdims else y.reshape(*x.shape[: -1 - len(size)], x.shape[-1])
+    return y if keepdims else lax.squeeze(y, range(-1 - len(size), -1))
 
 
 def global_avg_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
@@ -226,7 +231,7 @@ def global_avg_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = Fa
     x = floating(x, 'x')
     size = _global_window(x, spatial_ndim)
     y = avg_pool(x, size, implementation='reshape')
-    return y if keepdims else y.reshape(*x.shape[: -1 - len(size)], x.shape[-1])
+    return y if keepdims else lax.squeeze(y, range(-1 - len(size), -1))
 
 
 def floating(x: Any, name: str) -> Array:
@@ -246,7 +251,7 @@ def _global_window(x: Array, ndim: int | None) -> tuple[int, ...]:
 def _check_output_size(x: Array, output_size: Any) -> tuple[int, ...]:
     ndim = spatial_ndim(x, output_size, 'output_size')
     size = x.shape[-1 - ndim : -1]
-    if isinstance(output_size, Sequence) and not isinstance(output_size, str):
+    if checks.is_sequence(output_size):
         output_size = [n if m is None else m for n, m in zip(size, output_size, strict=True)]
     return checks.per_axis(output_size, ndim, 'output_size')
 
@@ -262,13 +267,13 @@ def _choose(op: str, spec: PoolSpec, implementation: Implementation) -> str:
     return dispatch.select(op, implementation, reason_against) or pool_kernels.default(spec)
 
 
-def _one_batch_axis(x: Array, spec: PoolSpec) -> tuple[Array, tuple[int, ...]]:
-    shape = (spec.batch, *spec.input_size, spec.features)
-    return x.reshape(shape), x.shape[: -1 - spec.ndim]
-
-
-def _restore(y: Array, batch_shape: tuple[int, ...]) -> Array:
-    return y.reshape(*batch_shape, *y.shape[1:])
+def _check_no_empty_window(spec: PoolSpec, argument: str) -> None:
+    if spec.has_empty_window():
+        raise ValueError(
+            f'{argument} needs an element of the input in every window, but window {spec.window} '
+            f'with dilation {spec.dilation} and padding {spec.padding} has one that sees only '
+            f'padding on input size {spec.input_size}'
+        )
 
 
 # One compilation per spec, instead of one per operation and shape, for callers outside of jit.
@@ -301,9 +306,8 @@ def _(spec: PoolSpec, kernel: str, primals, tangents) -> tuple[Array, Array]:
 @_once_per_spec
 def _maximum_and_indices(x: Array, spec: PoolSpec, kernel: str) -> tuple[Array, Array]:
     run = pool_kernels.KERNELS[kernel]
-    plane = lax.iota(np.int32, math.prod(spec.input_size)).reshape(1, *spec.input_size, 1)
     codes = run.winners(lax.stop_gradient(x), spec)
-    indices = run.pick(jnp.broadcast_to(plane, x.shape), codes, spec)
+    indices = run.pick(numbers(x.shape, spec.axes), codes, spec)
     return _differentiable_maximum(x, spec, kernel), indices
 
 
@@ -311,17 +315,27 @@ def _maximum_and_indices(x: Array, spec: PoolSpec, kernel: str) -> tuple[Array, 
 def _average(x: Array, spec: PoolSpec, kernel: str) -> Array:
     with jax.named_scope(f'avg_pool_{kernel}'):
         total = pool_kernels.KERNELS[kernel].total(x, spec)
-        return (total / spec.divisors().astype(total.dtype)).astype(x.dtype)
+        return (total / _shaped(spec.divisors(), total)).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=('spec', 'kernel', 'p'), inline=True)
-def _power_average(x: Array, spec: PoolSpec, kernel: str, p: float) -> Array:
+def _norm(x: Array, spec: PoolSpec, kernel: str, p: float) -> Array:
     with jax.named_scope(f'lp_pool_{kernel}'):
-        powers = x.astype(accumulator(x.dtype))
-        powers = lax.integer_pow(powers, int(p)) if p.is_integer() else powers**p
+        y = x.astype(accumulator(x.dtype))
+        if p % 2:
+            y *= jnp.sign(y)  # |y|; the derivative of lax.abs at 0 is 1
+        powers = lax.integer_pow(y, int(p)) if p.is_integer() else _power(y, p)
         total = pool_kernels.KERNELS[kernel].total(powers, spec)
-        scale = math.prod(spec.window) / spec.divisors()
-        total = total * scale.astype(total.dtype)
-        # 1 instead of 0 inside keeps the infinite slope of the root out of the derivative.
-        root = jnp.where(total == 0, 1, total) ** (1 / p)
-        return jnp.where(total == 0, 0, root).astype(x.dtype)
+        total *= _shaped(math.prod(spec.window) / spec.divisors(), total)
+        return _power(total, 1 / p).astype(x.dtype)
+
+
+def _power(x: Array, p: float) -> Array:
+    """x^p for x >= 0, all of whose derivatives at 0 are 0."""
+    # 1 instead of 0 inside keeps an infinite slope out of the derivative.
+    return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
+
+
+def _shaped(factor: np.ndarray, like: Array) -> np.ndarray:
+    """A number, or numbers (*output_size, 1), as `like` can be multiplied with."""
+    return np.array(factor, like.dtype, ndmin=like.ndim if np.ndim(factor) else 0)

@@ -12,9 +12,9 @@ padding behind the input.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from cnn_jax.ops import checks
@@ -23,20 +23,16 @@ from cnn_jax.ops.spec import Pairs, dilated, resolve_padding
 
 @dataclasses.dataclass(frozen=True)
 class PoolSpec:
-    """Pooling of x (batch, *input_size, features), channels last.
+    """Pooling of x (*batch, *input_size, features), channels last.
 
-    `count_include_pad` and `divisor_override` concern averages only. `dtype` is that of x and of
-    the result.
+    `count_include_pad` and `divisor_override` concern averages only.
     """
 
-    batch: int
     input_size: tuple[int, ...]
-    features: int
     window: tuple[int, ...]
     strides: tuple[int, ...]
     padding: Pairs
     dilation: tuple[int, ...]
-    dtype: str
     ceil_mode: bool = False
     count_include_pad: bool = True
     divisor_override: int | None = None
@@ -45,6 +41,11 @@ class PoolSpec:
     def ndim(self) -> int:
         """Number of spatial axes."""
         return len(self.window)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The spatial axes of x, counted from the end."""
+        return tuple(range(-1 - self.ndim, -1))
 
     @property
     def dilated_window(self) -> tuple[int, ...]:
@@ -68,10 +69,6 @@ class PoolSpec:
         return count - 1 if starts_behind_input else count
 
     @property
-    def y_shape(self) -> tuple[int, ...]:
-        return (self.batch, *self.output_size, self.features)
-
-    @property
     def covered(self) -> Pairs:
         """(lo, hi) per axis with which the last window just ends: `hi` is greater than that of
         `padding` where ceil_mode adds a window, and negative where the input's end is not read."""
@@ -87,38 +84,32 @@ class PoolSpec:
             )
         )
 
-    def inside(self, axis: int) -> np.ndarray:
-        """bool (output, window): which taps of which window read the input, not padding."""
+    def inside(self, axis: int, margin: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """bool (output, window): which taps of which window read the input and a margin around
+        it, not the padding beyond."""
         windows, taps = np.ogrid[: self.output_size[axis], : self.window[axis]]
         at = windows * self.strides[axis] - self.padding[axis][0] + taps * self.dilation[axis]
-        return (0 <= at) & (at < self.input_size[axis])
+        return (-margin[0] <= at) & (at < self.input_size[axis] + margin[1])
 
     def has_empty_window(self) -> bool:
         """Whether all taps of some window read padding: dilation can step over a short input."""
         return any(not self.inside(axis).any(1).all() for axis in range(self.ndim))
 
     def divisors(self) -> np.ndarray:
-        """What an average divides the sums by, to be broadcast against (*output_size, 1)."""
+        """What an average divides the sums by: one number, or (*output_size, 1)."""
         if self.divisor_override is not None:
             return np.array(self.divisor_override)
-        counts = [self._counts(axis) for axis in range(self.ndim)]
+        # Padding counts, but what ceil_mode reads beyond the padding does not.
+        margins = self.padding if self.count_include_pad else ((0, 0),) * self.ndim
+        counts = [self.inside(axis, margin).sum(1) for axis, margin in enumerate(margins)]
         product = functools.reduce(np.multiply.outer, counts)[..., None]
         return product.ravel()[0] if (product == product.ravel()[0]).all() else product
-
-    def _counts(self, axis: int) -> np.ndarray:
-        if not self.count_include_pad:
-            return self.inside(axis).sum(1)
-        # Padding counts, but what ceil_mode reads beyond the padding does not.
-        starts = np.arange(self.output_size[axis]) * self.strides[axis]
-        ends = np.minimum(starts + self.window[axis], self.padded_size[axis])
-        return ends - starts
 
 
 def spatial_ndim(x: Any, size: Any, name: str) -> int:
     """How many spatial axes x has: one per element of `size`, or, if that is one int, all between
     the first (batch) and the last (features)."""
-    is_sequence = isinstance(size, Sequence | np.ndarray) and not isinstance(size, str)
-    ndim = len(size) if is_sequence else x.ndim - 2
+    ndim = len(size) if checks.is_sequence(size) else x.ndim - 2
     if not 1 <= ndim <= 3:
         raise ValueError(
             f'{name} must have 1 to 3 elements, one per spatial axis (an int serves for all axes '
@@ -129,12 +120,33 @@ def spatial_ndim(x: Any, size: Any, name: str) -> int:
             f'x must have {ndim} spatial axes, as {name}={size!r} says, and one of features; '
             f'got shape {x.shape}'
         )
+    if not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1]):
+        raise ValueError(
+            f'x must have spatial axes of static sizes (batch and features may be symbolic), '
+            f'got shape {x.shape}'
+        )
     if 0 in x.shape[-1 - ndim :]:
         raise ValueError(
             f'x must have no spatial or feature axis of size 0, got shape {x.shape} '
             f'(only batch axes may be empty)'
         )
     return ndim
+
+
+def index_dtype(count: int, name: str) -> Any:
+    """The integers that number `count` elements: int32, or int64 where that does not do.
+
+    Raises:
+        ValueError: they need int64, but 64-bit types are not enabled.
+    """
+    if count <= np.iinfo(np.int32).max:
+        return np.dtype(np.int32)
+    if jax.dtypes.canonicalize_dtype(np.int64) != np.int64:
+        raise ValueError(
+            f'{name} has {count} positions, more than int32 can number: enable 64-bit types '
+            f'(jax_enable_x64)'
+        )
+    return np.dtype(np.int64)
 
 
 def make_spec(
@@ -166,14 +178,11 @@ def make_spec(
     size, spans = x.shape[-1 - ndim : -1], tuple(map(dilated, window, dilation))
     pairs = resolve_padding(padding, size, spans, strides)
     spec = PoolSpec(
-        batch=int(np.prod(x.shape[: -1 - ndim])),
         input_size=size,
-        features=x.shape[-1],
         window=window,
         strides=strides,
         padding=pairs,
         dilation=dilation,
-        dtype=str(x.dtype),
         ceil_mode=bool(ceil_mode),
         count_include_pad=bool(count_include_pad),
         divisor_override=divisor_override,
@@ -184,8 +193,8 @@ def make_spec(
 
 
 def _check_padding(padding: Any, spec: PoolSpec) -> None:
-    sides = (padding,) if isinstance(padding, int | str) else padding
-    is_pairs = any(isinstance(side, Sequence | np.ndarray) for side in sides)
+    sides = padding if checks.is_sequence(padding) else (padding,)
+    is_pairs = any(isinstance(side, str) or checks.is_sequence(side) for side in sides)
     for axis, (span, pair) in enumerate(zip(spec.dilated_window, spec.padding, strict=True)):
         limit = span - 1 if is_pairs else span // 2
         if min(pair) < 0 or max(pair) > limit:

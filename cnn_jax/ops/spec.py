@@ -23,6 +23,11 @@ PADDINGS = ('SAME', 'SAME_LOWER', 'VALID', 'CAUSAL')
 
 Pairs = tuple[tuple[int, int], ...]
 
+# The three maps of a convolution, each bilinear, and every transpose of one another of the three:
+# what each takes and gives, by role (x: input, w: kernel, y: output).
+ROLES = {'forward': 'xwy', 'input_grad': 'ywx', 'filter_grad': 'xyw'}
+MAPS = tuple(ROLES)
+
 
 def dilated(size: int, dilation: int) -> int:
     """Positions that `size` elements span when `dilation - 1` holes lie between neighbours."""
@@ -90,6 +95,10 @@ class ConvSpec:
     def y_shape(self) -> tuple[int, ...]:
         return (self.batch, *self.output_size, self.out_features)
 
+    def shape(self, role: str) -> tuple[int, ...]:
+        """Of x, w or y; see `ROLES`."""
+        return {'x': self.x_shape, 'w': self.kernel_shape, 'y': self.y_shape}[role]
+
     @property
     def macs(self) -> int:
         """Multiply-accumulate operations of the direct form, padding counted as data."""
@@ -152,7 +161,7 @@ def resolve_padding(
 def check_window(padded: tuple[int, ...], window: tuple[int, ...]) -> None:
     """Raises if a dilated window does not fit into the padded input."""
     for axis, (n, k) in enumerate(zip(padded, window, strict=True)):
-        if k > n:
+        if isinstance(n, int) and k > n:
             raise ValueError(
                 f'the kernel spans {k} positions on spatial axis {axis}, but the padded input has '
                 f'only {n}: use a smaller kernel or dilation, or more padding'
@@ -165,7 +174,8 @@ def canonical_precision(precision: Any) -> Any:
         return precision
     try:
         if isinstance(precision, tuple | list) and len(precision) == 2:
-            return tuple(lax.Precision(p) for p in precision)
+            both = tuple(lax.Precision(p) for p in precision)
+            return both[0] if both[0] == both[1] else both
         return lax.Precision(precision)
     except ValueError:
         raise ValueError(

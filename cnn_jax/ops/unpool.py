@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from cnn_jax.ops import checks
-from cnn_jax.ops.pool_spec import spatial_ndim
+from cnn_jax.ops.pool_spec import index_dtype, spatial_ndim
 
 Array = jax.Array
 
@@ -69,14 +68,16 @@ def max_unpool(
                     f'output_size on spatial axis {axis} must be from {max(usual - s + 1, 1)} to '
                     f'{usual + s - 1}, got {m}'
                 )
-    _check_range(indices, math.prod(output))
+    count = math.prod(output)
+    _check_range(indices, count)
+    index_dtype(count, 'output_size')
     return _scatter(x, indices, output)
 
 
 def _check_range(indices: Array, count: int) -> None:
     if isinstance(indices, jax.core.Tracer) or indices.size == 0:
         return
-    known = np.asarray(indices)  # inside jit, operations of JAX would be traced
+    known = jax.device_get(indices)  # inside jit, operations of JAX would be traced
     least, most = known.min(), known.max()
     if least < 0 or most >= count:
         raise ValueError(
@@ -87,20 +88,23 @@ def _check_range(indices: Array, count: int) -> None:
 
 @functools.partial(jax.jit, static_argnames='output', inline=True)
 def _scatter(x: Array, indices: Array, output: tuple[int, ...]) -> Array:
-    batch_shape, features = x.shape[: -1 - len(output)], x.shape[-1]
-    batch, pooled = math.prod(batch_shape), math.prod(x.shape[-1 - len(output) : -1])
-    x = x.reshape(batch, pooled, features)
-    indices = indices.reshape(x.shape)
-    count = math.prod(output)
-    at = (
-        lax.broadcasted_iota(np.int32, x.shape, 0),
-        # Negative indices, which jnp would count from the end, are out of range here too.
-        jnp.where(indices < 0, count, indices),
-        lax.broadcasted_iota(np.int32, x.shape, 2),
-    )
+    batch_shape, count = x.shape[: -1 - len(output)], math.prod(output)
+    lines = (*batch_shape, math.prod(x.shape[len(batch_shape) : -1]), x.shape[-1])
+    place = jax.vmap(functools.partial(_place, count=count), -1, -1)
+    for _ in batch_shape:
+        place = jax.vmap(place)
+    return place(x.reshape(lines), indices.reshape(lines)).reshape(*batch_shape, *output, lines[-1])
+
+
+def _place(x: Array, at: Array, count: int) -> Array:
+    """One plane: (pooled,) and its indices to (count,)."""
+    dtype = index_dtype(count, 'output_size')
+    if at.dtype.itemsize < dtype.itemsize:  # it may not hold `count`
+        at = at.astype(dtype)
+    # Negative indices, which jnp would count from the end, are out of range too.
+    at = jnp.where((at < 0) | (at >= count), count, at).astype(dtype)
     # At most one element a position takes part in the sum, hence the same result in any order.
-    number = lax.broadcasted_iota(np.int32, x.shape, 1)
-    last = jnp.full((batch, count, features), -1, np.int32).at[at].max(number, mode='drop')
+    number = lax.iota(index_dtype(x.size, 'x'), x.size)
+    last = jnp.full(count, -1, number.dtype).at[at].max(number, mode='drop')
     taken = last.at[at].get(mode='fill', fill_value=-1) == number
-    y = jnp.zeros(last.shape, x.dtype).at[at].add(jnp.where(taken, x, 0), mode='drop')
-    return y.reshape(*batch_shape, *output, features)
+    return jnp.zeros(count, x.dtype).at[at].add(jnp.where(taken, x, 0), mode='drop')

@@ -31,7 +31,7 @@ def test_a_wrong_kernel_is_found(quick, monkeypatch, capsys, tmp_path):
     def forward(x, w, spec):
         return kernels.KERNELS['lax'].forward(x, w, spec) * (1 + 1e-3 * (spec.ndim == 2))
 
-    def supports(spec, op):
+    def supports(spec, op, platform):
         return 'no third axis' if spec.ndim == 3 else None
 
     monkeypatch.setitem(

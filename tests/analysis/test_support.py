@@ -11,7 +11,7 @@ DOCUMENT = pathlib.Path(__file__).parents[2] / 'docs' / 'kernels.md'
 
 
 def test_the_document_holds_the_table():
-    if reason := kernels.reason_against('onednn', 'forward', support.plain_spec(3, 2)):
+    if reason := kernels.reason_against('onednn', 'forward', support.plain_spec(3, 2), 'cpu'):
         pytest.skip(f'no native kernel here: {reason}')
     assert support.support_table() in DOCUMENT.read_text()
 

@@ -26,15 +26,15 @@ FAULTS = [
     Fault(
         'average counts what ceil_mode reads beyond the padding',
         'pool_spec.py',
-        'np.minimum(starts + self.window[axis], self.padded_size[axis])',
-        'starts + self.window[axis]',
+        'margins = self.padding if',
+        'margins = ((99, 99),) * self.ndim if',
         POOL,
     ),
     Fault(
         'count_include_pad swapped',
         'pool_spec.py',
-        'if not self.count_include_pad:',
-        'if self.count_include_pad:',
+        'self.padding if self.count_include_pad else',
+        'self.padding if not self.count_include_pad else',
         POOL,
     ),
     Fault(
@@ -57,8 +57,8 @@ FAULTS = [
     Fault(
         'inside includes one position behind the input',
         'pool_spec.py',
-        '(at < self.input_size[axis])',
-        '(at <= self.input_size[axis])',
+        '(at < self.input_size[axis] + margin[1])',
+        '(at <= self.input_size[axis] + margin[1])',
         POOL,
     ),
     Fault(
@@ -110,8 +110,8 @@ FAULTS = [
     Fault(
         'reduced ranks: last of equals',
         'pool_kernels/winners.py',
-        'jnp.where(x == best, number, np.iinfo(np.int32).max)',
-        'jnp.where(x == best, number.size - 1 - number, np.iinfo(np.int32).max)',
+        'jnp.where(x == best, number, np.iinfo',
+        'jnp.where(x == best, number.size - 1 - number, np.iinfo',
         ADAPTIVE,
     ),
     Fault(
@@ -131,7 +131,7 @@ FAULTS = [
     Fault(
         'shift: maximum pads with zeros',
         'pool_kernels/shift.py',
-        'taps = _taps(y, axis, spec, win.lowest(y.dtype))\n        y = taps[0]',
+        'taps = _taps(y, axis, spec, fill)\n        y = taps[0]',
         'taps = _taps(y, axis, spec, np.zeros((), y.dtype))\n        y = taps[0]',
         POOL,
     ),
@@ -159,14 +159,14 @@ FAULTS = [
     Fault(
         'reduce_window: padding takes part',
         'pool_kernels/reduce_window.py',
-        '_outer(inside) & (',
+        '_outer(inside, x.ndim) & (',
         '(',
         WINNERS,
     ),
     Fault(
         'reduce_window: no dilation',
         'pool_kernels/reduce_window.py',
-        'window_dilation=(1, *spec.dilation, 1)',
+        'window_dilation=(*ones, *spec.dilation, 1)',
         'window_dilation=None',
         POOL,
     ),
@@ -194,8 +194,8 @@ FAULTS = [
     Fault(
         'reshape: axes swapped',
         'pool_kernels/reshape.py',
-        'pairs = zip(spec.output_size, spec.window, strict=True)',
-        'pairs = zip(spec.window, spec.output_size, strict=True)',
+        'list(zip(spec.output_size, spec.window, strict=True))',
+        'list(zip(spec.window, spec.output_size, strict=True))',
         POOL,
     ),
     Fault(
@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         'average is rounded before the division',
         'pool.py',
-        '(total / spec.divisors().astype(total.dtype)).astype(x.dtype)',
-        'total.astype(x.dtype) / spec.divisors().astype(x.dtype)',
+        '(total / _shaped(spec.divisors(), total)).astype(x.dtype)',
+        'total.astype(x.dtype) / _shaped(spec.divisors(), x)',
         SIXTEEN,
     ),
     Fault(
@@ -236,14 +236,52 @@ FAULTS = [
     Fault(
         'lp_pool has an infinite slope at 0',
         'pool.py',
-        'root = jnp.where(total == 0, 1, total) **',
-        'root = total **',
+        'jnp.where(x == 0, 1, x) ** p',
+        'x**p',
         'test_pool_gradients.py -k flat',
+    ),
+    Fault('lp_pool of x^p', 'pool.py', 'y *= jnp.sign(y)', 'y *= 1', POOL),
+    Fault(
+        'lp_pool has a slope at 0 for p = 1',
+        'pool.py',
+        'y *= jnp.sign(y)',
+        'y = jnp.abs(y)',
+        'test_pool_gradients.py -k second',
+    ),
+    Fault(
+        'divisors have fewer axes than the sums',
+        'pool.py',
+        'ndmin=like.ndim if np.ndim(factor) else 0',
+        'ndmin=0',
+        'test_pool_transforms.py -k strict',
+    ),
+    Fault(
+        'windows are split all at once',
+        'pool_kernels/reshape.py',
+        '    for axis, pair in zip(spec.axes, pairs, strict=True):\n'
+        '        x = x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])\n'
+        '    return x',
+        '    return x.reshape(*x.shape[: spec.axes[0]], *itertools.chain(*pairs), x.shape[-1])',
+        'test_pool_transforms.py -k explicit',
+    ),
+    Fault(
+        'padding of float8 is -inf',
+        'pool_kernels/winners.py',
+        'return least if np.isneginf(least.astype(np.float64)) else',
+        'return least if True else',
+        'test_pool.py -k fewer',
+    ),
+    Fault(
+        'int32 numbers any plane',
+        'pool_spec.py',
+        'if count <= np.iinfo(np.int32).max:',
+        'if True:',
+        'test_pool_inputs.py -k int32',
     ),
     Fault(
         'custom gradient is gone',
         'pool.py',
-        'return y, run.pick(dx, run.winners(lax.stop_gradient(x), spec), spec)',
+        'return y, jax.jvp(lambda x: run.pick(x, codes, spec), (x,), (dx,))[1]',
         'return y, jax.jvp(lambda x: pool_kernels.reduce_window.maximum(x, spec), (x,), (dx,))[1]',
         'test_pool_gradients.py',
     ),
@@ -300,8 +338,15 @@ FAULTS = [
     Fault(
         'unpool: negative indices count from the end',
         'unpool.py',
-        'jnp.where(indices < 0, count, indices)',
-        'indices',
+        '(at < 0) | (at >= count)',
+        'at >= count',
+        ADAPTIVE,
+    ),
+    Fault(
+        'unpool: narrow indices',
+        'unpool.py',
+        'if at.dtype.itemsize < dtype.itemsize:',
+        'if False:',
         ADAPTIVE,
     ),
     Fault('unpool: default size ignores padding', 'unpool.py', '+ k - 2 * p', '+ k', ADAPTIVE),
@@ -313,10 +358,17 @@ FAULTS = [
         PATCHES,
     ),
     Fault(
+        'pad: the value is forgotten',
+        'patches.py',
+        '[(*pair, 0) for pair in pairs], value)',
+        '[(*pair, 0) for pair in pairs])',
+        PATCHES,
+    ),
+    Fault(
         'pad: reflect repeats the edge',
         'patches.py',
-        "'reflect': 'reflect'",
-        "'reflect': 'symmetric'",
+        'jnp.flip(cut(1, 1 + lo), axis)',
+        'jnp.flip(cut(0, lo), axis)',
         PATCHES,
     ),
     Fault(

@@ -78,13 +78,13 @@ class Case:
         }
 
     def operand(self, dtype=np.float32):
-        """Maxima: few values, hence many ties. Averages: normal. Powers: positive, and one 0."""
+        """Maxima: few values, hence many ties. Averages: normal. Norms: normal, and some 0."""
         rng = np.random.default_rng(0)
         if self.op == 'max_pool':
             return rng.integers(-2, 3, self.x).astype(dtype)
         x = rng.normal(size=self.x)
         if self.op == 'lp_pool':
-            x = np.abs(x) if self.norm_type % 2 else x
+            x[rng.random(self.x) < 0.2] = 0
         return x.astype(dtype)
 
     def expected(self, x, dy, t):
@@ -105,10 +105,12 @@ class Case:
             return y.reshape(shape), dx, dt.reshape(shape)
         p, x = self.norm_type, np.asarray(x, np.float64)
         scale = math.prod(self.each('window')) / divisors
-        sums = pool_oracle.sum_pool(x**p, axes) * scale
+        powers = np.abs(x) ** p
+        slopes = np.where(x == 0, 0, p * np.sign(x) * np.where(x == 0, 1, np.abs(x)) ** (p - 1))
+        sums = pool_oracle.sum_pool(powers, axes) * scale
         slope = np.where(sums == 0, 0, np.where(sums == 0, 1, sums) ** (1 / p - 1)) * scale / p
-        dx = pool_oracle.sum_pool_gradient(dy * slope, axes, x.shape) * p * x ** (p - 1)
-        dt = pool_oracle.sum_pool(p * x ** (p - 1) * t, axes) * slope
+        dx = pool_oracle.sum_pool_gradient(dy * slope, axes, x.shape) * slopes
+        dt = pool_oracle.sum_pool(slopes * t, axes) * slope
         return (sums ** (1 / p)).reshape(shape), dx, dt.reshape(shape)
 
     @property
@@ -180,11 +182,20 @@ CASES = [
     _avg('ceil drops the window behind', (2, 4, 5, 2), 2, 3, 1, ceil_mode=True),
     _avg('divisor', (2, 7, 6, 2), 3, 2, 1, divisor_override=5),
     _avg('negative divisor', (2, 4, 6, 2), 2, divisor_override=-2),
+    _avg('dilation', (2, 8, 7, 2), (3, 2), strides=(2, 1), dilation=(2, 3)),
+    _avg('dilation whole windows', (2, 6, 4, 2), 2, dilation=2),
+    _avg('dilation padding ceil', (1, 7, 9, 2), 3, 2, 2, dilation=2, ceil_mode=True),
+    _avg('dilation not counted', (1, 7, 9, 2), 3, 2, 2, 2, True, count_include_pad=False),
+    _avg('dilation divisor', (1, 5, 6, 2), 2, 1, 1, dilation=3, divisor_override=3),
+    _avg('dilation over the input', (1, 2, 4, 2), (2, 1), 1, (1, 0), dilation=(3, 1)),
     _lp('2', (2, 6, 4, 3), (3, 2), 2),
     _lp('1d 3', (2, 7, 3), (2,), 3.0, strides=3),
     _lp('1.5', (2, 5, 4, 2), 2, 1.5, strides=1),
     _lp('1 3d', (1, 4, 3, 2, 2), (2, 3, 1), 1),
     _lp('ceil', (2, 5, 6, 2), (2, 4), 2, ceil_mode=True),
+    _lp('0.5', (2, 5, 4, 2), 2, 0.5, strides=1),
+    _lp('3 dilation padding', (1, 6, 5, 2), 2, 3, strides=1, padding=1, dilation=2),
+    _lp('2.5 padding ceil', (2, 6, 8, 2), 3, 2.5, strides=2, padding=1, ceil_mode=True),
 ]
 
 

@@ -129,7 +129,10 @@ def test_dtypes(name, dtype):
             y, dx, dw = oracle.conv(x, w, dy, **case.resolved())
 
             def run(x, w, dy, case=case):
-                conv = lambda x, w: cnn_jax.conv(x, w, implementation=name, **case.arguments())  # noqa: E731
+                wrap = {'preferred_element_type': dtype} if dtype == 'int8' else {}
+                conv = lambda x, w: cnn_jax.conv(  # noqa: E731
+                    x, w, implementation=name, **case.arguments(), **wrap
+                )
                 if 'int' in dtype:
                     return (conv(x, w),)
                 value, vjp = jax.vjp(conv, x, w)

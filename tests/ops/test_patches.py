@@ -86,6 +86,24 @@ def test_pad_as_documented():
         assert ''.join(map(str, padded.ravel())) == text and text in patches.pad.__doc__
 
 
+@pytest.mark.parametrize(
+    'dtype, value', [(np.float32, -np.inf), (jnp.bfloat16, 1.5), (np.int8, -128), (np.float16, 0.5)]
+)
+def test_pad_with_a_value(dtype, value):
+    x = np.arange(12).reshape(1, 4, 3, 1).astype(dtype)
+    run = functools.partial(patches.pad, padding=((2, -1), (0, 1)), value=value)
+    y = run(x)
+    expected = np.full((1, 5, 4, 1), value, dtype)
+    expected[:, 2:, :3] = x[:, :3]
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, expected)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return
+    _, gradient, tangent = everything(run)(x, np.ones_like(expected), x)
+    np.testing.assert_array_equal(gradient, np.repeat([1, 1, 1, 0], 3).reshape(x.shape))
+    np.testing.assert_array_equal(tangent, np.where(expected == value, 0, expected))
+
+
 UNFOLDS = [
     # x, window, options
     ((2, 7, 3), (3,), {}),

@@ -110,6 +110,59 @@ def test_max_of_integers(dtype, kernel):
     np.testing.assert_array_equal(indices, at.reshape(y.shape))
 
 
+SMALL = [
+    'float8_e3m4',
+    'float8_e4m3',
+    'float8_e4m3b11fnuz',
+    'float8_e4m3fn',
+    'float8_e4m3fnuz',
+    'float8_e5m2',
+    'float8_e5m2fnuz',
+    'float8_e8m0fnu',
+    'float4_e2m1fn',
+    'int4',
+    'uint4',
+]
+
+
+@jax.jit
+def maxima(x):
+    """By every kernel, adaptive and global; the last ones of windows that see only padding."""
+    calls = [('reshape', 2), ('reshape', (6, 4))]
+    calls += [(name, *more) for name in ('shift', 'reduce_window') for more in ((2,), (3, 2, 1))]
+    results = [
+        pool.max_pool(x, *options, return_indices=True, implementation=kernel)
+        for kernel, *options in calls
+    ]
+    results.append(pool.adaptive_max_pool(x, (4, 3), return_indices=True))
+    padding = [
+        pool.max_pool(x[:, :2], (2, 1), 1, (1, 0), (3, 1), implementation=name)
+        for name in ('shift', 'reduce_window')
+    ]
+    return results, pool.global_max_pool(x), padding
+
+
+@pytest.mark.parametrize('dtype', [name for name in SMALL if hasattr(jnp, name)])
+def test_max_of_8_bits_and_fewer(dtype):
+    """Some have no infinity, and one no negative numbers."""
+    values = [0, 1] if 'int' in dtype else [1, 2, 4] if 'e8m0' in dtype else [-4, -2, -1, 1, 2]
+    x = np.random.default_rng(0).choice(values, size=(2, 6, 4, 2)).astype(np.float32)
+    x[1] = min(values)
+    *actual, padding = maxima(jnp.asarray(x).astype(dtype))
+    *expected, _ = maxima(x)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == (np.int32 if e.dtype == np.int32 else dtype)
+        np.testing.assert_array_equal(np.asarray(a, np.float64), e)
+    for y in padding:
+        assert float(y[0, 1, 0, 0]) == (jnp.iinfo if 'int' in dtype else jnp.finfo)(dtype).min or (
+            float(y[0, 1, 0, 0]) == -np.inf
+        )
+
+
+def test_a_global_maximum_of_float8():
+    assert float(pool.max_pool(jnp.ones((1, 70, 1), jnp.float8_e4m3fn), (70,)).ravel()[0]) == 1
+
+
 @pytest.mark.parametrize('kernel', pool_kernels.KERNELS)
 def test_integers_beside_a_differentiated_argument(kernel):
     """The maximum of integers has no derivative, but may stand in a function that has one."""

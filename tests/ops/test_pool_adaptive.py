@@ -168,6 +168,21 @@ def test_unpool_is_the_inverse_of_max_pool_on_its_result():
     assert unpool.max_unpool(y[:0], at[:0], 2).shape == (0, 6, 4, 3)
 
 
+@pytest.mark.parametrize('dtype', ['int4', 'uint4', 'int8', 'uint8', 'int16', 'uint32', 'int64'])
+def test_unpool_by_indices_of_any_integers(dtype):
+    """Also of integers that cannot hold the number of positions, or more than that."""
+    y, at = np.arange(1.0, 8.0).reshape(1, 7, 1), np.arange(1, 8).reshape(1, 7, 1)
+    expected = np.zeros(350)
+    expected[1:8] = range(1, 8)
+    with x64():
+        narrow = jnp.asarray(at).astype(dtype)
+        for f in (unpool.max_unpool, jax.jit(unpool.max_unpool, static_argnums=2)):
+            np.testing.assert_array_equal(f(y, narrow, (50,)).ravel(), expected)
+        if dtype == 'int64':
+            wide = jax.jit(unpool.max_unpool, static_argnums=2)(y, narrow + 2**32, (50,))
+            assert not wide.any()
+
+
 def test_unpool_drops_indices_out_of_range_that_are_not_known_while_tracing():
     y = jnp.arange(1.0, 4.0).reshape(1, 3, 1)
     at = jnp.asarray([-1, 2, 6]).reshape(1, 3, 1)

@@ -121,7 +121,26 @@ def test_lp_pool_is_flat_where_all_is_zero():
     f = lambda x: pool.lp_pool(x, 2, (2,)).sum()  # noqa: E731
     x = np.array([[[0], [0], [3], [4]]], np.float32)
     np.testing.assert_allclose(jax.grad(f)(x).ravel(), [0, 0, 0.6, 0.8], rtol=1e-6)
-    assert np.isnan(pool.lp_pool(-x, 3, (2,)).ravel()[1])  # as documented
+
+
+@pytest.mark.parametrize('p', [0.5, 1, 1.5, 2, 2.5, 3, 4])
+def test_second_derivative_of_lp_pool(p):
+    """(p - 1) (diag |u|^(p-2) - v v^T) / y  with  u = x / y  and  v = sign(u) |u|^(p-1)."""
+    x = np.array([0.5, -2, 1.5, -0.25], np.float32)
+    if p >= 2:
+        x[2] = 0
+    f = lambda x: pool.lp_pool(x.reshape(1, 4, 1), p, (4,)).sum()  # noqa: E731
+    y = (np.abs(x.astype(np.float64)) ** p).sum() ** (1 / p)
+    u = x / y
+    v = np.sign(u) * np.abs(u) ** (p - 1)
+    np.testing.assert_allclose(f(x), y, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(f)(x), v, rtol=1e-5)
+    expected = (p - 1) * (np.diag(np.abs(u) ** (p - 2)) - np.outer(v, v)) / y
+    hessian = jax.jit(jax.hessian(f))
+    np.testing.assert_allclose(hessian(x), expected, rtol=1e-4, atol=1e-5)
+    for zeros in (np.zeros(4, np.float32), np.array([0, 3, 0, 1], np.float32)):
+        assert np.isfinite(jax.grad(f)(zeros)).all() and np.isfinite(hessian(zeros)).all()
+        assert (jax.grad(f)(zeros)[zeros == 0] == 0).all()
 
 
 def test_averages_propagate_what_is_not_finite():

@@ -3,10 +3,13 @@
 import re
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cnn_jax.ops import patches, pool, unpool
+from tests.compilation import x64
 
 X = np.zeros((2, 5, 6, 3), np.float32)
 UNPOOL = (np.zeros((1, 2, 3, 1), np.float32), np.zeros((1, 2, 3, 1), np.int32))
@@ -56,6 +59,16 @@ BAD = [
     (pool.avg_pool, (X, 2), {'divisor_override': 0}, ValueError, 'divisor_override must not be 0'),
     (pool.avg_pool, (X, 2), {'divisor_override': 2.5}, TypeError, 'divisor_override .*2.5'),
     (pool.avg_pool, (X, 2), {'divisor_override': True}, TypeError, 'divisor_override .*True'),
+    (pool.avg_pool, (X, 2), {'dilation': 0}, ValueError, 'dilation must be at least 1, got 0'),
+    (
+        pool.avg_pool,
+        (X[:, :2, :2], 2, 1, 1),
+        {'dilation': 3, 'count_include_pad': False},
+        ValueError,
+        'count_include_pad=False .*only padding',
+    ),
+    (pool.lp_pool, (X, 2, 2), {'dilation': 5}, ValueError, 'window spans 6 .*axis 0.*only 5'),
+    (pool.lp_pool, (X, 2, 3), {'padding': 2}, ValueError, 'padding on .*axis 0 .*0 to 1.*got 2'),
     (pool.lp_pool, (X, 0, 2), {}, ValueError, 'norm_type must be finite and greater than 0, got 0'),
     (pool.lp_pool, (X, np.inf, 2), {}, ValueError, 'norm_type .*inf'),
     (pool.lp_pool, (X, '2', 2), {}, TypeError, "norm_type must be a number, got '2'"),
@@ -114,6 +127,11 @@ BAD = [
     (patches.pad, (X, (0, 7), 'circular'), {}, ValueError, "axis 1 .*at most 6 .*'circular'.*7"),
     (patches.pad, (X, -1, 'replicate'), {}, ValueError, 'padding .*at least 0, got -1'),
     (patches.pad, (X, -3), {}, ValueError, 'axis 0 must leave something of size 5'),
+    (patches.pad, (X, 1), {'value': '1'}, TypeError, "value must be a number, got '1'"),
+    (patches.pad, (X, 1), {'value': True}, TypeError, 'value must be a number, got True'),
+    (patches.pad, (X, 1, 'reflect', 2), {}, ValueError, "value .*'zeros'.*got 2 .*'reflect'"),
+    (patches.pad, (X.astype(np.int32), 1), {'value': 0.5}, TypeError, 'value must be .*int.*0.5'),
+    (patches.pad, (X.astype(np.int8), 1), {'value': 128}, ValueError, 'value .*-128 to 127.*128'),
     (patches.unfold, (X, 2), {'strides': 0}, ValueError, 'strides must be at least 1, got 0'),
     (patches.unfold, (X, 2), {'padding': -1}, ValueError, 'padding must not be negative, got -1'),
     (patches.unfold, (X, 6), {}, ValueError, '6 positions on spatial axis 0.*5'),
@@ -151,6 +169,81 @@ def test_nothing_compiles_before_an_error(caplog):
 def test_a_traced_argument_is_named():
     with pytest.raises(TypeError, match='window must be a static int'):
         jax.jit(lambda x, k: pool.max_pool(x, k))(X, 2)
+
+
+@pytest.mark.parametrize('bad', [2.0, True, [2.0, 2.0]], ids=str)
+def test_arrays_that_are_no_integers(bad):
+    for value in (np.array(bad), jnp.array(bad)):
+        with pytest.raises(TypeError, match=r'window(\[0\])? must be an? (static )?int, got'):
+            pool.max_pool(X, value)
+    with pytest.raises(TypeError, match=r'strides\[0\] must be a static int'):
+        jax.jit(lambda x, s: pool.max_pool(x, 2, s))(X, np.array([2, 2]))
+
+
+@pytest.mark.parametrize(
+    'two', [np.int64(2), np.array(2), jnp.array(2), np.array([2, 2], np.uint8), jnp.array([2, 2])]
+)
+def test_integers_of_numpy_and_jax(two):
+    """In the place of an int, or of a tuple, everywhere."""
+    calls = [
+        lambda k: pool.max_pool(X, k),
+        lambda k: pool.avg_pool(X, 4, k, k, dilation=1),
+        lambda k: pool.lp_pool(X, 2, 2, 1, dilation=k),
+        lambda k: pool.adaptive_avg_pool(X, k),
+        lambda k: pool.adaptive_max_pool(X, k),
+        lambda k: unpool.max_unpool(*UNPOOL, k, k),
+        lambda k: patches.pad(X, k),
+        lambda k: patches.unfold(X, k, strides=k, padding=k, dilation=k),
+        lambda k: patches.fold(np.ones((1, 1, 1, 4)), k, k, strides=k),
+    ]
+    for call in calls:
+        np.testing.assert_array_equal(call(two), call(2))
+    if two.ndim == 0:
+        np.testing.assert_array_equal(pool.max_pool(X, (2, two)), pool.max_pool(X, 2))
+        assert pool.global_avg_pool(X, two).shape == (2, 3)
+        np.testing.assert_array_equal(
+            pool.avg_pool(X, 2, divisor_override=two), pool.avg_pool(X, 2, divisor_override=2)
+        )
+    else:
+        pairs = np.stack([two, two])
+        np.testing.assert_array_equal(pool.avg_pool(X, 4, 1, pairs), pool.avg_pool(X, 4, 1, 2))
+
+
+def test_named_padding_that_is_longer_than_half_a_window():
+    np.testing.assert_array_equal(
+        pool.max_pool(X[0], (3,), 1, 'CAUSAL'), pool.max_pool(X[0], (3,), 1, ((2, 0),))
+    )
+
+
+BIG = jax.ShapeDtypeStruct((1, 2**16, 2**15, 1), np.int8)
+POOLED = jax.ShapeDtypeStruct((1, 2**15, 2**14, 1), np.int8)
+POOLED_INDICES = jax.ShapeDtypeStruct(POOLED.shape, np.int32)
+
+
+@pytest.mark.parametrize(
+    'f, arguments',
+    [
+        (lambda x: pool.max_pool(x, 2, return_indices=True), (BIG,)),
+        (lambda x: pool.adaptive_max_pool(x, (5, 5), return_indices=True), (BIG,)),
+        (lambda x, i: unpool.max_unpool(x, i, 2), (POOLED, POOLED_INDICES)),
+        (jax.grad(lambda x: pool.global_max_pool(x).sum()), (BIG.update(dtype=np.float32),)),
+    ],
+    ids=['max_pool', 'adaptive_max_pool', 'max_unpool', 'gradient of global_max_pool'],
+)
+def test_more_positions_than_int32_can_number(f, arguments):
+    with pytest.raises(ValueError, match='2147483648 positions, more than int32 can number'):
+        jax.eval_shape(f, *arguments)
+    with x64():
+        result = jax.eval_shape(f, *arguments)
+    if isinstance(result, tuple):
+        assert result[1].dtype == np.int64
+
+
+def test_symbolic_spatial_axes():
+    (shape,) = [jax.export.symbolic_shape('2, h, 6, 3')]
+    for f in (pool.max_pool, pool.avg_pool, patches.pad, patches.unfold, pool.adaptive_max_pool):
+        with pytest.raises(ValueError, match=r'x must have spatial axes of static sizes.*\(2, h, '):
+            jax.eval_shape(lambda x: f(x, 2), jax.ShapeDtypeStruct(shape, np.float32))  # noqa: B023
 
 
 def test_indices_out_of_range():

@@ -6,16 +6,15 @@ A kernel module defines any of
     input_grad(dy, w, spec) -> dx     w (*window, in_features // groups, out_features)
     filter_grad(x, dy, spec) -> dw    y (batch, *output_size, out_features)
 
-as plain traceable JAX, and `supports(spec, op)`, which returns None or the reason why not. The
-three are bilinear and transposes of each other, so a missing one is derived from one that is there.
-All operands and the result have `spec.dtype`; 16-bit floats are accumulated in float32 and rounded
-once.
+as plain traceable JAX, and `supports(spec, op, platform)`, which returns None or the reason why
+not; the platforms are JAX's: 'cpu', 'cuda', 'rocm', 'tpu'. The three are bilinear and transposes of
+each other, so a missing one is derived from one that is there. All operands and the result have
+`spec.dtype`; 16-bit floats are accumulated in float32 and rounded once.
 """
 
 import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +32,7 @@ from cnn_jax.ops.kernels import (
     winograd,
 )
 from cnn_jax.ops.kernels.views import transpose
+from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 KERNELS: dict[str, ModuleType] = {
@@ -49,26 +49,25 @@ KERNELS: dict[str, ModuleType] = {
 }
 
 
-class Choice(NamedTuple):
-    """The kernel (by name) that computes each of the three maps."""
-
-    forward: str
-    input_grad: str
-    filter_grad: str
-
-
-OPS = Choice._fields
-
 Array = jax.Array
 Bilinear = Callable[[Array, Array, ConvSpec], Array]
 
 
-def reason_against(name: str, op: str, spec: ConvSpec) -> str | None:
-    """None if kernel `name` can compute `op` of `spec`, else the reason why not."""
+def reason_against(
+    name: str, op: str, spec: ConvSpec, platform: str | None = None
+) -> str | None:
+    """None if kernel `name` can compute `op` of `spec` on `platform` (None: the one that JAX uses
+    unless told otherwise), else the reason why not."""
+    platform = platform or default_platform()
     kernel = KERNELS[name]
     if not hasattr(kernel, op) and not jnp.issubdtype(spec.dtype, jnp.floating):
         return f'derives its {op} by transposition, which needs floating point, got {spec.dtype}'
-    return kernel.supports(spec, op)
+    return kernel.supports(spec, op, platform)
+
+
+def is_portable(name: str) -> bool:
+    """Whether a program that kernel `name` is part of runs where this package is not."""
+    return name != 'onednn'
 
 
 def function(name: str, op: str) -> Bilinear:

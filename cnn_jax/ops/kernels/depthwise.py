@@ -39,7 +39,8 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
     rows = -(-height // blocks)
     stride = taps[0][0].step
     last = max(tap[0].start for tap in taps)
-    # Rows that are added to fill the last block: those of dy are zero, those of x must exist.
+    # Rows that are added to fill the last block: those of dy are zero, those of x must exist. Their
+    # products are left out, for x may have an infinity there.
     x = _extend(x, (blocks * rows - 1) * stride + last + 1)
     dy = _extend(dy, blocks * rows).reshape(len(dy) * blocks, rows, *dy.shape[2:])
     span = (rows - 1) * stride + last + 1
@@ -49,10 +50,13 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
         start = (index // blocks, index % blocks * (rows * stride), *[0] * (x.ndim - 2))
         part = from_words(lax.dynamic_slice(x, start, (1, span, *x.shape[2:]))[0], spec.dtype)
         dy = from_words(dy, spec.dtype).astype(dtype)
+        row = index % blocks * rows + jnp.arange(rows).reshape(-1, *[1] * (dy.ndim - 1))
         new = []
         for total, (tap, *rest) in zip(sums, taps, strict=True):
             read = slice(tap.start, tap.start + (rows - 1) * stride + 1, stride)
             products = part[(read, *rest)].astype(dtype) * dy
+            if blocks * rows > height:
+                products = jnp.where(row < height, products, jnp.zeros((), dtype))
             new.append(sum(products, start=total))
         return tuple(new), None
 

@@ -8,7 +8,7 @@ from cnn_jax.ops.spec import ConvSpec
 Array = jax.Array
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if not spec.is_pointwise:
         return (
             f'needs a 1x1 window of stride 1 without padding or input dilation, got window '

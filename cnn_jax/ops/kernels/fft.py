@@ -13,7 +13,7 @@ from cnn_jax.ops.kernels.views import dilate_and_pad
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if not jnp.issubdtype(spec.dtype, jnp.floating):
         return f'a Fourier transform needs floating point, got {spec.dtype}'
     if spec.batch == 0:

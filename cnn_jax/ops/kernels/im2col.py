@@ -31,7 +31,7 @@ MOST_TAPS = 1024
 FEW_FEATURES = 16
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if spec.groups > 1:
         return f'one matrix holds the patches of all features: needs groups 1, got {spec.groups}'
     if math.prod(spec.window) > MOST_TAPS:

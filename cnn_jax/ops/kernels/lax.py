@@ -11,7 +11,7 @@ from cnn_jax.ops.kernels.views import transpose
 from cnn_jax.ops.spec import ConvSpec
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if op != 'forward' and not jnp.issubdtype(spec.dtype, jnp.floating):
         return f'XLA transposes convolutions of floating point only, got {spec.dtype}'
     return None

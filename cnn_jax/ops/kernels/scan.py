@@ -18,7 +18,7 @@ from cnn_jax.ops.kernels.views import dilate_and_pad
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     return None
 
 

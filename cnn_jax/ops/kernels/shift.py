@@ -20,11 +20,12 @@ Array = jax.Array
 MOST_TAPS = 256
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if math.prod(spec.window) > MOST_TAPS:
         return f'writes out every tap: needs a window of at most {MOST_TAPS}, got {spec.window}'
-    if op == 'filter_grad' and not jnp.issubdtype(spec.dtype, jnp.floating):
-        return f'derives its filter_grad, which needs floating point, got {spec.dtype}'
+    is_derived = op == 'filter_grad' or (op == 'input_grad' and phases.unsupported(spec))
+    if is_derived and not jnp.issubdtype(spec.dtype, jnp.floating):
+        return f'derives its {op}, which needs floating point, got {spec.dtype}'
     return None
 
 
@@ -59,7 +60,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
 def _tap_product(spec: ConvSpec) -> Callable[[Array, Array], Array]:
     """view (..., groups, c) and kernel (c, groups, o) -> (..., groups, o)."""
     if spec.is_depthwise:
-        return lambda view, kernel: view * kernel[0]
+        return lambda view, kernel: view * jnp.expand_dims(kernel[0], range(view.ndim - 2))
     return lambda view, kernel: jnp.einsum(
         '...gc,cgo->...go', view, kernel, precision=spec.precision
     )

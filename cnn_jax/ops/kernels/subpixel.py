@@ -6,9 +6,17 @@ from cnn_jax.ops.kernels import lax, phases
 from cnn_jax.ops.spec import ConvSpec
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
+    if op == 'filter_grad' and (reason := lax.supports(spec, op, platform)):
+        return reason
     return phases.unsupported(spec)
 
 
 def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     return phases.input_grad(dy, w, spec, lax.forward)
+
+
+def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
+    # The transpose of `input_grad` in w would multiply x by the zeros around dy: an infinity of x
+    # would reach every tap.
+    return lax.filter_grad(x, dy, spec)

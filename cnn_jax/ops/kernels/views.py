@@ -50,8 +50,11 @@ def transpose(linear: Callable[[Array], Array], shape: tuple[int, ...], ct: Arra
 
 def as_words(x: Array) -> Array:
     """16-bit floats as uint16: XLA:CPU copies those as they are, but bf16 by way of float32."""
-    is_small = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
-    return lax.bitcast_convert_type(x, jnp.uint16) if is_small else x
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize != 2:
+        return x
+    # XLA:CPU computes on constants while it compiles, and takes the elements of a transposed one in
+    # the wrong order where it becomes a float again: not beyond a barrier.
+    return lax.optimization_barrier(lax.bitcast_convert_type(x, jnp.uint16))
 
 
 def from_words(x: Array, dtype: str) -> Array:

@@ -29,7 +29,7 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # 
 OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])  # A^T
 
 
-def supports(spec: ConvSpec, op: str) -> str | None:
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if set(spec.window) != {3}:
         return f'needs a window of 3 on every axis, got {spec.window}'
     for name in ('strides', 'dilation', 'input_dilation'):

@@ -1,13 +1,17 @@
 """The formulations of pooling: one file each, one line each in `KERNELS`.
 
-A kernel module defines, as plain traceable JAX on x (batch, *input_size, features),
+A kernel module defines, as plain traceable JAX on x (*batch, *input_size, features),
 
     supports(spec) -> None, or the reason why not
     maximum(x, spec) -> y              of x's dtype
     total(x, spec) -> sums             in the accumulator's dtype; differentiated as it stands
     winners(x, spec) -> codes          integers that say which element of each window is the maximum
     pick(values, codes, spec)          values at the winners; linear in values, so that it is the
-                                       derivative of the maximum and transposes to its gradient
+                                       derivative of the maximum and transposes to its gradient;
+                                       batch and feature axes of values may have size 1
+
+Nothing but spatial axes is cut, merged or split, and those one by one: so batch sizes may be
+symbolic, and arrays may lie on a mesh of explicit axes.
 """
 
 from types import ModuleType

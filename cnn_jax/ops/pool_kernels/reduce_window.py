@@ -40,7 +40,7 @@ def winners(x: Array, spec: PoolSpec) -> Array:
         best, code = carry
         number, start, inside = tap
         view = _view(padded, start, spec)
-        wins = _outer(inside) & ((code < 0) | (view > best) | (view != view))
+        wins = _outer(inside, x.ndim) & ((code < 0) | (view > best) | (view != view))
         return (jnp.where(wins, view, best), jnp.where(wins, number, code)), None
 
     numbers, starts, inside = _taps(spec)
@@ -63,19 +63,21 @@ def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
 
 
 def _reduce(x: Array, start: np.ndarray, operation, spec: PoolSpec) -> Array:
+    ones, nothing = (1,) * (x.ndim - 1 - spec.ndim), ((0, 0),) * (x.ndim - 1 - spec.ndim)
     return lax.reduce_window(
         x,
         start,
         operation,
-        window_dimensions=(1, *spec.window, 1),
-        window_strides=(1, *spec.strides, 1),
-        padding=((0, 0), *((lo, max(hi, 0)) for lo, hi in spec.covered), (0, 0)),
-        window_dilation=(1, *spec.dilation, 1),
+        window_dimensions=(*ones, *spec.window, 1),
+        window_strides=(*ones, *spec.strides, 1),
+        padding=(*nothing, *((lo, max(hi, 0)) for lo, hi in spec.covered), (0, 0)),
+        window_dilation=(*ones, *spec.dilation, 1),
     )
 
 
 def _pad(x: Array, spec: PoolSpec) -> Array:
-    config = [(0, 0, 0), *((*pair, 0) for pair in spec.covered), (0, 0, 0)]
+    rest = [(0, 0, 0)] * (x.ndim - 1 - spec.ndim)
+    config = [*rest, *((*pair, 0) for pair in spec.covered), (0, 0, 0)]
     return lax.pad(x, np.zeros((), x.dtype), config)
 
 
@@ -90,15 +92,18 @@ def _taps(spec: PoolSpec) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
 def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
     """One tap of every window."""
     reach = [(out - 1) * s + 1 for out, s in zip(spec.output_size, spec.strides, strict=True)]
-    zero = np.int32(0)
-    starts = (zero, *(start[axis] for axis in range(spec.ndim)), zero)
-    view = lax.dynamic_slice(padded, starts, (spec.batch, *reach, spec.features))
-    return lax.slice(view, [0] * view.ndim, view.shape, (1, *spec.strides, 1))
+    batch = padded.shape[: spec.axes[0]]
+    rest = [np.int32(0)] * len(batch)
+    starts = (*rest, *(start[axis] for axis in range(spec.ndim)), np.int32(0))
+    view = lax.dynamic_slice(padded, starts, (*batch, *reach, padded.shape[-1]))
+    ones = (1,) * len(batch)
+    return lax.slice(view, [0] * view.ndim, view.shape, (*ones, *spec.strides, 1))
 
 
-def _outer(inside: list[Array]) -> Array:
-    """bool (1, *output_size, 1)."""
-    result = inside[0]
-    for along in inside[1:]:
-        result = result[..., None] & along
-    return result[None, ..., None]
+def _outer(inside: list[Array], ndim: int) -> Array:
+    """bool (1, ..., *output_size, 1), of `ndim` axes."""
+    result = True
+    for axis, along in enumerate(reversed(inside)):
+        others = [i for i in range(ndim) if i != ndim - 2 - axis]
+        result &= jnp.expand_dims(along, others)
+    return result

@@ -48,10 +48,10 @@ def total(x: Array, spec: PoolSpec) -> Array:
 
 
 def winners(x: Array, spec: PoolSpec) -> Array:
-    """Row-major number of the winner in its window, (batch, *output_size, features)."""
+    """Row-major number of the winner in its window, (*batch, *output_size, features)."""
     y = _split(x.astype(accumulator(x.dtype)), spec)
     if math.prod(spec.window) > UNROLLED:
-        return win.of_axes(y, _axes(spec))[1].reshape(spec.y_shape)
+        return lax.squeeze(win.of_axes(y, _axes(spec))[1], _axes(spec))
     return win.of_taps(_taps(y, spec))[1]
 
 
@@ -65,20 +65,21 @@ def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
 
 
 def _split(x: Array, spec: PoolSpec) -> Array:
-    """(batch, *size, features) -> (batch, out, window, out, window, ..., features)."""
-    used = [out * k for out, k in zip(spec.output_size, spec.window, strict=True)]
-    x = lax.slice(x, [0] * x.ndim, (x.shape[0], *used, x.shape[-1]))
-    pairs = zip(spec.output_size, spec.window, strict=True)
-    return x.reshape(x.shape[0], *itertools.chain(*pairs), x.shape[-1])
+    """(*batch, *size, features) -> (*batch, out, window, out, window, ..., features)."""
+    pairs = list(zip(spec.output_size, spec.window, strict=True))
+    used = [out * k for out, k in pairs]
+    x = lax.slice(x, [0] * x.ndim, (*x.shape[: spec.axes[0]], *used, x.shape[-1]))
+    for axis, pair in zip(spec.axes, pairs, strict=True):
+        x = x.reshape(*x.shape[:axis], *pair, *x.shape[axis + 1 :])
+    return x
 
 
 def _axes(spec: PoolSpec) -> tuple[int, ...]:
-    return tuple(range(2, 2 * spec.ndim + 1, 2))
+    return tuple(range(-2 * spec.ndim, 0, 2))
 
 
 def _taps(split: Array, spec: PoolSpec) -> list[Array]:
-    everything = slice(None)
     return [
-        split[(everything, *itertools.chain(*((everything, t) for t in tap)))]
+        split[(..., *itertools.chain(*((t, slice(None)) for t in tap)))]
         for tap in itertools.product(*map(range, spec.window))
     ]

@@ -28,8 +28,9 @@ def supports(spec: PoolSpec) -> str | None:
 
 def maximum(x: Array, spec: PoolSpec) -> Array:
     y = x.astype(accumulator(x.dtype))  # exact; XLA's CPU backend is slow on 16-bit floats
+    fill = win.lowest(x.dtype).astype(y.dtype)
     for axis in _last_first(spec):
-        taps = _taps(y, axis, spec, win.lowest(y.dtype))
+        taps = _taps(y, axis, spec, fill)
         y = taps[0]
         for tap in taps[1:]:
             y = jnp.maximum(y, tap)
@@ -46,9 +47,10 @@ def total(x: Array, spec: PoolSpec) -> Array:
 def winners(x: Array, spec: PoolSpec) -> Codes:
     """Number of the winning tap along each spatial axis, the last axis first."""
     y = x.astype(accumulator(x.dtype))
+    fill = win.lowest(x.dtype).astype(y.dtype)
     codes = []
     for axis in _last_first(spec):
-        y, code = win.of_taps(_taps(y, axis, spec, win.lowest(y.dtype)), _first_inside(axis, spec))
+        y, code = win.of_taps(_taps(y, axis, spec, fill), _first_inside(axis, spec, x.ndim))
         codes.append(code)
     return tuple(codes)
 
@@ -72,16 +74,16 @@ def _last_first(spec: PoolSpec) -> list[int]:
 def _taps(x: Array, axis: int, spec: PoolSpec, fill: np.ndarray) -> list[Array]:
     """Element t of every window along a spatial axis, for each tap t."""
     config = [(0, 0, 0)] * x.ndim
-    config[1 + axis] = (*spec.covered[axis], 0)
+    config[spec.axes[axis]] = (*spec.covered[axis], 0)
     x = lax.pad(x, fill, config)
     stride, reach = spec.strides[axis], (spec.output_size[axis] - 1) * spec.strides[axis] + 1
     starts = [t * spec.dilation[axis] for t in range(spec.window[axis])]
-    return [lax.slice_in_dim(x, at, at + reach, stride, 1 + axis) for at in starts]
+    return [lax.slice_in_dim(x, at, at + reach, stride, spec.axes[axis]) for at in starts]
 
 
-def _first_inside(axis: int, spec: PoolSpec) -> np.ndarray:
+def _first_inside(axis: int, spec: PoolSpec, ndim: int) -> np.ndarray:
     inside = spec.inside(axis)
     first = inside & (inside.cumsum(1) == 1)
-    shape = [1] * (spec.ndim + 2)
-    shape[1 + axis] = -1
+    shape = [1] * ndim
+    shape[spec.axes[axis]] = -1
     return first.T.reshape(spec.window[axis], *shape)

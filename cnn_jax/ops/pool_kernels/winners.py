@@ -5,6 +5,7 @@ a later element wins if it is greater, or NaN. Without dependence on the order o
 gradient of a maximum that follows the winner is deterministic.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnn_jax.ops.pool_spec import index_dtype
+
 Array = jax.Array
 
 
 def lowest(dtype: Any) -> np.ndarray:
     """The value that no maximum prefers, as padding."""
-    if jnp.issubdtype(dtype, jnp.floating):
-        return np.array(-np.inf, dtype)
-    return np.array(jnp.iinfo(dtype).min, dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return np.array(jnp.iinfo(dtype).min, dtype)
+    # The types of 8 bits and fewer whose names end with "fn" or "uz" have no infinity.
+    least = np.array(-np.inf).astype(dtype)
+    return least if np.isneginf(least.astype(np.float64)) else np.array(jnp.finfo(dtype).min, dtype)
 
 
 def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tuple[Array, Array]:
@@ -32,7 +37,7 @@ def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tu
             input, not padding, of a window; that tap wins over all before it, so that padding
             never wins, not even where all is -inf.
     """
-    best, code = taps[0], jnp.zeros(taps[0].shape, np.uint8)
+    best, code = taps[0], lax.full_like(taps[0], 0, np.uint8)
     for k, tap in enumerate(taps[1:], 1):
         wins = (tap > best) | (tap != tap)
         if first_inside is not None and first_inside[k].any():
@@ -43,19 +48,20 @@ def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tu
 
 
 def of_axes(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The same for all elements of `axes` (kept, with size 1), numbered row by row.
+    """The same for all elements of `axes` (from the end; kept, with size 1), numbered row by row.
 
     Two reductions instead of one step per element: for large windows.
     """
-    number = numbers(x.shape, axes, np.int32)
+    number = numbers(x.shape, axes)
     best = x.max(axes, keepdims=True)
     # The least rank wins: the number itself where equal; for NaN, the greater the further back.
-    rank = jnp.where(x == best, number, np.iinfo(np.int32).max)
+    rank = jnp.where(x == best, number, np.iinfo(number.dtype).max)
     rank = jnp.where(x != x, -1 - number, rank).min(axes, keepdims=True)
     return best, jnp.where(rank < 0, -1 - rank, rank)
 
 
-def numbers(shape: Sequence[int], axes: tuple[int, ...], dtype: Any) -> Array:
+def numbers(shape: Sequence[int], axes: tuple[int, ...], dtype: Any = None) -> Array:
     """Row-major numbers of the elements of `axes`, with size 1 along all other axes."""
-    sizes = [n if axis in axes else 1 for axis, n in enumerate(shape)]
-    return lax.iota(dtype, int(np.prod(sizes))).reshape(sizes)
+    sizes = [n if axis in axes else 1 for axis, n in enumerate(shape, -len(shape))]
+    count = math.prod(sizes)
+    return lax.iota(dtype or index_dtype(count, 'a window'), count).reshape(sizes)

@@ -1,33 +1,34 @@
-"""Which kernel computes a convolution and its gradients when the caller names none.
+"""Which kernel computes a map of a convolution when the caller names none.
 
-What was measured on this kind of machine decides (`table`); else the rules that were derived from
+What was measured on this kind of device decides (`table`); else the rules that were derived from
 such measurements (`rules`).
 """
 
+from collections.abc import Iterator
+
 from cnn_jax.ops import kernels
-from cnn_jax.ops.kernels import Choice
 from cnn_jax.ops.spec import ConvSpec
 from cnn_jax.ops.tuning import rules, table
 
-__all__ = ['choose', 'reasons']
+__all__ = ['choose', 'ranked']
 
 
-def choose(spec: ConvSpec, platform: str) -> Choice:
-    """The kernels for `spec` on `platform` ('cpu', or anything else)."""
-    return Choice(*(name for name, _ in reasons(spec, platform)))
+def choose(op: str, spec: ConvSpec, platform: str) -> tuple[str, str]:
+    """The kernel for map `op` of `spec` on `platform` ('cpu', 'cuda', 'rocm', 'tpu'), and why."""
+    return next(ranked(op, spec, platform))
 
 
-def reasons(spec: ConvSpec, platform: str) -> list[tuple[str, str]]:
-    """For each map of `Choice`, the kernel and why it was chosen."""
-    if platform != 'cpu':
-        return rules.elsewhere(spec, platform)
-    return [_measured(op, spec) or rules.on_cpu(op, spec) for op in kernels.OPS]
-
-
-def _measured(op: str, spec: ConvSpec) -> tuple[str, str] | None:
-    times = table.times(spec, op)
+def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
+    """That kernel, and those to fall back on, the best first; the last one is 'lax'."""
+    times = table.times(spec, op, platform)
     for name in times:
-        if name in kernels.KERNELS and kernels.reason_against(name, op, spec) is None:
+        if name in kernels.KERNELS and _supports(name, op, spec, platform):
             took = ', '.join(f'{other} {1e3 * t:.3g} ms' for other, t in times.items())
-            return name, f'measured: {took}'
-    return None
+            yield name, f'measured: {took}'
+    for name, why in rules.ranked(op, spec, platform):
+        if name == 'lax' or _supports(name, op, spec, platform):
+            yield name, why
+
+
+def _supports(name: str, op: str, spec: ConvSpec, platform: str) -> bool:
+    return kernels.reason_against(name, op, spec, platform) is None

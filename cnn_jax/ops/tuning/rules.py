@@ -6,8 +6,7 @@ the kind; where none was clearly faster, it is XLA's.
 """
 
 import math
-
-import jax.numpy as jnp
+from collections.abc import Iterator
 
 from cnn_jax.ops import kernels
 from cnn_jax.ops.spec import ConvSpec
@@ -20,20 +19,16 @@ MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost what their 
 FEW_POSITIONS = 4  # with no more outputs per image, XLA:CPU's convolution falls to a few GFLOP/s
 
 
-def elsewhere(spec: ConvSpec, platform: str) -> list[tuple[str, str]]:
-    """For each map of `Choice`, the kernel on another platform than a CPU, and why."""
-    lax = ('lax', f'the default on {platform}')
-    return [lax, lax if _is_floating(spec) else _input_grad(spec), lax]
-
-
-def on_cpu(op: str, spec: ConvSpec) -> tuple[str, str]:
-    """The kernel for map `op` on a CPU, and why."""
-    if kernels.reason_against('onednn', op, spec) is None and not _suits_rows(op, spec):
-        return 'onednn', 'the native kernel supports it'
-    name, why = _any_map(spec) or RULES[op](spec) or ('lax', 'no rule applies')
-    if kernels.reason_against(name, op, spec) is None:
-        return name, why
-    return 'lax', f'{name} does not support it'
+def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
+    """The kernels for map `op` of `spec` on `platform`, the best first, and why."""
+    if platform != 'cpu':
+        yield 'lax', f'the default on {platform}'
+        return
+    if not _suits_rows(op, spec):
+        yield 'onednn', 'the native kernel supports it'
+    if found := _any_map(spec) or RULES[op](spec):
+        yield found
+    yield 'lax', 'no rule applies'
 
 
 def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
@@ -51,8 +46,6 @@ def _forward(spec: ConvSpec) -> tuple[str, str] | None:
 
 
 def _input_grad(spec: ConvSpec) -> tuple[str, str] | None:
-    if not _is_floating(spec):
-        return 'subpixel', 'integers: XLA transposes floating point only'
     if found := _winograd(spec) or _tiny(spec):
         return found
     if max(spec.strides) > 1 and spec.in_features >= FEATURES:
@@ -76,10 +69,6 @@ def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
 RULES = {'forward': _forward, 'input_grad': _input_grad, 'filter_grad': _filter_grad}
 
 
-def _is_floating(spec: ConvSpec) -> bool:
-    return bool(jnp.issubdtype(spec.dtype, jnp.floating))
-
-
 def _winograd(spec: ConvSpec) -> tuple[str, str] | None:
     few = spec.batch * math.prod(spec.output_size) < WINOGRAD_POSITIONS
     if not _suits_winograd(spec) or (_fewest_features(spec) < 4 * WINOGRAD_FEATURES and not few):
@@ -89,7 +78,11 @@ def _winograd(spec: ConvSpec) -> tuple[str, str] | None:
 
 def _suits_winograd(spec: ConvSpec) -> bool:
     enough = _fewest_features(spec) >= WINOGRAD_FEATURES
-    return spec.ndim == 2 and enough and kernels.reason_against('winograd', 'forward', spec) is None
+    return spec.ndim == 2 and enough and _is_winograd(spec)
+
+
+def _is_winograd(spec: ConvSpec) -> bool:
+    return kernels.reason_against('winograd', 'forward', spec, 'cpu') is None
 
 
 def _suits_rows(op: str, spec: ConvSpec) -> bool:

@@ -1,10 +1,12 @@
-"""Measured choices: what each kernel took for a convolution, on one kind of machine, as JSON.
+"""Measured choices: what each kernel took for a convolution, on one kind of device, as JSON.
 
 `experiments/compare_kernels.py --save_choices` writes such a table. Used is the first there is of
 
-    the file that $CNN_JAX_TUNING names
-    the user's own for this processor: `own_path()`
-    the package's own for this processor: a .json file in this folder
+    the file that $CNN_JAX_TUNING names, on the platform that it was measured on
+    the user's own for this device: `own_path(platform)`
+    the package's own for this device: a .json file in this folder
+
+On a CPU the device is the processor with its number of cores, elsewhere what JAX calls its kind.
 """
 
 import dataclasses
@@ -18,27 +20,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from cnn_jax.ops.kernels.onednn.build import cache_folder
 from cnn_jax.ops.spec import ConvSpec
 
 VARIABLE = 'CNN_JAX_TUNING'
-VERSION = 1
+VERSION = 2
 
 Times = Mapping[str, float]  # kernel -> seconds
 
 _log = logging.getLogger(__name__)
 
 
-def times(spec: ConvSpec, op: str) -> Times:
+def times(spec: ConvSpec, op: str, platform: str) -> Times:
     """What each kernel took for `op` of `spec`, fastest first; empty if it was not measured."""
-    return _choices().get(key(spec), {}).get(op, {})
+    return _choices(platform).get(key(spec), {}).get(op, {})
 
 
 def key(spec: ConvSpec) -> str:
     return repr(dataclasses.astuple(spec))
 
 
-def processor() -> str:
+def device(platform: str) -> str | None:
+    """What a table on this platform is of; None where there is no such device here."""
+    if platform == 'cpu':
+        return _processor()
+    try:
+        return jax.local_devices(backend=platform)[0].device_kind
+    except RuntimeError:  # compiled for, but not here
+        return None
+
+
+def _processor() -> str:
     """The processor's name and the number of cores of this process."""
     try:
         found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
@@ -49,27 +63,34 @@ def processor() -> str:
     return f'{name}, {len(affinity(0)) if affinity else os.cpu_count()} cores'
 
 
-def own_path() -> Path:
-    """Where this user's table for this processor is kept."""
-    return cache_folder() / f'tuning-{_slug(processor())}.json'
+def own_path(platform: str) -> Path:
+    """Where this user's table for the platform's device here is kept."""
+    return cache_folder() / f'tuning-{_slug(device(platform) or platform)}.json'
 
 
-def save(path: Path, choices: Mapping[str, Mapping[str, Times]], about: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    choices: Mapping[str, Mapping[str, Times]],
+    about: Mapping[str, Any],
+    platform: str,
+) -> None:
     """Adds `choices` (key of a spec -> map -> times) to the table at `path`, or begins one.
 
     Args:
         path: a JSON file; its entries for other convolutions stay.
+        platform: that they were measured on.
         choices: what was measured; of each map the fastest kernel comes to be used.
         about: versions, date and the like; kept with each entry's file as the last that wrote it.
 
     Raises:
-        ValueError: the file at `path` is no table, or one of another processor.
+        ValueError: the file at `path` is no table, or one of another device.
     """
     kept = {}
     if path.exists():
         table = _read(path)
-        if table['processor'] != processor():
-            raise ValueError(f'{path} is a table of {table["processor"]}, this is {processor()}')
+        found, own = (table['platform'], table['device']), (platform, device(platform))
+        if found != own:
+            raise ValueError(f'{path} is a table of {": ".join(found)}, this is {": ".join(own)}')
         kept = table['choices']
     ranked = {
         name: {op: dict(sorted(some.items(), key=lambda item: item[1])) for op, some in ops.items()}
@@ -77,7 +98,8 @@ def save(path: Path, choices: Mapping[str, Mapping[str, Times]], about: Mapping[
     }
     table = {
         'version': VERSION,
-        'processor': processor(),
+        'platform': platform,
+        'device': device(platform),
         **about,
         'choices': {name: kept.get(name, {}) | ranked.get(name, {}) for name in kept | ranked},
     }
@@ -88,12 +110,14 @@ def save(path: Path, choices: Mapping[str, Mapping[str, Times]], about: Mapping[
 
 
 @functools.cache
-def _choices() -> Mapping[str, Mapping[str, Times]]:
+def _choices(platform: str) -> Mapping[str, Mapping[str, Times]]:
     """Read once a process."""
-    named = os.environ.get(VARIABLE)
-    path = Path(named) if named else own_path()
+    named, here = os.environ.get(VARIABLE), device(platform)
+    if not named and not here:
+        return {}
+    path = Path(named) if named else own_path(platform)
     if not named and not path.exists():
-        path = Path(__file__).with_name(f'{_slug(processor())}.json')
+        path = Path(__file__).with_name(f'{_slug(here)}.json')
         if not path.exists():
             return {}
     try:
@@ -101,16 +125,19 @@ def _choices() -> Mapping[str, Mapping[str, Times]]:
     except (OSError, ValueError) as error:
         _log.warning('no measured choices, the rules decide: %s', error)
         return {}
-    if table['processor'] != processor():
-        _log.warning('%s was measured on %s, this is %s', path, table['processor'], processor())
+    if table['platform'] != platform:
+        return {}
+    if table['device'] != here:
+        _log.warning('%s was measured on %s, this is %s', path, table['device'], here)
     return table['choices']
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text())
-        if table['version'] == VERSION and isinstance(table['choices'], dict):
-            return table
+        if table['version'] in (1, VERSION) and isinstance(table['choices'], dict):
+            # Version 1 knew processors only.
+            return {'platform': 'cpu', 'device': table.get('processor')} | table
     except (json.JSONDecodeError, KeyError, TypeError):
         pass
     raise ValueError(f'{path} is no table of measured choices of version {VERSION}')

@@ -8,6 +8,7 @@ primitive, `direct` algorithm: no Winograd, the sums of products that the defini
 import ctypes
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,14 @@ import numpy as np
 from cnn_jax.ops.kernels.onednn import arrange, build, sharding
 from cnn_jax.ops.spec import ConvSpec
 
+# Positions of a row, whose products a filter gradient adds up one after the other in float32. Their
+# sums are added up in parts (`Parts` in conv.cc).
+MOST_IN_ROW = 1 << 16
 
-def supports(spec: ConvSpec, op: str) -> str | None:
-    if jax.default_backend() != 'cpu':
-        return f'it runs on CPU only, not on {jax.default_backend()}'
+
+def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
+    if platform != 'cpu':
+        return f'it runs on CPU only, not on {platform}'
     if spec.dtype not in ('float32', 'bfloat16', 'float16'):
         return f'it computes float32, bfloat16 and float16, not {spec.dtype}'
     if set(spec.input_dilation) != {1}:
@@ -28,6 +33,8 @@ def supports(spec: ConvSpec, op: str) -> str | None:
         return f'it has 1 to 3 spatial axes, not {spec.ndim}'
     if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
         return 'it has no arrays of size 0'
+    if op == 'filter_grad' and (row := _row(arrange.arrange(spec, op).spec)) > MOST_IN_ROW:
+        return f'its sums are exact for rows of at most {MOST_IN_ROW} positions, not {row}'
     try:
         build.load()
     except build.Unavailable as reason:
@@ -84,6 +91,13 @@ def _a_window_fits(spec: ConvSpec) -> bool:
         if first >= outputs or first * stride - low + (window - 1) * dilation + 1 > size:
             return False
     return True
+
+
+def _row(spec: ConvSpec) -> int:
+    """Positions of all axes but the outermost one."""
+    axes = zip(spec.input_size, spec.output_size, strict=True)
+    outermost = next((i for i, axis in enumerate(axes) if axis != (1, 1)), 0)
+    return math.prod(spec.output_size[outermost + 1 :])
 
 
 def _problem(spec: ConvSpec, op: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The same convolution written as another one, which oneDNN computes faster.
 
-Only views and, for the arrays that `batch_inside` names, a transposition: the sums stay the same.
+Only views, and a transposition (`batch_inside`) or some padding (`folded`): the sums stay the same.
 """
 
 import math
@@ -31,7 +31,7 @@ class Arrangement(NamedTuple):
 def arrange(spec: ConvSpec, op: str) -> Arrangement:
     if _suits_batch_inside(spec, op):
         return batch_inside(spec)
-    if _suits_folding(spec):
+    if _suits_folding(spec, op):
         return folded(spec)
     return Arrangement(spec, lambda role, a: a, lambda role, a: a)
 
@@ -68,58 +68,50 @@ def batch_inside(spec: ConvSpec) -> Arrangement:
     return Arrangement(inner, into, back)
 
 
-def _suits_folding(spec: ConvSpec) -> bool:
-    stride, size, window = spec.strides[-1], spec.input_size[-1], spec.window[-1]
-    if stride == 1 or spec.in_features > 4 or spec.groups > 1:
-        return False
-    before, taps, after = _folded_axis(spec)
-    return (
-        spec.dilation[-1] == 1
-        and size % stride == 0
-        and after >= 0
-        and 4 * taps * stride <= 5 * window
-    )
+def _suits_folding(spec: ConvSpec, op: str) -> bool:
+    stride, window = spec.strides[-1], spec.window[-1]
+    is_whole = stride > 1 and spec.dilation[-1] == 1 and window % stride == 0
+    # Filter gradients gain nothing.
+    return op != 'filter_grad' and is_whole and spec.in_features <= 4 and spec.groups == 1
 
 
 def folded(spec: ConvSpec) -> Arrangement:
     """Along the last axis, `stride` neighbouring positions become channels, and the stride 1.
 
-    A first layer on raw audio (1 channel, window 80, stride 4) runs twice as fast.
+    The part of the padding before that is no multiple of the stride is written out: with zeros
+    around the kernel instead, an infinity beside a window would reach its output as a NaN. A first
+    layer on raw audio (1 channel, window 80, stride 4) or of patches runs up to twice as fast.
     """
-    stride = spec.strides[-1]
-    before, taps, after = _folded_axis(spec)
+    stride, size, (padding, _) = spec.strides[-1], spec.input_size[-1], spec.padding[-1]
+    taps = spec.window[-1] // stride
+    before, low = divmod(padding, stride)
+    seen = spec.output_size[-1] - 1 + taps - before
+    inner_size = min(-(-(low + size) // stride), seen)
+    high = inner_size * stride - low - size  # negative: what no window sees
     inner = spec.replace(
-        input_size=(*spec.input_size[:-1], spec.input_size[-1] // stride),
+        input_size=(*spec.input_size[:-1], inner_size),
         in_features=spec.in_features * stride,
         window=(*spec.window[:-1], taps),
         strides=(*spec.strides[:-1], 1),
-        padding=(*spec.padding[:-1], (before, after)),
+        padding=(*spec.padding[:-1], (before, seen - inner_size)),
     )
-    first = before * stride - spec.padding[-1][0]  # taps of value 0 before the kernel
-    last = taps * stride - spec.window[-1] - first
+
+    def extend(a, low, high):
+        config = [(0, 0, 0)] * spec.ndim + [(low, high, 0), (0, 0, 0)]
+        return jax.lax.pad(a, jnp.zeros((), a.dtype), config)
 
     def into(role, a):
-        if role == 'w':
-            a = jnp.pad(a, [(0, 0)] * (spec.ndim - 1) + [(first, last), (0, 0), (0, 0)])
-            return a.reshape(inner.kernel_shape)
-        return a.reshape(inner.x_shape) if role == 'x' else a
+        if role == 'x':
+            a = extend(a, low, high)
+        return a if role == 'y' else a.reshape(shape(role, inner))
 
     def back(role, a):
-        if role == 'w':
-            a = a.reshape(*spec.window[:-1], taps * stride, *spec.kernel_shape[-2:])
-            return jax.lax.slice_in_dim(a, first, first + spec.window[-1], axis=spec.ndim - 1)
-        return a.reshape(spec.x_shape) if role == 'x' else a
+        if role == 'y':
+            return a
+        a = a.reshape(*a.shape[:-2], -1, spec.in_features)
+        return extend(a, -low, -high)
 
     return Arrangement(inner, into, back)
-
-
-def _folded_axis(spec: ConvSpec) -> tuple[int, int, int]:
-    """Padding before, window, padding after of the last axis, in units of the stride."""
-    stride, low = spec.strides[-1], spec.padding[-1][0]
-    before = -(-low // stride)
-    taps = -(-(before * stride - low + spec.window[-1]) // stride)
-    after = spec.output_size[-1] - 1 + taps - spec.input_size[-1] // stride - before
-    return before, taps, after
 
 
 def prefers_plain_kernel(spec: ConvSpec, op: str) -> bool:

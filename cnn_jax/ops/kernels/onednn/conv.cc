@@ -13,10 +13,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -30,7 +32,9 @@
 // Of GNU's OpenMP runtime, which oneDNN brings along; no header, so that any compiler will do.
 extern "C" {
 int omp_get_max_threads();
+int omp_get_num_threads();
 int omp_get_thread_num();
+void omp_set_num_threads(int);
 int omp_get_proc_bind();
 void GOMP_parallel(void (*body)(void*), void* data, unsigned threads, unsigned flags);
 }
@@ -41,10 +45,15 @@ namespace ffi = xla::ffi;
 using dnnl::memory;
 
 constexpr int kMaxSpatial = 3;
-constexpr size_t kMaxPlans = 1024;  // in a slot; when there are more, all are dropped
+constexpr size_t kMaxJobs = 1024;   // in a slot; when there are more, all are dropped
 constexpr size_t kAlign = 64;
 
-enum Op : int64_t { kForward, kInputGrad, kFilterGrad };
+// Positions that one part of a filter gradient adds up (see `Parts`): with a small kernel, for one
+// thread; else for each thread of a team, and for all of them.
+constexpr int64_t kLeast = 1 << 9, kMost = 1 << 11, kMostOfEach = 1 << 13, kMostOfTeam = 1 << 16;
+constexpr int64_t kSmallKernel = 1 << 16;  // elements
+
+enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
 
 // One convolution problem. Only int64_t members, so that it is hashed and compared as bytes.
 struct Problem {
@@ -72,10 +81,15 @@ const dnnl::engine& Engine() {
   return engine;
 }
 
+int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
+
+size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
 // A primitive with its arguments; from call to call only their addresses change.
 class Plan {
  public:
-  explicit Plan(const Problem& p) {
+  // kFilterGradPart gives float32 in a layout of oneDNN's choice, or in `layout` if that is given.
+  explicit Plan(const Problem& p, const memory::desc* layout = nullptr) {
     const int n = p.ndim;
     const auto type = p.bf16 ? memory::data_type::bf16 : memory::data_type::f32;
     const auto list = [n](const int64_t* values) { return memory::dims(values, values + n); };
@@ -101,8 +115,9 @@ class Plan {
       steps.insert(steps.begin(), out);
     }
     const memory::desc w(shape, type, steps);
-    const memory::desc packed =
-        p.plain_kernel ? w : memory::desc(shape, type, memory::format_tag::any);
+    const bool is_part = p.op == kFilterGradPart;
+    memory::desc packed(shape, is_part ? memory::data_type::f32 : type, memory::format_tag::any);
+    if (p.plain_kernel) packed = w;
 
     auto dilation = list(p.dilation);
     for (auto& d : dilation) --d;  // oneDNN counts the holes
@@ -110,7 +125,8 @@ class Plan {
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     const dnnl::convolution_forward::primitive_desc forward(
-        Engine(), dnnl::prop_kind::forward_training, direct, x, packed, y, list(p.strides),
+        Engine(), dnnl::prop_kind::forward_training, direct, x,
+        is_part ? memory::desc(shape, type, memory::format_tag::any) : packed, y, list(p.strides),
         dilation, list(p.lo), list(p.hi), attr);
     if (p.op == kForward) {
       primitive_ = dnnl::convolution_forward(forward);
@@ -125,15 +141,19 @@ class Plan {
            backward.weights_desc());
     } else {
       const dnnl::convolution_backward_weights::primitive_desc backward(
-          Engine(), direct, x, packed, y, list(p.strides), dilation, list(p.lo), list(p.hi),
-          forward, attr);
+          Engine(), direct, x, layout ? *layout : packed, y, list(p.strides), dilation,
+          list(p.lo), list(p.hi), forward, attr);
       primitive_ = dnnl::convolution_backward_weights(backward);
-      Bind(backward, {DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS}, {x, y, w}, 2,
-           backward.diff_weights_desc());
+      const memory::desc dw = backward.diff_weights_desc();
+      Bind(backward, {DNNL_ARG_SRC, DNNL_ARG_DIFF_DST, DNNL_ARG_DIFF_WEIGHTS},
+           {x, y, is_part ? dw : w}, 2, dw);
     }
+    plain_kernel_ = w;
   }
 
   const std::string& code() const { return code_; }
+  memory::desc kernel() const { return user_[kernel_].get_desc(); }
+  const memory::desc& plain_kernel() const { return plain_kernel_; }
   size_t workspace() const { return workspace_; }
 
   void Run(dnnl::stream& stream, void* const buffers[3], char* workspace) {
@@ -164,7 +184,7 @@ class Plan {
     }
     scratchpad_ = memory(pd.scratchpad_desc(), Engine(), nullptr);
     args_[DNNL_ARG_SCRATCHPAD] = scratchpad_;
-    packed_offset_ = (pd.scratchpad_desc().get_size() + kAlign - 1) / kAlign * kAlign;
+    packed_offset_ = Aligned(pd.scratchpad_desc().get_size());
     workspace_ = packed_offset_ + (reorder_ ? packed.get_size() : 0);
   }
 
@@ -172,40 +192,231 @@ class Plan {
   dnnl::primitive primitive_;
   dnnl::reorder reorder_;
   memory user_[3], packed_, scratchpad_;
+  memory::desc plain_kernel_;
   std::unordered_map<int, memory> args_;
   int kernel_;
   size_t packed_offset_, workspace_;
 };
 
+// A share of the images, or of the rows of one image: the sum of all shares' filter gradients is that
+// of the whole.
+struct Part {
+  Problem problem;
+  int64_t x, y;  // its first element of each
+};
+
+bool HasSmallKernel(const Problem& p) {
+  int64_t size = p.in_features / p.groups * p.out_features;
+  for (int i = 0; i < p.ndim; ++i) size *= p.window[i];
+  return size <= kSmallKernel;
+}
+
+// The parts of a filter gradient; none if its sums are short enough.
+//
+// oneDNN adds the products of a thread's positions up one after the other, in float32: errors grow
+// with their number, and a sum of ones stops growing at 2^24.
+std::vector<Part> Parts(const Problem& p) {
+  if (p.op != kFilterGrad) return {};
+  int64_t x = p.in_features, y = p.out_features, positions = 1;  // of an image
+  for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], positions *= p.out[i];
+  const int64_t threads = omp_get_max_threads(), all = p.batch * positions;
+  if (all <= kMost) return {};
+  const int64_t most = HasSmallKernel(p) ? std::clamp(all / threads, kLeast, kMost)
+                                         : std::min(kMostOfEach * threads, kMostOfTeam);
+
+  std::vector<Part> parts;
+  Problem problem = p;
+  problem.op = kFilterGradPart;
+  if (positions <= most) {
+    const int64_t count = Quotient(p.batch, most / positions);
+    const int64_t images = Quotient(p.batch, count);
+    for (int64_t i = 0; i < p.batch; i += images) {
+      problem.batch = std::min(images, p.batch - i);
+      parts.push_back({problem, i * x, i * y});
+    }
+  } else {
+    int axis = 0;  // the outermost one: its rows are contiguous
+    while (axis < p.ndim - 1 && p.in[axis] == 1 && p.out[axis] == 1) ++axis;
+    const int64_t n = p.in[axis], outputs = p.out[axis], stride = p.strides[axis];
+    const int64_t count = Quotient(outputs, std::max<int64_t>(1, most / (positions / outputs)));
+    const int64_t rows = Quotient(outputs, count);
+    problem.batch = 1;
+    for (int64_t row = 0; row < outputs; row += rows) {
+      problem.out[axis] = std::min(rows, outputs - row);
+      const int64_t first = row * stride - p.lo[axis];
+      const int64_t end = first + (problem.out[axis] - 1) * stride +
+                          (p.window[axis] - 1) * p.dilation[axis] + 1;
+      const int64_t from = std::max<int64_t>(first, 0), to = std::min(end, n);
+      if (from >= to) continue;  // it sees padding only
+      // A bfloat16 part needs a window without padding, as `_compute_dtype` of the caller says.
+      const int64_t inside = (Quotient(from - first, stride)) * stride + first;
+      if (p.bf16 && inside + (p.window[axis] - 1) * p.dilation[axis] >= to) return {};
+      problem.in[axis] = to - from;
+      problem.lo[axis] = from - first;
+      problem.hi[axis] = end - to;
+      for (int64_t i = 0; i < p.batch; ++i) {
+        parts.push_back({problem, i * x + from * (x / n), i * y + row * (y / outputs)});
+      }
+    }
+  }
+  if (parts.size() == 1) parts.clear();
+  return parts;
+}
+
+// The plan of a problem, or those of its parts, whose results are added up in double precision.
+//
+// With a small kernel a part is little work, and to share it out costs more than it saves: then each
+// thread has parts of its own.
+class Job {
+ public:
+  explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.bf16 ? 2 : 4) {
+    if (parts_.empty()) {
+      shares_.emplace_back().plans.emplace_back(p);
+      workspace_ = shares_[0].plans[0].workspace();
+      return;
+    }
+    std::vector<Problem> problems;  // that differ
+    for (const Part& part : parts_) {
+      const auto found = std::find(problems.begin(), problems.end(), part.problem);
+      which_.push_back(found - problems.begin());
+      if (found == problems.end()) problems.push_back(part.problem);
+    }
+    const int threads = omp_get_max_threads();
+    shares_.resize(HasSmallKernel(p) ? std::min<size_t>(threads, parts_.size()) : 1);
+    if (shares_.size() > 1) omp_set_num_threads(1);  // the plans are for one thread
+    struct Restore {
+      int threads;
+      ~Restore() { omp_set_num_threads(threads); }
+    } restore{threads};
+    memory::desc layout;
+    for (Share& share : shares_) {
+      for (const Problem& problem : problems) {
+        share.plans.emplace_back(problem, layout.is_zero() ? nullptr : &layout);
+        layout = share.plans[0].kernel();
+        plan_bytes_ = std::max(plan_bytes_, Aligned(share.plans.back().workspace()));
+      }
+    }
+    sum_ = memory(layout, Engine(), nullptr);
+    result_ = memory(shares_[0].plans[0].plain_kernel(), Engine(), nullptr);
+    reorder_ = dnnl::reorder(sum_, result_);
+    count_ = layout.get_size() / sizeof(float);
+    share_bytes_ = plan_bytes_ + Aligned(count_ * sizeof(double)) + Aligned(count_ * sizeof(float));
+    workspace_ = shares_.size() * share_bytes_;
+  }
+
+  const std::string& code() const { return shares_[0].plans[0].code(); }
+  size_t workspace() const { return workspace_; }
+
+  void Run(dnnl::stream& stream, void* const buffers[3], char* workspace) {
+    if (parts_.empty()) return shares_[0].plans[0].Run(stream, buffers, workspace);
+    const auto each = [&](size_t i) { RunShare(i, buffers, workspace); };
+    if (shares_.size() == 1) {
+      each(0);
+    } else {
+      ForEachShare(each);
+    }
+    double* const sums = Sums(workspace);
+    for (size_t i = 1; i < shares_.size(); ++i) {
+      const double* more = Sums(workspace + i * share_bytes_);
+      for (size_t j = 0; j < count_; ++j) sums[j] += more[j];
+    }
+    float* const sum = Latest(workspace);
+    std::copy_n(sums, count_, sum);
+    sum_.set_data_handle(sum);
+    result_.set_data_handle(buffers[2]);
+    reorder_.execute(stream, sum_, result_);
+    stream.wait();
+  }
+
+ private:
+  struct Share {
+    std::vector<Plan> plans;
+    dnnl::stream stream{Engine()};
+    std::exception_ptr error;
+  };
+
+  // In the workspace of a share, after that of its plans: its sums, and the latest part's.
+  double* Sums(char* share) const { return reinterpret_cast<double*>(share + plan_bytes_); }
+  float* Latest(char* share) const {
+    return reinterpret_cast<float*>(share + plan_bytes_ + Aligned(count_ * sizeof(double)));
+  }
+
+  void RunShare(size_t i, void* const buffers[3], char* workspace) {
+    workspace += i * share_bytes_;
+    double* const sums = Sums(workspace);
+    float* const latest = Latest(workspace);
+    std::fill_n(sums, count_, 0.0);
+    const size_t end = (i + 1) * parts_.size() / shares_.size();
+    for (size_t k = i * parts_.size() / shares_.size(); k < end; ++k) {
+      void* const own[] = {static_cast<char*>(buffers[0]) + parts_[k].x * bytes_,
+                           static_cast<char*>(buffers[1]) + parts_[k].y * bytes_, latest};
+      shares_[i].plans[which_[k]].Run(shares_[i].stream, own, workspace);
+      for (size_t j = 0; j < count_; ++j) sums[j] += latest[j];
+    }
+  }
+
+  // Runs `each(i)` for every share, on as many threads. Nothing may be thrown out of OpenMP's code.
+  template <typename F>
+  void ForEachShare(const F& each) {
+    struct Work {
+      std::vector<Share>& shares;
+      const F& each;
+    } work{shares_, each};
+    GOMP_parallel(
+        [](void* data) {
+          auto& [shares, each] = *static_cast<Work*>(data);
+          for (size_t i = omp_get_thread_num(); i < shares.size(); i += omp_get_num_threads()) {
+            try {
+              shares[i].error = nullptr;
+              each(i);
+            } catch (...) {
+              shares[i].error = std::current_exception();
+            }
+          }
+        },
+        &work, shares_.size(), 0);
+    for (const Share& share : shares_) {
+      if (share.error) std::rethrow_exception(share.error);
+    }
+  }
+
+  std::vector<Part> parts_;
+  std::vector<size_t> which_;  // of a share's plans computes each part
+  std::vector<Share> shares_;
+  dnnl::reorder reorder_;
+  memory sum_, result_;
+  size_t bytes_, plan_bytes_ = 0, share_bytes_ = 0, count_ = 0, workspace_ = 0;
+};
+
 class Slot {
  public:
-  Plan& Find(const Problem& problem) {
-    auto found = plans_.find(problem);
-    if (found == plans_.end()) {
-      if (plans_.size() >= kMaxPlans) plans_.clear();
-      found = plans_.emplace(problem, Plan(problem)).first;
+  Job& Find(const Problem& problem) {
+    auto found = jobs_.find(problem);
+    if (found == jobs_.end()) {
+      if (jobs_.size() >= kMaxJobs) jobs_.clear();
+      found = jobs_.emplace(problem, Job(problem)).first;
     }
     return found->second;
   }
 
   void Run(const Problem& problem, void* const buffers[3]) {
-    Plan& plan = Find(problem);
-    if (plan.workspace() > size_) {
+    Job& job = Find(problem);
+    if (job.workspace() > size_) {
       memory_.reset();
       size_ = 0;
       memory_.reset(static_cast<char*>(
-          std::aligned_alloc(kAlign, (plan.workspace() + kAlign - 1) / kAlign * kAlign)));
+          std::aligned_alloc(kAlign, Aligned(job.workspace()))));
       if (!memory_) throw std::bad_alloc();
-      size_ = plan.workspace();
+      size_ = job.workspace();
     }
-    plan.Run(stream_, buffers, memory_.get());
+    job.Run(stream_, buffers, memory_.get());
   }
 
  private:
   struct Free {
     void operator()(char* p) const { std::free(p); }
   };
-  std::unordered_map<Problem, Plan, ProblemHash> plans_;
+  std::unordered_map<Problem, Job, ProblemHash> jobs_;
   std::unique_ptr<char, Free> memory_;
   size_t size_ = 0;
   dnnl::stream stream_{Engine()};
@@ -367,7 +578,7 @@ extern "C" int CnnJaxDescribe(const int64_t* problem, char* text, int size) {
   std::string answer;
   bool known = false;
   try {
-    answer = Plan(p).code();
+    answer = Job(p).code();
     known = true;
   } catch (const std::exception& error) {
     answer = error.what();

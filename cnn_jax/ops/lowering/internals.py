@@ -1,0 +1,118 @@
+"""All that this package takes from JAX's internals, tried on jax 0.7.2 and 0.10.2.
+
+Where something is not there, `missing` says what: no rule is registered then, the package computes
+by XLA's own convolution, any other kernel that a caller names is refused with that reason, and
+`python -m cnn_jax.doctor` shows it.
+"""
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+KEY = 'cnn_jax'  # of the metadata that an equation carries
+
+Rule = Callable[..., Sequence[Any]]
+
+missing: str | None = None
+try:
+    from jax._src.dispatch import prim_requires_devices_during_lowering
+    from jax._src.interpreters.mlir import (
+        _lowerings,
+        _platform_specific_lowerings,
+        lower_with_sharding_in_types,
+    )
+    from jax._src.mesh import empty_abstract_mesh, use_abstract_mesh
+    from jax.experimental.custom_partitioning import custom_partitioning
+    from jax.experimental.xla_metadata import set_xla_metadata
+    from jax.interpreters import mlir
+except ImportError as error:
+    missing = f'jax {jax.__version__} lacks what the kernels are lowered by: {error}'
+
+__all__ = [
+    'custom_partitioning',
+    'is_export',
+    'lower',
+    'mark',
+    'mark_of',
+    'missing',
+    'original',
+    'register',
+    'set_global',
+    'take_mark',
+]
+
+
+def mark(text: str | None) -> contextlib.AbstractContextManager:
+    """Equations that are made within this context carry `text` (None: no mark of this package)."""
+    return contextlib.nullcontext() if missing else set_xla_metadata(**{KEY: text})
+
+
+def mark_of(equation_context: Any) -> str | None:
+    """What `mark` wrote, from an equation's context, `eqn.ctx`."""
+    return (getattr(equation_context, 'xla_metadata', None) or {}).get(KEY)
+
+
+def take_mark(ctx: Any) -> str | None:
+    """The mark of the equation that is being lowered, taken off, so that it is not written into the
+    program: a convolution that JAX lowers then gives the same program as without this package."""
+    text = mark_of(ctx.jaxpr_eqn_ctx)
+    if text is not None:
+        rest = {k: v for k, v in ctx.jaxpr_eqn_ctx.xla_metadata.items() if k != KEY}
+        ctx.jaxpr_eqn_ctx = types.SimpleNamespace(
+            compute_type=ctx.jaxpr_eqn_ctx.compute_type,
+            xla_metadata=rest or None,
+            manager=contextlib.nullcontext(),  # of jax 0.7: what it would enter, has been
+        )
+    return text
+
+
+def is_export(ctx: Any) -> bool:
+    """Whether the program is lowered to be saved by `jax.export`."""
+    parameters = getattr(ctx.module_context, 'lowering_parameters', None)
+    return getattr(parameters, 'for_export', False)
+
+
+def original(primitive: Any, platform: str) -> Rule:
+    """JAX's own rule for lowering `primitive`."""
+    entry = _platform_specific_lowerings[platform].get(primitive) or _lowerings[primitive]
+    return getattr(entry, 'rule', entry)
+
+
+def register(primitive: Any, platform: str, rule: Rule) -> None:
+    # Kernels may be partitioned by hand, which needs the devices when they are lowered.
+    prim_requires_devices_during_lowering.add(primitive)
+    mlir.register_lowering(primitive, rule, platform=platform)
+
+
+def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Sequence[Any]:
+    """Lowers `function`, a kernel, in the place of the equation of `ctx`.
+
+    The kernel sees plain arrays: how they are placed on a mesh, and what the caller's thread has
+    configured for its own code, is none of its business.
+    """
+    plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
+    with _undisturbed():
+        rule = mlir.lower_fun(function, multiple_results=False)
+        inner = ctx.replace(avals_in=plain, avals_out=None, jaxpr_eqn_ctx=None)
+        (out,) = rule(inner, *operands)
+    return [lower_with_sharding_in_types(ctx, out, ctx.avals_out[0])]
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    with (
+        mark(None),
+        use_abstract_mesh(empty_abstract_mesh),
+        jax.disable_jit(False),
+        jax.numpy_rank_promotion('allow'),
+        jax.numpy_dtype_promotion('standard'),
+    ):
+        yield
+
+
+def set_global(context: Any, value: Any) -> None:
+    """Sets a context made by `jax.make_user_context` for all threads."""
+    getattr(context, '_obj', context).set_global(value)

@@ -1,0 +1,191 @@
+"""The lowering rules, by platform: which kernel computes an equation, and its program.
+
+An equation without a mark, one that JAX's users write, is JAX's, unless `install` says otherwise.
+A mark is the caller's wish, `dispatch.Wish`, as text. What is to be computed by 'lax' is lowered by
+JAX's own rule, to the same program as without this package.
+"""
+
+import functools
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnn_jax.ops import dispatch, kernels, tuning
+from cnn_jax.ops.dispatch import Wish
+from cnn_jax.ops.lowering import equations, internals
+from cnn_jax.ops.platforms import PLATFORMS, default_platform
+from cnn_jax.ops.spec import MAPS, ConvSpec
+
+NAMED = 'named by the caller'
+NOT_OURS = "XLA's own: asked for, or written for JAX and not installed"
+
+LAX: Wish = dict.fromkeys(MAPS, ('lax',))
+
+_log = logging.getLogger(__name__)
+
+# Whether equations without a mark are ours too: part of the key of every cache of jit.
+installed = jax.make_user_context(False)
+
+_lowering = threading.local()  # .a_kernel: the convolutions that a kernel is made of are JAX's
+
+
+def bind(op: str, lhs: Any, rhs: Any, implementation: Any, **params: Any) -> jax.Array:
+    """`lax.conv_general_dilated(lhs, rhs, **params)`, to be computed as `implementation` says.
+
+    Args:
+        op: the public operation, for messages and for `use_implementation`.
+        params: complete, as the equation will have them.
+
+    Raises:
+        ValueError, TypeError: an unknown name, or none of the named kernels supports the call.
+    """
+    wish = dispatch.wish(op, implementation)
+    if wish not in ({}, LAX):
+        wish = _checked(op, wish, lhs, rhs, params)
+    params = {name: value for name, value in params.items() if value is not None}
+    with internals.mark(None if wish == LAX and not installed.value else _encode(wish)):
+        return lax.conv_general_dilated(lhs, rhs, **params)
+
+
+def _checked(op: str, wish: Wish, lhs: Any, rhs: Any, params: dict[str, Any]) -> Wish:
+    plan = equations.read(lhs, rhs, params)
+    own = wish.get('forward')
+    if own:
+        platform = default_platform()
+        dispatch.first_supporting(op, own, lambda name: _reason(name, plan, platform))
+    if plan is None or plan.op != 'input_grad':
+        return wish
+    # A transposed convolution's own map is the input gradient of the convolution, and vice versa.
+    other = {'forward': 'input_grad', 'input_grad': 'forward'}
+    return {other.get(key, key): names for key, names in wish.items()}
+
+
+def _reason(name: str, plan: equations.Plan | None, platform: str) -> str | None:
+    """Why kernel `name` cannot compute a call; None if it can."""
+    if name == 'lax':
+        return None
+    if internals.missing:
+        return internals.missing
+    if plan is None:
+        return 'it needs static shapes, axes of at least 1 element and real numbers of one dtype'
+    return kernels.reason_against(name, plan.op, plan.spec, platform)
+
+
+def _encode(wish: Wish) -> str:
+    return ' '.join(f'{key}:{",".join(names)}' for key, names in wish.items()) or 'default'
+
+
+def _decode(text: str) -> Wish:
+    if text == 'default':
+        return {}
+    items = (item.partition(':') for item in text.split())
+    return {key: tuple(names.split(',')) for key, _, names in items}
+
+
+def chosen(
+    text: str | None, plan: equations.Plan | None, platform: str
+) -> Iterable[tuple[str, str]]:
+    """The kernels to try for an equation with mark `text`, the best first, each with the reason."""
+    if text is None and not is_installed():
+        return [('lax', NOT_OURS)]
+    wish = dispatch.wish('conv', None) if text is None else _decode(text)
+    if plan is None:
+        if wish:
+            _log.warning("XLA's own convolution runs where %r was asked for: no kernel knows it", text)
+        return [('lax', 'no kernel knows this')]
+    if names := wish.get(plan.op):
+        reason = lambda name: _reason_in_groups(name, plan, platform)  # noqa: E731
+        return [(dispatch.first_supporting(plan.op, names, reason), NAMED)]
+    return tuning.ranked(plan.op, plan.spec, platform)
+
+
+def is_installed() -> bool:
+    """Whether an equation without a mark, lowered now, is to have a kernel of this package."""
+    return installed.value and not getattr(_lowering, 'a_kernel', False)
+
+
+def _reason_in_groups(name: str, plan: equations.Plan, platform: str) -> str | None:
+    """vmap makes groups: a kernel that has none may run group by group."""
+    reason = _reason(name, plan, platform)
+    if reason and plan.spec.groups > 1:
+        reason = _reason(name, plan._replace(spec=_of_one_group(plan.spec)), platform)
+    return reason
+
+
+def _of_one_group(spec: ConvSpec) -> ConvSpec:
+    return spec.replace(
+        in_features=spec.in_features // spec.groups,
+        out_features=spec.out_features // spec.groups,
+        groups=1,
+    )
+
+
+def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any:
+    text = internals.take_mark(ctx)
+    plan = equations.read(*ctx.avals_in, params)
+    for name, why in chosen(text, plan, platform):
+        if name == 'lax':
+            break
+        if why != NAMED and internals.is_export(ctx) and not kernels.is_portable(name):
+            continue  # what is exported runs where this package is not
+        try:
+            return _lower(ctx, name, plan, platform, lhs, rhs)
+        except Exception as error:
+            what = f'kernel {name!r} failed on {plan.op} of {plan.spec}'
+            if why == NAMED:
+                error.add_note(what)
+                raise
+            _log.warning('%s, the next best is used: %s', what, error)
+    return originals[platform, lax.conv_general_dilated_p](ctx, lhs, rhs, **params)
+
+
+def _lower(ctx, name, plan, platform, lhs, rhs):
+    function, spec = kernels.function(name, plan.op), plan.spec
+    if kernels.reason_against(name, plan.op, spec, platform):
+        function = functools.partial(_group_by_group, function)
+
+    def run(lhs, rhs):
+        with jax.named_scope(f'{plan.op}_{name}'):
+            return plan.back(function(*plan.into(lhs, rhs), spec))
+
+    return as_kernel(ctx, run, lhs, rhs)
+
+
+def _group_by_group(function, a, b, spec):
+    def split(array):
+        array = array.reshape(*array.shape[:-1], spec.groups, array.shape[-1] // spec.groups)
+        return jnp.moveaxis(array, -2, 0)
+
+    one = _of_one_group(spec)
+    result = lax.map(lambda operands: function(*operands, one), (split(a), split(b)))
+    result = jnp.moveaxis(result, 0, -2)
+    return result.reshape(*result.shape[:-2], -1)
+
+
+def as_kernel(ctx, function, *operands):
+    """Lowers `function` in the place of an equation; convolutions in it are JAX's own."""
+    before = getattr(_lowering, 'a_kernel', False)
+    _lowering.a_kernel = True
+    try:
+        return internals.lower(ctx, function, *operands)
+    finally:
+        _lowering.a_kernel = before
+
+
+originals: dict[Any, internals.Rule] = {}
+
+
+def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
+    """Makes `rule(platform, ctx, *operands, **params)` the lowering of `primitive`."""
+    if not internals.missing:
+        originals[platform, primitive] = internals.original(primitive, platform)
+        internals.register(primitive, platform, functools.partial(rule, platform))
+
+
+for _platform in PLATFORMS:
+    register(lax.conv_general_dilated_p, _platform, _convolve)

@@ -1,0 +1,15 @@
+"""Which kind of device computes: 'cpu', 'cuda', 'rocm' or 'tpu', as JAX names its lowerings."""
+
+import jax
+
+PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+
+
+def default_platform() -> str:
+    """The platform of the device that JAX computes on unless told otherwise."""
+    device = jax.config.jax_default_device or jax.devices()[0]
+    name = device if isinstance(device, str) else device.platform
+    if name != 'gpu':
+        return name
+    version = '' if isinstance(device, str) else device.client.platform_version
+    return 'rocm' if version.startswith('rocm') else 'cuda'

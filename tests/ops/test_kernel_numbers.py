@@ -1,0 +1,313 @@
+"""What kernels do to numbers: long sums, infinities, constants of a program, strict promotion."""
+
+import contextlib
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax.ops import kernels
+from cnn_jax.ops.spec import ConvSpec
+from tests.compilation import x64
+from tests.ops import oracle
+from tests.ops.tolerance import assert_close
+
+KERNELS = tuple(kernels.KERNELS)
+OPERANDS = {
+    'forward': ('x_shape', 'kernel_shape'),
+    'input_grad': ('y_shape', 'kernel_shape'),
+    'filter_grad': ('x_shape', 'y_shape'),
+}
+OPS = tuple(OPERANDS)
+FACTOR = {'winograd': 4.0, 'fft': 4.0}  # they round more often than the direct sum
+
+
+def make_spec(x, w, strides=1, padding=0, dilation=1, groups=1, input_dilation=1):
+    """x (N, *size, C), w (*window, C // groups, O); one int, or one value per axis."""
+    n = len(w) - 2
+    each = lambda value: value if isinstance(value, tuple) else (value,) * n  # noqa: E731
+    pairs = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
+    return ConvSpec(
+        x[0], x[1:-1], x[-1], w[:n], w[-1], each(strides), pairs, each(input_dilation),
+        each(dilation), groups, 'float32',
+    )  # fmt: skip
+
+
+SPECS = {
+    'padded': make_spec((2, 5, 6, 3), (3, 3, 3, 4), 1, 1),
+    'strided': make_spec((2, 9, 8, 3), (3, 3, 3, 2), (2, 3), ((1, 0), (2, 1))),
+    'a rest that no window sees': make_spec((2, 10, 9, 2), (2, 3, 2, 3), (3, 4)),
+    'dilated and strided': make_spec((1, 11, 12, 2), (3, 3, 2, 3), (2, 3), ((1, 2), (3, 0)), 2),
+    'input dilated': make_spec((2, 4, 5, 2), (2, 3, 2, 3), 3, 0, input_dilation=2),
+    'padding beyond the window': make_spec((1, 3, 4, 2), (2, 2, 2, 3), 1, ((3, 4), (2, 3))),
+    'grouped': make_spec((2, 6, 5, 4), (3, 3, 2, 6), 1, 1, 1, 2),
+    'depthwise in blocks of rows': make_spec((2, 37, 3, 3), (3, 2, 1, 3), 1, 1, 1, 3),
+    'depthwise strided': make_spec((1, 53, 4, 3), (2, 3, 1, 3), (3, 1), ((1, 0), (0, 2)), 1, 3),
+    'depthwise with a multiplier': make_spec((2, 6, 5, 3), (3, 3, 1, 6), 1, 1, 1, 3),
+    'depthwise 1-D': make_spec((19, 7, 2), (3, 1, 2), 1, 1, 1, 2),
+    'folded': make_spec((2, 40, 1), (16, 1, 8), 4, 6),
+    'folded with a rest': make_spec((2, 43, 2), (8, 2, 4), 4, ((3, 0),)),
+    'stride but not folded': make_spec((2, 24, 1), (14, 1, 8), 4, 6),
+    'patches': make_spec((2, 9, 8, 3), (4, 4, 3, 8), 4),
+    'volume': make_spec((1, 4, 5, 3, 2), (2, 3, 2, 2, 3), (1, 2, 1), 1),
+    'many features': make_spec((2, 6, 5, 16), (3, 2, 16, 17), 1, 1),
+    'many features strided': make_spec((2, 7, 8, 16), (3, 2, 16, 16), 2, 1),
+    'pointwise': make_spec((2, 4, 5, 16), (1, 1, 16, 6)),
+    'batch inside': make_spec((8, 2, 256), (2, 256, 256), 1, 1),
+}
+
+
+def reference(op, a, b, spec):
+    """`op` by definition, in float64."""
+    arguments = {
+        name: getattr(spec, name)
+        for name in ('strides', 'padding', 'dilation', 'input_dilation', 'groups')
+    }
+    if op == 'forward':
+        return oracle.conv(a, b, **arguments)
+    if op == 'input_grad':
+        return oracle.conv(np.zeros(spec.x_shape), b, a, **arguments)[1]
+    return oracle.conv(a, np.zeros(spec.kernel_shape), b, **arguments)[2]
+
+
+def supported(name, op, spec):
+    return kernels.reason_against(name, op, spec, 'cpu') is None
+
+
+def compute(name, op, spec):
+    function = kernels.function(name, op)
+    return lambda a, b: function(a, b, spec)
+
+
+def shapes(op, spec):
+    return [getattr(spec, which) for which in OPERANDS[op]]
+
+
+def reduction(spec):
+    """The longest sum of all three maps."""
+    window = int(np.prod(spec.window))
+    per_group = max(spec.in_features, spec.out_features) // spec.groups
+    return max(window * per_group, spec.batch * int(np.prod(spec.output_size)))
+
+
+# Long sums
+
+LONG = {
+    'one feature': make_spec((1, 2**20 + 1, 1), (2, 1, 1)),
+    'more features': make_spec((4, 2**16, 4), (3, 4, 32), 1, ((2, 0),)),
+    'raw audio': make_spec((2, 2**17, 1), (16, 1, 8), 4, 6),
+    'image': make_spec((2, 384, 385, 3), (3, 3, 3, 8), 1, 1),
+    'strided image': make_spec((2, 384, 385, 4), (3, 2, 4, 9), (2, 1), ((3, 1), (0, 2)), (1, 3)),
+    'many images': make_spec((2000, 9, 8, 2), (3, 3, 2, 4), 1, 1),
+    'one row': make_spec((1, 1, 2**18, 2), (1, 3, 2, 4)),
+    'grouped': make_spec((1, 512, 256, 4), (2, 2, 2, 6), 1, 0, 1, 2),
+    'depthwise': make_spec((1, 512, 256, 8), (3, 3, 1, 8), 1, 1, 1, 8),
+    'volume': make_spec((1, 33, 64, 64, 2), (2, 3, 2, 2, 3), 1, ((1, 5), (0, 0), (1, 1))),
+    'large kernel': make_spec((2, 128, 128, 65), (4, 4, 65, 64), 1, 1),
+    'large kernel, many images': make_spec((7, 72, 71, 260), (1, 1, 260, 256)),
+}
+
+
+def filter_gradient(x, dy, spec):
+    """In float64, one tap after the other."""
+    x = np.pad(x.astype(np.float64), [(0, 0), *spec.padding, (0, 0)])
+    x = x.reshape(*x.shape[:-1], spec.groups, -1)
+    dy = dy.astype(np.float64).reshape(*dy.shape[:-1], spec.groups, -1)
+    dw = np.empty((*spec.window, *spec.kernel_shape[-2:]))
+    for tap in np.ndindex(*spec.window):
+        views = tuple(
+            slice(t * d, t * d + (o - 1) * s + 1, s)
+            for t, d, o, s in zip(tap, spec.dilation, spec.output_size, spec.strides, strict=True)
+        )
+        for g in range(spec.groups):
+            view, here = x[(slice(None), *views, g)], dy[..., g, :]
+            part = view.reshape(-1, view.shape[-1]).T @ here.reshape(-1, here.shape[-1])
+            dw[(*tap, slice(None), slice(g * part.shape[1], (g + 1) * part.shape[1]))] = part
+    return dw
+
+
+@pytest.mark.parametrize('case', LONG)
+def test_filter_gradients_of_many_positions(case):
+    """oneDNN's sums are no less exact than those of a few thousand positions, whatever the number:
+    in one running sum, the errors here were 1e-5 to 2e-4."""
+    spec = LONG[case]
+    if not supported('onednn', 'filter_grad', spec):
+        pytest.skip(kernels.reason_against('onednn', 'filter_grad', spec, 'cpu'))
+    rng = np.random.default_rng(0)
+    x, dy = (rng.uniform(size=shape).astype(np.float32) for shape in shapes('filter_grad', spec))
+    expected = filter_gradient(x, dy, spec)
+    actual = jax.jit(compute('onednn', 'filter_grad', spec))(x, dy)
+    terms = 2**14 if 'large kernel' in case else 2**11
+    error = np.abs(np.asarray(actual, np.float64) - expected).max() / expected.max()
+    assert actual.shape == expected.shape and error <= 2**-24 * np.sqrt(terms)
+
+
+def test_a_sum_of_ones_beyond_the_integers_of_float32():
+    positions = 2**24 + 2**10
+    spec = make_spec((1, positions, 1), (1, 1, 1))
+    x, dy = (np.ones(shape, np.float32) for shape in shapes('filter_grad', spec))
+    for name in ('onednn', 'lax'):
+        if supported(name, 'filter_grad', spec):
+            assert compute(name, 'filter_grad', spec)(x, dy).item() == positions
+
+
+def test_rows_too_long_to_be_summed_are_refused():
+    spec = make_spec((1, 2, 2**16 + 1, 1), (1, 1, 1, 1))
+    assert 'rows' in kernels.reason_against('onednn', 'filter_grad', spec, 'cpu')
+    for allowed in (spec.replace(input_size=(2, 2**16)), spec.replace(input_size=(1, 2**20))):
+        assert 'rows' not in str(kernels.reason_against('onednn', 'filter_grad', allowed, 'cpu'))
+
+
+# Infinities
+#
+# A value that is not finite reaches the results whose sum has a product with it. Zeros of padding,
+# and between the elements of a dilated input, are elements as others are for the operand that
+# passes over them: the kernel, or dy in a filter gradient. They are none for the data that lie
+# between them, x or dy of an input gradient: those stay in their windows to the element.
+
+SPREADING = ('fft', 'winograd')
+
+
+@functools.cache
+def reached(op, spec, which, at):
+    """Which results have a product of element `at` of operand `which` with an element of the other,
+    and which have one with an element or a zero of padding."""
+    operands = [np.ones(shape) for shape in shapes(op, spec)]
+    operands[which] = np.zeros_like(operands[which])
+    operands[which][at] = 1
+    must = reference(op, *operands, spec) > 0
+    if which == 0:
+        return must, must
+    group = at[-1] // (spec.out_features // spec.groups)
+    features = spec.in_features // spec.groups
+    may = np.zeros_like(must)
+    if op == 'forward':  # w
+        may[..., at[-1]] = True
+    elif op == 'input_grad':  # w
+        may[..., group * features + at[-2]] = True
+    else:  # dy
+        may[..., at[-1]] = True
+    return must, may
+
+
+def elements(shape):
+    """The first, the last and a middle one, and one at an edge."""
+    first, last = tuple(0 for _ in shape), tuple(n - 1 for n in shape)
+    middle = tuple(n // 2 for n in shape)
+    return sorted({first, last, middle, (*middle[:1], first[1], *middle[2:])})
+
+
+@pytest.mark.parametrize('name', [name for name in KERNELS if name not in SPREADING])
+@pytest.mark.parametrize('op', OPS)
+def test_infinities_stay_in_their_windows(op, name):
+    rng = np.random.default_rng(0)
+    checked = 0
+    for case, spec in SPECS.items():
+        if not supported(name, op, spec):
+            continue
+        run = jax.jit(compute(name, op, spec))
+        # all positive, so that the sign of an infinity is known
+        operands = [rng.uniform(0.5, 1.5, shape).astype(np.float32) for shape in shapes(op, spec)]
+        values = (np.inf,) if case == 'batch inside' else (np.inf, -np.inf, np.nan)
+        for which in (0, 1):
+            for at, value in itertools.product(elements(operands[which].shape), values):
+                must, may = reached(op, spec, which, at)
+                changed = list(operands)
+                changed[which] = operands[which].copy()
+                changed[which][at] = value
+                result = np.asarray(run(*changed))
+                place = f'{case}: {value} at {at} of operand {which}'
+                assert np.isfinite(result[~may]).all(), place
+                np.testing.assert_array_equal(
+                    result[must], np.full(must.sum(), value, np.float32), place
+                )
+                checked += 1
+    assert checked
+
+
+# Constants of the program
+
+CONSTANT_SPECS = {
+    'few features': make_spec((2, 5, 5, 3), (3, 3, 3, 4), 1, 1),
+    'pointwise': make_spec((2, 5, 5, 16), (1, 1, 16, 8)),
+    'many features': make_spec((2, 6, 5, 16), (3, 3, 16, 8), 1, 1),
+    'depthwise': make_spec((2, 7, 5, 3), (3, 3, 1, 3), 2, 1, 1, 3),
+}
+
+
+@pytest.mark.optimized  # constants are computed on while a program is compiled
+@pytest.mark.parametrize('constant', [(0,), (1,), (0, 1)], ids=['first', 'second', 'both'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16', 'float64'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_constants_of_the_program(name, dtype, constant):
+    rng = np.random.default_rng(0)
+    with x64(dtype == 'float64'):
+        tasks = []
+        cases = list(CONSTANT_SPECS) if dtype == 'bfloat16' or name == 'winograd' else ['pointwise']
+        for case in cases:
+            spec = CONSTANT_SPECS[case].replace(dtype=dtype)
+            for op in OPS:
+                if supported(name, op, spec):
+                    operands = [jnp.asarray(rng.normal(size=s), dtype) for s in shapes(op, spec)]
+                    tasks.append((op, spec, operands))
+
+        def run(arguments):
+            results = []
+            for (op, spec, operands), given in zip(tasks, arguments, strict=True):
+                operands = [given.get(i, operand) for i, operand in enumerate(operands)]
+                results.append(compute(name, op, spec)(*operands))
+            return results
+
+        given = [{i: o for i, o in enumerate(t[2]) if i not in constant} for t in tasks]
+        for (op, spec, operands), actual in zip(tasks, jax.jit(run)(given), strict=True):
+            expected = reference(op, *operands, spec)
+            message = f'{op} of {name} in {dtype}, {spec}'
+            assert actual.dtype == dtype
+            assert_close(actual, expected, reduction(spec), FACTOR.get(name, 1.0), message)
+        assert tasks
+
+
+# Strict promotion, 64-bit types, no jit
+
+
+@contextlib.contextmanager
+def strict():
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        yield
+
+
+@pytest.mark.parametrize('wide', [False, True], ids=['32 bits', '64 bits'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_strict_promotion(name, wide):
+    dtypes = ['float32', 'bfloat16', 'int32'] + ['float64'] * wide
+    for spec, dtype, op in itertools.product(SPECS.values(), dtypes, OPS):
+        spec = spec.replace(dtype=dtype)
+        if supported(name, op, spec):
+            operands = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes(op, spec)]
+            with x64(wide), strict():
+                result = jax.eval_shape(compute(name, op, spec), *operands)
+            assert result.dtype == dtype
+
+
+@pytest.mark.parametrize('wide', [False, True], ids=['32 bits', '64 bits'])
+@pytest.mark.parametrize('name', KERNELS)
+def test_without_jit(name, wide):
+    rng = np.random.default_rng(0)
+    dtype = 'float64' if wide and name != 'onednn' else 'float32'
+    checked = set()
+    for case in ('strided', 'depthwise in blocks of rows', 'many features', 'pointwise', 'padded'):
+        spec = SPECS[case].replace(dtype=dtype)
+        for op in OPS:
+            if not supported(name, op, spec):
+                continue
+            operands = [rng.normal(size=shape) for shape in shapes(op, spec)]
+            with x64(wide), strict(), jax.disable_jit():
+                arrays = [jnp.asarray(operand, dtype) for operand in operands]
+                result = compute(name, op, spec)(*arrays)
+            expected = reference(op, *map(np.asarray, arrays), spec)
+            assert_close(result, expected, reduction(spec), FACTOR.get(name, 1.0), f'{op} {case}')
+            checked.add(op)
+    assert checked == set(OPS)
