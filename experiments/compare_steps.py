@@ -5,8 +5,9 @@
 
 The same network, batch and optimiser (SGD with momentum) on every side, each side in a process of
 its own, the processes in turns. The sides are `native` (cnn_jax as installed with the extra `cpu`),
-`pure` (cnn_jax without its native kernel), `flax` (Flax's convolutions and pools), `torch` and
-`torch.compile` (channels-last; the extra `compare`). Written are table.txt, results.json and a
+`pure` (cnn_jax without its native kernel), `flax` (Flax's convolutions and pools), `installed` (the
+same, unmodified, after `cnn_jax.install()`), `torch` and `torch.compile` (channels-last; the extra
+`compare`). Written are table.txt, results.json and a
 picture.
 
 Exit codes: 0; 2 a wrong flag, or no PyTorch.
@@ -21,7 +22,7 @@ from cnn_jax.training import cli
 
 flags.DEFINE_list('networks', [], 'small_vgg, vgg16, resnet18, ... (default: all)')
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
-flags.DEFINE_list('sides', [], 'native, pure, flax, torch, torch.compile (default: all)')
+flags.DEFINE_list('sides', [], 'native, pure, flax, installed, torch, torch.compile (default: all)')
 flags.DEFINE_integer('rounds', 3, 'processes of each side; the median counts', lower_bound=1)
 flags.DEFINE_float('seconds', 3.0, 'of steps in each process', lower_bound=0.0)
 flags.DEFINE_string('output', 'runs/compare_steps', 'folder for the table and the picture')

@@ -96,13 +96,13 @@ def reduction(spec):
 # Long sums
 
 LONG = {
-    'one feature': make_spec((1, 2**20 + 1, 1), (2, 1, 1)),
-    'more features': make_spec((4, 2**16, 4), (3, 4, 32), 1, ((2, 0),)),
+    'one feature': make_spec((1, 2**19 + 1, 1), (2, 1, 1)),
+    'more features': make_spec((4, 2**14, 4), (3, 4, 32), 1, ((2, 0),)),
     'raw audio': make_spec((2, 2**17, 1), (16, 1, 8), 4, 6),
     'image': make_spec((2, 384, 385, 3), (3, 3, 3, 8), 1, 1),
     'strided image': make_spec((2, 384, 385, 4), (3, 2, 4, 9), (2, 1), ((3, 1), (0, 2)), (1, 3)),
     'many images': make_spec((2000, 9, 8, 2), (3, 3, 2, 4), 1, 1),
-    'one row': make_spec((1, 1, 2**18, 2), (1, 3, 2, 4)),
+    'one row': make_spec((1, 1, 2**17, 2), (1, 3, 2, 4)),
     'grouped': make_spec((1, 512, 256, 4), (2, 2, 2, 6), 1, 0, 1, 2),
     'depthwise': make_spec((1, 512, 256, 8), (3, 3, 1, 8), 1, 1, 1, 8),
     'volume': make_spec((1, 33, 64, 64, 2), (2, 3, 2, 2, 3), 1, ((1, 5), (0, 0), (1, 1))),
@@ -132,7 +132,7 @@ def filter_gradient(x, dy, spec):
 @pytest.mark.parametrize('case', LONG)
 def test_filter_gradients_of_many_positions(case):
     """oneDNN's sums are no less exact than those of a few thousand positions, whatever the number:
-    in one running sum, the errors here were 1e-5 to 2e-4."""
+    in one running sum, most errors here are 7e-6 to 6e-5."""
     spec = LONG[case]
     if not supported('onednn', 'filter_grad', spec):
         pytest.skip(kernels.reason_against('onednn', 'filter_grad', spec, 'cpu'))
@@ -167,8 +167,12 @@ def test_rows_too_long_to_be_summed_are_refused():
 # and between the elements of a dilated input, are elements as others are for the operand that
 # passes over them: the kernel, or dy in a filter gradient. They are none for the data that lie
 # between them, x or dy of an input gradient: those stay in their windows to the element.
+#
+# Two exceptions: the kernels that transform, and XLA's filter gradient of a grouped convolution on
+# CPUs, which multiplies dy by the inputs of all groups and by zero.
 
 SPREADING = ('fft', 'winograd')
+BY_XLA = ('lax', 'interior', 'subpixel')  # their filter gradients
 
 
 @functools.cache
@@ -194,10 +198,10 @@ def reached(op, spec, which, at):
 
 
 def elements(shape):
-    """The first, the last and a middle one, and one at an edge."""
+    """The first, the last and a middle one."""
     first, last = tuple(0 for _ in shape), tuple(n - 1 for n in shape)
     middle = tuple(n // 2 for n in shape)
-    return sorted({first, last, middle, (*middle[:1], first[1], *middle[2:])})
+    return sorted({first, last, middle})
 
 
 @pytest.mark.parametrize('name', [name for name in KERNELS if name not in SPREADING])
@@ -215,6 +219,8 @@ def test_infinities_stay_in_their_windows(op, name):
         for which in (0, 1):
             for at, value in itertools.product(elements(operands[which].shape), values):
                 must, may = reached(op, spec, which, at)
+                if name in BY_XLA and op == 'filter_grad' and which == 1 and spec.groups > 1:
+                    may = np.ones_like(may)
                 changed = list(operands)
                 changed[which] = operands[which].copy()
                 changed[which][at] = value
@@ -231,9 +237,10 @@ def test_infinities_stay_in_their_windows(op, name):
 # Constants of the program
 
 CONSTANT_SPECS = {
+    'sequence': make_spec((2, 5, 3), (3, 3, 4), 1, 1),
     'few features': make_spec((2, 5, 5, 3), (3, 3, 3, 4), 1, 1),
     'pointwise': make_spec((2, 5, 5, 16), (1, 1, 16, 8)),
-    'many features': make_spec((2, 6, 5, 16), (3, 3, 16, 8), 1, 1),
+    'many features': make_spec((2, 6, 5, 16), (2, 2, 16, 8), 1, 1),
     'depthwise': make_spec((2, 7, 5, 3), (3, 3, 1, 3), 2, 1, 1, 3),
 }
 
@@ -246,7 +253,9 @@ def test_constants_of_the_program(name, dtype, constant):
     rng = np.random.default_rng(0)
     with x64(dtype == 'float64'):
         tasks = []
-        cases = list(CONSTANT_SPECS) if dtype == 'bfloat16' or name == 'winograd' else ['pointwise']
+        cases = list(CONSTANT_SPECS) if dtype == 'bfloat16' else ['sequence', 'pointwise']
+        if name == 'winograd':  # in 2-D, XLA takes seconds to compute its constants
+            cases = ['sequence']
         for case in cases:
             spec = CONSTANT_SPECS[case].replace(dtype=dtype)
             for op in OPS:
@@ -267,7 +276,7 @@ def test_constants_of_the_program(name, dtype, constant):
             message = f'{op} of {name} in {dtype}, {spec}'
             assert actual.dtype == dtype
             assert_close(actual, expected, reduction(spec), FACTOR.get(name, 1.0), message)
-        assert tasks
+        assert tasks or (name, dtype) == ('onednn', 'float64')
 
 
 # Strict promotion, 64-bit types, no jit
@@ -279,12 +288,13 @@ def strict():
         yield
 
 
-@pytest.mark.parametrize('wide', [False, True], ids=['32 bits', '64 bits'])
 @pytest.mark.parametrize('name', KERNELS)
-def test_strict_promotion(name, wide):
-    dtypes = ['float32', 'bfloat16', 'int32'] + ['float64'] * wide
-    for spec, dtype, op in itertools.product(SPECS.values(), dtypes, OPS):
-        spec = spec.replace(dtype=dtype)
+def test_strict_promotion(name):
+    cases = ('padded', 'strided', 'input dilated', 'grouped', 'depthwise in blocks of rows',
+             'folded', 'many features strided', 'pointwise')  # fmt: skip
+    dtypes = (('bfloat16', False), ('float32', True), ('int32', True))  # and 64 bits
+    for case, (dtype, wide), op in itertools.product(cases, dtypes, OPS):
+        spec = SPECS[case].replace(dtype=dtype)
         if supported(name, op, spec):
             operands = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes(op, spec)]
             with x64(wide), strict():
@@ -292,22 +302,13 @@ def test_strict_promotion(name, wide):
             assert result.dtype == dtype
 
 
-@pytest.mark.parametrize('wide', [False, True], ids=['32 bits', '64 bits'])
 @pytest.mark.parametrize('name', KERNELS)
-def test_without_jit(name, wide):
+def test_without_jit(name):
     rng = np.random.default_rng(0)
-    dtype = 'float64' if wide and name != 'onednn' else 'float32'
-    checked = set()
-    for case in ('strided', 'depthwise in blocks of rows', 'many features', 'pointwise', 'padded'):
-        spec = SPECS[case].replace(dtype=dtype)
-        for op in OPS:
-            if not supported(name, op, spec):
-                continue
-            operands = [rng.normal(size=shape) for shape in shapes(op, spec)]
-            with x64(wide), strict(), jax.disable_jit():
-                arrays = [jnp.asarray(operand, dtype) for operand in operands]
-                result = compute(name, op, spec)(*arrays)
-            expected = reference(op, *map(np.asarray, arrays), spec)
-            assert_close(result, expected, reduction(spec), FACTOR.get(name, 1.0), f'{op} {case}')
-            checked.add(op)
-    assert checked == set(OPS)
+    spec = SPECS['pointwise'] if name == 'dot' else make_spec((1, 4, 3, 2), (3, 3, 2, 2), 1, 1)
+    for op in OPS:
+        operands = [rng.normal(size=shape).astype(np.float32) for shape in shapes(op, spec)]
+        with x64(), strict(), jax.disable_jit():
+            result = compute(name, op, spec)(*map(jnp.asarray, operands))
+        expected = reference(op, *operands, spec)
+        assert_close(result, expected, reduction(spec), FACTOR.get(name, 1.0), f'{op} of {name}')

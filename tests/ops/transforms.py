@@ -59,8 +59,10 @@ def _transposed(name):
 
 
 def _pool(function, *arguments, **keywords):
-    return lambda name: lambda x, w: function(
-        x * w, *arguments, **keywords, **({} if name is None else {'implementation': name})
+    return lambda name: (
+        lambda x, w: function(
+            x * w, *arguments, **keywords, **({} if name is None else {'implementation': name})
+        )
     )
 
 
@@ -224,6 +226,7 @@ def mesh(kind=AxisType.Auto):
 
 def _shard_map(f, x, w, x_spec, w_spec, check_vma):
     """The gradients, the sum over devices being part of the loss."""
+
     def local(x, w):
         return lax.psum(loss(f)(x, w), 'd')
 
@@ -265,9 +268,7 @@ def pmap(f, x, w):
 
 def _placed(f, x, w, kind, x_spec, w_spec):
     where = mesh(kind)
-    x, w = (
-        jax.device_put(a, NamedSharding(where, spec)) for a, spec in ((x, x_spec), (w, w_spec))
-    )
+    x, w = (jax.device_put(a, NamedSharding(where, spec)) for a, spec in ((x, x_spec), (w, w_spec)))
     with jax.set_mesh(where) if hasattr(jax, 'set_mesh') else jax.sharding.use_mesh(where):
         return jax.jit(both(f))(x, w)
 
@@ -399,7 +400,9 @@ def reference(what: str, operation: Operation) -> Any:
 def plain(what: str, f: Callable, x: jax.Array, w: jax.Array) -> Any:
     f = jax.jit(f)
     if what in ('vmap x', 'vmap w', 'vmap both', 'pmap'):
-        xs = [x, 2 - x] if what in ('vmap x', 'vmap both') else [x, -x] if what == 'pmap' else [x, x]
+        xs = (
+            [x, 2 - x] if what in ('vmap x', 'vmap both') else [x, -x] if what == 'pmap' else [x, x]
+        )
         ws = [w, 2 - w] if what in ('vmap w', 'vmap both') else [w, w]
         results = [both(f)(*pair) for pair in zip(xs, ws, strict=True)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)

@@ -20,6 +20,7 @@ SIDES: dict[str, tuple[str, dict[str, str]]] = {
     'native': ('cnn_jax', {}),
     'pure': ('cnn_jax', {SWITCH: '0'}),
     'flax': ('flax', {}),
+    'installed': ('installed', {}),
     'torch': ('torch', {}),
     'torch.compile': ('torch.compile', {}),
 }
@@ -148,8 +149,9 @@ def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '')
     dtypes = list(dict.fromkeys(dtype for _, dtype, _ in sums))
     figure = new_figure(9, 3.2 * len(dtypes))
     panels = figure.subplots(len(dtypes), 1, squeeze=False)[:, 0]
-    colours = ('tab:blue', 'tab:cyan', 'tab:gray', 'tab:orange', 'tab:red')
+    colours = ('tab:blue', 'tab:cyan', 'tab:gray', 'tab:green', 'tab:orange', 'tab:red')
     labels = {'native': 'cnn_jax, native', 'pure': 'cnn_jax, pure JAX', 'flax': 'Flax'}
+    labels |= {'installed': 'Flax, installed'}
     labels |= {'torch': 'PyTorch', 'torch.compile': 'PyTorch, compiled'}
     for panel, dtype in zip(panels, dtypes, strict=True):
         names = list(dict.fromkeys(name for name, d, _ in sums if d == dtype))

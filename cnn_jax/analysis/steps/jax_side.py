@@ -1,7 +1,7 @@
 """Times a training step in JAX: `python -m cnn_jax.analysis.steps.jax_side`, a task on stdin.
 
-The task is JSON with `name` (a network), `dtype`, `library`: 'cnn_jax' (its convolutions and pools)
-or 'flax' (Flax's own); `seconds` to spend on steps. The result on stdout is JSON: `losses` of the
+The task is JSON with `name` (a network), `dtype`, `library`: 'cnn_jax' (its convolutions and pools),
+'flax' (Flax's own) or 'installed' (Flax's own after `cnn_jax.install()`); `seconds` to spend on steps. The result on stdout is JSON: `losses` of the
 first steps, `compile_s`, `step_s` (a list), `parameters` (their number), `memory_bytes` (peak).
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+import cnn_jax
 from cnn_jax import nn
 from cnn_jax.analysis.steps.networks import NETWORKS
 
@@ -183,6 +184,8 @@ def batch(network, seed=0):
 def run(task):
     """See the module's docstring."""
     network = NETWORKS[task['name']]
+    if task['library'] == 'installed':
+        cnn_jax.install()
     state, step = make_step(network, task['dtype'], task['library'])
     inputs, targets = map(jnp.asarray, batch(network))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state[0]))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cnn_jax.ops.kernels.views import swap_features
@@ -103,7 +104,9 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
         tuple(window),
         depth,
         out_features,
-        *(tuple(params[name]) for name in ('window_strides', 'padding', 'lhs_dilation')),
+        tuple(params['window_strides']),
+        tuple((int(lo), int(hi)) for lo, hi in params['padding']),
+        tuple(params['lhs_dilation']),
         tuple(params['rhs_dilation']),
         params['feature_group_count'],
         params['batch_group_count'],
@@ -130,7 +133,7 @@ def _is_static(lhs: Any, rhs: Any, params: dict[str, Any]) -> bool:
     if isinstance(params['padding'], str):
         return False
     numbers = (*lhs.shape, *rhs.shape, *(n for pair in params['padding'] for n in pair))
-    return all(isinstance(n, int) for n in numbers)
+    return all(isinstance(n, int | np.integer) for n in numbers)
 
 
 def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ by XLA's own convolution, any other kernel that a caller names is refused with t
 """
 
 import contextlib
+import functools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,10 +20,12 @@ Rule = Callable[..., Sequence[Any]]
 missing: str | None = None
 try:
     from jax._src.dispatch import prim_requires_devices_during_lowering
+    from jax._src.interpreters import mlir as _mlir
     from jax._src.interpreters.mlir import (
         _lowerings,
         _platform_specific_lowerings,
         lower_with_sharding_in_types,
+        wrap_xla_metadata_in_place,  # noqa: F401
     )
     from jax._src.mesh import empty_abstract_mesh, use_abstract_mesh
     from jax.experimental.custom_partitioning import custom_partitioning
@@ -41,7 +44,6 @@ __all__ = [
     'original',
     'register',
     'set_global',
-    'take_mark',
 ]
 
 
@@ -55,18 +57,25 @@ def mark_of(equation_context: Any) -> str | None:
     return (getattr(equation_context, 'xla_metadata', None) or {}).get(KEY)
 
 
-def take_mark(ctx: Any) -> str | None:
-    """The mark of the equation that is being lowered, taken off, so that it is not written into the
-    program: a convolution that JAX lowers then gives the same program as without this package."""
-    text = mark_of(ctx.jaxpr_eqn_ctx)
-    if text is not None:
-        rest = {k: v for k, v in ctx.jaxpr_eqn_ctx.xla_metadata.items() if k != KEY}
-        ctx.jaxpr_eqn_ctx = types.SimpleNamespace(
-            compute_type=ctx.jaxpr_eqn_ctx.compute_type,
-            xla_metadata=rest or None,
-            manager=contextlib.nullcontext(),  # of jax 0.7: what it would enter, has been
-        )
-    return text
+def _keep_marks_out_of_programs() -> None:
+    """JAX writes the metadata of an equation into its operations. Those of this package are for the
+    rules alone: a convolution that JAX lowers gives the same program as without this package."""
+    write = _mlir.wrap_xla_metadata_in_place
+
+    @functools.wraps(write)
+    def without_marks(ctx, operation):
+        if mark_of(ctx.jaxpr_eqn_ctx) is not None:
+            rest = {k: v for k, v in ctx.jaxpr_eqn_ctx.xla_metadata.items() if k != KEY}
+            if not rest:
+                return
+            ctx = ctx.replace(jaxpr_eqn_ctx=types.SimpleNamespace(xla_metadata=rest))
+        write(ctx, operation)
+
+    _mlir.wrap_xla_metadata_in_place = without_marks
+
+
+if not missing:
+    _keep_marks_out_of_programs()
 
 
 def is_export(ctx: Any) -> bool:

@@ -96,7 +96,7 @@ def chosen(
     wish = dispatch.wish('conv', None) if text is None else _decode(text)
     if plan is None:
         if wish:
-            _log.warning("XLA's own convolution runs where %r was asked for: no kernel knows it", text)
+            _log.warning("XLA's own convolution runs, no kernel knows what was asked of %r", text)
         return [('lax', 'no kernel knows this')]
     if names := wish.get(plan.op):
         reason = lambda name: _reason_in_groups(name, plan, platform)  # noqa: E731
@@ -126,7 +126,7 @@ def _of_one_group(spec: ConvSpec) -> ConvSpec:
 
 
 def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any:
-    text = internals.take_mark(ctx)
+    text = internals.mark_of(ctx.jaxpr_eqn_ctx)
     plan = equations.read(*ctx.avals_in, params)
     for name, why in chosen(text, plan, platform):
         if name == 'lax':

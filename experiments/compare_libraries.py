@@ -1,0 +1,104 @@
+"""One small network in five libraries, unmodified: steps without and with `cnn_jax.install()`.
+
+    python experiments/compare_libraries.py
+    python experiments/compare_libraries.py --libraries=linen,keras --dtypes=float32
+
+The network (cnn_jax/analysis/steps/libraries.py) is written as a user of each library would, and
+knows nothing of cnn_jax. Steps of both kinds alternate in one process a library; the medians count.
+Written are table.txt and results.json. Needs the extra `libraries`; what is not installed is left
+out, and said.
+
+Exit codes: 0; 2 a wrong flag.
+"""
+
+import importlib.util
+import json
+import pathlib
+import statistics
+import time
+
+from absl import flags
+
+from cnn_jax.training import cli
+
+flags.DEFINE_list('libraries', [], 'linen, nnx, haiku, equinox, keras (default: all)')
+flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
+flags.DEFINE_list('features', ['32', '32', '64', '64', '128'], 'of the convolutions')
+flags.DEFINE_integer('batch_size', 128, 'images in a step', lower_bound=1)
+flags.DEFINE_integer('image_size', 28, 'pixels along each side', lower_bound=8)
+flags.DEFINE_integer('steps', 15, 'timed steps of each kind', lower_bound=1)
+flags.DEFINE_string('output', 'runs/compare_libraries', 'folder for the table')
+
+PACKAGES = {'linen': 'flax', 'nnx': 'flax'}
+
+
+def main(argv):
+    del argv
+    f = flags.FLAGS
+    with cli.bad_input():
+        from tqdm import tqdm
+
+        from cnn_jax.analysis import machine
+        from cnn_jax.analysis.steps.libraries import LIBRARIES
+
+        names = f.libraries or list(LIBRARIES)
+        for values, what, known in (
+            (names, 'library', tuple(LIBRARIES)),
+            (f.dtypes, 'dtype', ('float32', 'bfloat16')),
+        ):
+            for value in values:
+                if value not in known:
+                    raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+        features = [int(count) for count in f.features]
+    print(machine.one_line())
+    rows, missing = [], []
+    for name in tqdm(names, disable=None):
+        if importlib.util.find_spec(PACKAGES.get(name, name)) is None:
+            missing.append(name)
+            continue
+        for dtype in f.dtypes:
+            rows.append(
+                {'library': name, 'dtype': dtype} | _times(LIBRARIES[name], features, dtype)
+            )
+    lines = [f'{"library":<10}{"dtype":<10}{"XLA ms":>9}{"installed ms":>14}{"ratio":>7}']
+    lines += [
+        f'{r["library"]:<10}{r["dtype"]:<10}{r["xla_ms"]:>9.1f}{r["installed_ms"]:>14.1f}'
+        f'{r["xla_ms"] / r["installed_ms"]:>7.2f}'
+        for r in rows
+    ]
+    lines += [f'{name}: not installed, left out' for name in missing]
+    output = pathlib.Path(f.output)
+    output.mkdir(parents=True, exist_ok=True)
+    record = {'machine': machine.describe(), 'rows': rows}
+    (output / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
+    (output / 'table.txt').write_text('\n'.join([machine.one_line(), *lines]) + '\n')
+    print('\n'.join([*lines, '', f'{len(rows)} programs timed; written to {output}']))
+
+
+def _times(make, features, dtype):
+    import jax.numpy as jnp
+    import numpy as np
+
+    import cnn_jax
+
+    f = flags.FLAGS
+    rng = np.random.default_rng(0)
+    shape = (f.batch_size, f.image_size, f.image_size, 1)
+    images = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, f.batch_size))
+    state, step = make(features, dtype, images)
+    taken = {False: [], True: []}
+    for count in range(f.steps + 2):  # the first ones compile and meet cold caches
+        for installed, times in taken.items():
+            with cnn_jax.installed(installed):
+                start = time.perf_counter()
+                state, loss = step(state, images, labels)
+                loss = float(loss)
+                if count > 1:
+                    times.append(time.perf_counter() - start)
+    xla, ours = (1e3 * statistics.median(taken[key]) for key in (False, True))
+    return {'xla_ms': xla, 'installed_ms': ours, 'last_loss': loss}
+
+
+if __name__ == '__main__':
+    cli.run(main)
