@@ -63,7 +63,7 @@ class MaxPool(nnx.Module):
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the result for an input of spatial size `size`."""
-        return _pooled_size(size, self, self.dilation)
+        return _pooled_size(size, self)
 
 
 class AvgPool(nnx.Module):
@@ -73,6 +73,7 @@ class AvgPool(nnx.Module):
         window_shape: one int per spatial axis; its length says how many there are.
         strides: None means the window.
         padding: as for `MaxPool`; counts as zeros.
+        dilation: distance between the elements of a window.
         ceil_mode: whether a last window that begins inside may reach beyond the end.
         count_include_pad: whether padding counts in the divisor.
         implementation: the kernel that computes it.
@@ -84,6 +85,7 @@ class AvgPool(nnx.Module):
         strides: int | Sequence[int] | None = None,
         *,
         padding: Any = 0,
+        dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         implementation: Any = None,
@@ -91,6 +93,7 @@ class AvgPool(nnx.Module):
         self.window_shape = tuple(window_shape)
         self.strides = strides
         self.padding = padding
+        self.dilation = dilation
         self.ceil_mode = ceil_mode
         self.count_include_pad = count_include_pad
         self.implementation = implementation
@@ -102,6 +105,7 @@ class AvgPool(nnx.Module):
             self.window_shape,
             self.strides,
             padding=self.padding,
+            dilation=self.dilation,
             ceil_mode=self.ceil_mode,
             count_include_pad=self.count_include_pad,
             implementation=self.implementation,
@@ -109,7 +113,7 @@ class AvgPool(nnx.Module):
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the result for an input of spatial size `size`."""
-        return _pooled_size(size, self, 1)
+        return _pooled_size(size, self)
 
 
 class GlobalAvgPool(nnx.Module):
@@ -183,8 +187,8 @@ class Unflatten(nnx.Module):
         return self.shape[:-1]
 
 
-def _pooled_size(size: Sequence[int], pool: Any, dilation: Any) -> tuple[int, ...]:
+def _pooled_size(size: Sequence[int], pool: Any) -> tuple[int, ...]:
     """Raises ValueError where the window does not fit."""
     x = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
     window, strides = pool.window_shape, pool.strides
-    return make_spec(x, window, strides, pool.padding, dilation, pool.ceil_mode).output_size
+    return make_spec(x, window, strides, pool.padding, pool.dilation, pool.ceil_mode).output_size

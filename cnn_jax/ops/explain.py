@@ -51,8 +51,9 @@ def _used(eqn: Any) -> Used | None:
         why += f' (default: {tuning.choose(plan.op, plan.spec, platform)[0]})'
     elif why != rules.NOT_OURS:
         why = f'default: {why}'
-    against = {n: kernels.reason_against(n, *plan[:2], platform) for n in kernels.KERNELS}
-    return Used(plan.op, name, plan.spec, why, {n: reason for n, reason in against.items() if reason})
+    reasons = {n: kernels.reason_against(n, *plan[:2], platform) for n in kernels.KERNELS}
+    against = {n: reason for n, reason in reasons.items() if reason}
+    return Used(plan.op, name, plan.spec, why, against)
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:

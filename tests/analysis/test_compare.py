@@ -37,7 +37,9 @@ def test_a_wrong_kernel_is_found(monkeypatch):
         supports=lambda spec, op, platform: None,
         forward=lambda x, w, spec: 1.001 * kernels.KERNELS['lax'].forward(x, w, spec),
     )
-    broken = types.SimpleNamespace(supports=lambda spec, op, platform: None, forward=lambda x, w, spec: 1 / 0)
+    broken = types.SimpleNamespace(
+        supports=lambda spec, op, platform: None, forward=lambda x, w, spec: 1 / 0
+    )
     refusing = types.SimpleNamespace(supports=lambda spec, op, platform: 'not today')
     for name, module in (('wrong', wrong), ('broken', broken), ('refusing', refusing)):
         monkeypatch.setitem(kernels.KERNELS, name, module)

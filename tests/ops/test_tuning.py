@@ -1,5 +1,7 @@
 """The default choice of kernels, and `explain`."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,9 +28,8 @@ def no_table(monkeypatch, tmp_path):
 @pytest.fixture
 def pure_jax(monkeypatch):
     """As on a machine without the native kernel."""
-    monkeypatch.setitem(
-        kernels.KERNELS, 'onednn', type('none', (), {'supports': lambda spec, op, platform: 'not here'})
-    )
+    none = types.SimpleNamespace(supports=lambda spec, op, platform: 'not here')
+    monkeypatch.setitem(kernels.KERNELS, 'onednn', none)
 
 
 def choices(spec, platform):

@@ -1,6 +1,6 @@
 """Every operation and kernel under everything that JAX can do with a function.
 
-    python -m tests.ops.transforms             # the whole matrix, as the table of docs/transforms.md
+    python -m tests.ops.transforms        # the whole matrix, as the table of docs/transforms.md
 
 A cell is right (value and gradient as those of the reference: `jax.lax` for convolutions, the plain
 call for the rest), or a refusal: an error of one clear line.
@@ -356,10 +356,6 @@ def export_of_a_symbolic_batch(f, x, w):
 def export_of_symbolic_space(f, x, w):
     batch, n = export.symbolic_shape('b, n')
     return _exported(f, x, w, batch, n, *x.shape[2:])
-
-
-# What is refused, or cannot be: (transform, operation or None, kernel or None) -> why.
-REFUSED: dict[tuple[str, str | None, Any], str] = {}
 
 
 def check(operation: Operation, name: str | None, what: str) -> str:

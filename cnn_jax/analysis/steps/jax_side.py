@@ -1,8 +1,9 @@
 """Times a training step in JAX: `python -m cnn_jax.analysis.steps.jax_side`, a task on stdin.
 
-The task is JSON with `name` (a network), `dtype`, `library`: 'cnn_jax' (its convolutions and pools),
-'flax' (Flax's own) or 'installed' (Flax's own after `cnn_jax.install()`); `seconds` to spend on steps. The result on stdout is JSON: `losses` of the
-first steps, `compile_s`, `step_s` (a list), `parameters` (their number), `memory_bytes` (peak).
+The task is JSON with `name` (a network), `dtype`, `library`: 'cnn_jax' (its convolutions and
+pools), 'flax' (Flax's own) or 'installed' (Flax's own after `cnn_jax.install()`); `seconds` to
+spend on steps. The result on stdout is JSON: `losses` of the first steps, `compile_s`, `step_s` (a
+list), `parameters` (their number), `memory_bytes` (peak).
 """
 
 import functools

@@ -1,8 +1,9 @@
 """One small VGG-like network, written as a user of each library would: none of them knows cnn_jax.
 
-A maker takes (features, dtype) and gives `(state, step)`, `step(state, images, labels)` being a step
-of SGD, `(state, loss)`. `features` are those of its convolutions, 3x3 each; a max pool of 2x2 comes
-after every second of them and after the last. Images are (batch, height, width, channels).
+A maker takes (features, dtype, images) and gives `(state, step)`; `step(state, images, labels)` is
+a step of SGD, and gives `(state, loss)`. `features` are those of its convolutions, 3x3 each; a max
+pool of 2x2 comes after every second of them and after the last. Images are (batch, height, width,
+channels).
 """
 
 import os

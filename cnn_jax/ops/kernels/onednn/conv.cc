@@ -2,7 +2,7 @@
 //
 // Arrays are channels-last and kernels (*window, in / groups, out), in XLA's own buffers, which
 // oneDNN reads and writes in place. Only the kernel is copied, into the blocked layout that oneDNN
-// asks for, where it asks for one.
+// asks for, where it asks for one. A filter gradient over many positions is computed in parts.
 //
 // A call takes a Slot: the primitives built so far and one block of working memory. There are as
 // many slots as calls that the processor can serve with their full number of OpenMP threads
@@ -45,7 +45,7 @@ namespace ffi = xla::ffi;
 using dnnl::memory;
 
 constexpr int kMaxSpatial = 3;
-constexpr size_t kMaxJobs = 1024;   // in a slot; when there are more, all are dropped
+constexpr size_t kMaxJobs = 1024;  // in a slot; when there are more, all are dropped
 constexpr size_t kAlign = 64;
 
 // Positions that one part of a filter gradient adds up (see `Parts`): with a small kernel, for one
@@ -198,8 +198,8 @@ class Plan {
   size_t packed_offset_, workspace_;
 };
 
-// A share of the images, or of the rows of one image: the sum of all shares' filter gradients is that
-// of the whole.
+// Some of the images, or of the rows of one image: the sum of all parts' filter gradients is that of
+// the whole.
 struct Part {
   Problem problem;
   int64_t x, y;  // its first element of each
@@ -249,7 +249,7 @@ std::vector<Part> Parts(const Problem& p) {
       const int64_t from = std::max<int64_t>(first, 0), to = std::min(end, n);
       if (from >= to) continue;  // it sees padding only
       // A bfloat16 part needs a window without padding, as `_compute_dtype` of the caller says.
-      const int64_t inside = (Quotient(from - first, stride)) * stride + first;
+      const int64_t inside = first + Quotient(from - first, stride) * stride;
       if (p.bf16 && inside + (p.window[axis] - 1) * p.dilation[axis] >= to) return {};
       problem.in[axis] = to - from;
       problem.lo[axis] = from - first;
@@ -265,8 +265,8 @@ std::vector<Part> Parts(const Problem& p) {
 
 // The plan of a problem, or those of its parts, whose results are added up in double precision.
 //
-// With a small kernel a part is little work, and to share it out costs more than it saves: then each
-// thread has parts of its own.
+// With a small kernel a part is little work, and to spread it over threads costs more than it saves:
+// then each thread has a share of the parts, for itself.
 class Job {
  public:
   explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.bf16 ? 2 : 4) {
@@ -381,7 +381,7 @@ class Job {
   }
 
   std::vector<Part> parts_;
-  std::vector<size_t> which_;  // of a share's plans computes each part
+  std::vector<size_t> which_;  // the number of each part's plan in a share
   std::vector<Share> shares_;
   dnnl::reorder reorder_;
   memory sum_, result_;
