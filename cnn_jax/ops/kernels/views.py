@@ -37,6 +37,8 @@ def tap_slices(spec: ConvSpec) -> list[tuple[slice, ...]]:
 
 def swap_features(kernel: Array, groups: int) -> Array:
     """(*window, a // groups, b) -> (*window, b // groups, a), each group transposed in itself."""
+    if groups == 1:  # which XLA can see through
+        return jnp.swapaxes(kernel, -1, -2)
     *window, a, b = kernel.shape
     kernel = kernel.reshape(*window, a, groups, b // groups)
     return jnp.swapaxes(kernel, -3, -1).reshape(*window, b // groups, groups * a)

@@ -31,12 +31,14 @@ Ints = tuple[int, ...]
 
 
 class Plan(NamedTuple):
-    """`back(map(*into(lhs, rhs)))` is the equation's result, where map is `op` of `spec`."""
+    """`back(map(*into(lhs, rhs)))` is the equation's result, where map is `op` of `spec`; rhs is
+    flipped in space first where that is said."""
 
     op: str
     spec: ConvSpec
     into: Callable[[Array, Array], tuple[Array, Array]]
     back: Arrange
+    flipped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,8 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
         return None
 
     def into(lhs, rhs):
+        if plan.flipped:  # before all else: next to the flip that JAX made, the two cancel
+            rhs = lax.rev(rhs, layout.rhs_spec[2:])
         return plan.into(
             lax.transpose(lhs, into_lhs).astype(dtype), lax.transpose(rhs, into_rhs).astype(dtype)
         )
@@ -231,8 +235,8 @@ def _input_grad(e: Equation) -> Plan | None:
     )
     if spec.output_size != e.size:
         return None
-    into = lambda dy, w: (dy, _turn(w, e.groups))  # noqa: E731
-    return Plan('input_grad', spec, into, lambda dx: _extend(dx, covered.around))
+    into = lambda dy, w: (dy, swap_features(w, e.groups))  # noqa: E731
+    return Plan('input_grad', spec, into, lambda dx: _extend(dx, covered.around), flipped=True)
 
 
 def _filter_grad(e: Equation, transposed: bool) -> Plan | None:
@@ -306,7 +310,9 @@ def _swapped(role: str, e: Equation) -> Plan | None:
     def into(lhs, rhs):
         kernel = jnp.moveaxis(_exchange(lhs, g), 0, -2)
         images = _exchange(jnp.moveaxis(rhs, -2, 0), g)
-        return plan.into(jnp.flip(images, axes), jnp.flip(kernel, [axis - 1 for axis in axes]))
+        if not plan.flipped:  # else it is flipped twice
+            kernel = jnp.flip(kernel, range(len(axes)))
+        return plan.into(jnp.flip(images, axes), kernel)
 
     return Plan(plan.op, plan.spec, into, lambda y: _exchange(plan.back(y), g))
 

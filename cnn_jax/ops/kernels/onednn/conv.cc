@@ -48,9 +48,9 @@ constexpr int kMaxSpatial = 3;
 constexpr size_t kMaxJobs = 1024;  // in a slot; when there are more, all are dropped
 constexpr size_t kAlign = 64;
 
-// Positions that one part of a filter gradient adds up (see `Parts`): with a small kernel, for one
-// thread; else for each thread of a team, and for all of them.
-constexpr int64_t kLeast = 1 << 9, kMost = 1 << 11, kMostOfEach = 1 << 13, kMostOfTeam = 1 << 16;
+// Positions that one part of a filter gradient adds up (see `Parts`): with a small kernel, where a
+// part is computed by one thread, and otherwise.
+constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
 
 enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
@@ -198,8 +198,8 @@ class Plan {
   size_t packed_offset_, workspace_;
 };
 
-// Some of the images, or of the rows of one image: the sum of all parts' filter gradients is that of
-// the whole.
+// Some of the images, or of the rows of one image. The filter gradient of the whole is the sum of
+// those of the parts.
 struct Part {
   Problem problem;
   int64_t x, y;  // its first element of each
@@ -219,10 +219,11 @@ std::vector<Part> Parts(const Problem& p) {
   if (p.op != kFilterGrad) return {};
   int64_t x = p.in_features, y = p.out_features, positions = 1;  // of an image
   for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], positions *= p.out[i];
-  const int64_t threads = omp_get_max_threads(), all = p.batch * positions;
+  const int64_t all = p.batch * positions;
   if (all <= kMost) return {};
-  const int64_t most = HasSmallKernel(p) ? std::clamp(all / threads, kLeast, kMost)
-                                         : std::min(kMostOfEach * threads, kMostOfTeam);
+  const int64_t most = HasSmallKernel(p)
+                           ? std::clamp(all / omp_get_max_threads(), kLeast, kMost)
+                           : kMostOfTeam;
 
   std::vector<Part> parts;
   Problem problem = p;
@@ -265,8 +266,8 @@ std::vector<Part> Parts(const Problem& p) {
 
 // The plan of a problem, or those of its parts, whose results are added up in double precision.
 //
-// With a small kernel a part is little work, and to spread it over threads costs more than it saves:
-// then each thread has a share of the parts, for itself.
+// With a small kernel, a part is too little work to be spread over threads: each thread has a share
+// of the parts for itself.
 class Job {
  public:
   explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.bf16 ? 2 : 4) {
