@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import cnn_jax
+from tests import compilation
 from tests.compilation import x64
 
 DEVICES = 2
@@ -442,6 +443,7 @@ def assert_same(found: Any, wanted: Any) -> None:
 
 def main() -> int:
     jax.config.update('jax_num_cpu_devices', DEVICES)
+    compilation.set_up()
     wrong = 0
     rows: dict[str, dict[str, str]] = {}
     for (title, operation), what in itertools.product(OPERATIONS.items(), TRANSFORMS):

@@ -53,9 +53,7 @@ Array = jax.Array
 Bilinear = Callable[[Array, Array, ConvSpec], Array]
 
 
-def reason_against(
-    name: str, op: str, spec: ConvSpec, platform: str | None = None
-) -> str | None:
+def reason_against(name: str, op: str, spec: ConvSpec, platform: str | None = None) -> str | None:
     """None if kernel `name` can compute `op` of `spec` on `platform` (None: the one that JAX uses
     unless told otherwise), else the reason why not."""
     platform = platform or default_platform()
