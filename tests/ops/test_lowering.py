@@ -1,5 +1,6 @@
 """The lowering rules: which program an equation becomes, also where nobody edited it."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -88,11 +89,9 @@ PROGRAM = """
 """
 
 
-def run_python(code, **environment):
-    import os
-
+def run_python(code, *arguments, **environment):
     done = subprocess.run(
-        [sys.executable, '-c', textwrap.dedent(code)],
+        [sys.executable, '-c', textwrap.dedent(code), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {'JAX_PLATFORMS': 'cpu'} | environment,
@@ -383,7 +382,7 @@ def test_an_export_holds_nothing_that_needs_this_package():
 
 MISSING = """
     import sys
-    sys.modules['jax.experimental.xla_metadata'] = None
+    {without}
     import jax.numpy as jnp
     import cnn_jax
     x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
@@ -398,10 +397,53 @@ MISSING = """
 """
 
 
-def test_where_jax_lacks_what_it_takes_everything_runs_by_xla():
-    values, refused, not_installed, doctor = run_python(MISSING).splitlines()
+@pytest.mark.parametrize(
+    'without',
+    [
+        "sys.modules['jax.experimental.xla_metadata'] = None",
+        "sys.modules['jax.experimental.custom_partitioning'] = None",
+    ],
+)
+def test_where_jax_lacks_what_it_takes_everything_runs_by_xla(without):
+    values, refused, not_installed, doctor = run_python(
+        MISSING.format(without=without)
+    ).splitlines()
     assert len(set(values.split())) == 1
     assert refused.startswith("conv cannot run by implementation 'scan': jax ")
     assert 'lacks what the kernels are lowered by' in refused
     assert not_installed.startswith('cannot install: jax')
     assert doctor.startswith('OFF, everything runs by XLA: jax')
+
+
+SAVE = """
+    import pickle, sys
+    import jax, jax.numpy as jnp, numpy as np
+    import cnn_jax
+    from jax import export
+    from jax.experimental import serialize_executable
+    native = jax.jit(lambda x, w: cnn_jax.conv(x, w, implementation='onednn'))
+    x, w = np.ones((2, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+    executable = serialize_executable.serialize(native.lower(x, w).compile())
+    checks = [export.DisabledSafetyCheck.custom_call('cnn_jax_onednn')]
+    exported = export.export(native, disabled_checks=checks)(x, w).serialize()
+    pickle.dump((executable, exported, x, w), open(sys.argv[1], 'wb'))
+"""
+
+LOAD = """
+    import pickle, sys
+    import cnn_jax
+    from jax import export
+    from jax.experimental import serialize_executable
+    executable, exported, x, w = pickle.load(open(sys.argv[1], 'rb'))
+    run = serialize_executable.deserialize_and_load(*executable)
+    for y in (run(x, w), export.deserialize(exported).call(x, w)):
+        print(float(y[0, 4, 4, 0]))
+"""
+
+
+def test_saved_native_programs_run_in_a_process_that_imports_the_package(tmp_path):
+    if reason := kernels.reason_against('onednn', *plan_of(plain), 'cpu'):
+        pytest.skip(f'no native kernel here: {reason}')
+    file = str(tmp_path / 'saved')
+    run_python(SAVE, file)
+    assert run_python(LOAD, file).split() == [f'{9 * 16}.0'] * 2

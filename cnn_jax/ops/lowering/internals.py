@@ -17,6 +17,7 @@ KEY = 'cnn_jax'  # of the metadata that an equation carries
 
 Rule = Callable[..., Sequence[Any]]
 
+custom_partitioning: Any = None
 missing: str | None = None
 try:
     from jax._src.dispatch import prim_requires_devices_during_lowering
@@ -44,6 +45,7 @@ __all__ = [
     'original',
     'register',
     'set_global',
+    'undisturbed',
 ]
 
 
@@ -103,7 +105,7 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     configured for its own code, is none of its business.
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
-    with _undisturbed():
+    with undisturbed():
         rule = mlir.lower_fun(function, multiple_results=False)
         inner = ctx.replace(avals_in=plain, avals_out=None, jaxpr_eqn_ctx=None)
         (out,) = rule(inner, *operands)
@@ -111,7 +113,8 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
+    """Within it, kernels are traced as if nobody had set a mesh or a mode of JAX."""
     with (
         mark(None),
         use_abstract_mesh(empty_abstract_mesh),

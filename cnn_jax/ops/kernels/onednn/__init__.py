@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax.ops.kernels.onednn import arrange, build, sharding
-from cnn_jax.ops.spec import ConvSpec
+from cnn_jax.ops.spec import ROLES, ConvSpec
 
 # Positions of a row, whose products a filter gradient adds up one after the other in float32. Their
 # sums are added up in parts (`Parts` in conv.cc).
@@ -58,10 +58,10 @@ def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 @sharding.by_batch
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     build.load()
-    first, second, out = arrange.ROLES[op]
+    first, second, out = ROLES[op]
     inner, into, back = arrange.arrange(spec, op)
     dtype = _compute_dtype(inner, op)
-    result_type = jax.ShapeDtypeStruct(arrange.shape(out, inner), dtype)
+    result_type = jax.ShapeDtypeStruct(inner.shape(out), dtype)
     result = jax.ffi.ffi_call(build.TARGET, result_type)(
         into(first, a.astype(dtype)), into(second, b.astype(dtype)), problem=_problem(inner, op)
     )
@@ -106,7 +106,7 @@ def _problem(spec: ConvSpec, op: str) -> np.ndarray:
     lo, hi = zip(*spec.padding, strict=True)
     axes = (spec.input_size, spec.window, spec.output_size, spec.strides, spec.dilation, lo, hi)
     scalars = (
-        list(arrange.ROLES).index(op),
+        list(ROLES).index(op),
         in_bfloat16,
         not in_bfloat16 and arrange.prefers_plain_kernel(spec, op),
         spec.ndim,
@@ -127,3 +127,6 @@ def describe(spec: ConvSpec, op: str) -> tuple[bool, str]:
     pointer = problem.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))
     known = build.load().CnnJaxDescribe(pointer, text, len(text))
     return bool(known), text.value.decode()
+
+
+build.load_if_built()

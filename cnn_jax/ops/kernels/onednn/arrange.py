@@ -12,13 +12,6 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.spec import ConvSpec
 
-# Which of x, w (kernel) and y each operation takes, and which it gives.
-ROLES = {'forward': 'xwy', 'input_grad': 'ywx', 'filter_grad': 'xyw'}
-
-
-def shape(role: str, spec: ConvSpec) -> tuple[int, ...]:
-    return {'x': spec.x_shape, 'w': spec.kernel_shape, 'y': spec.y_shape}[role]
-
 
 class Arrangement(NamedTuple):
     """`spec` with arrays `into(role, array)`; `back(role, result)` undoes it."""
@@ -103,7 +96,7 @@ def folded(spec: ConvSpec) -> Arrangement:
     def into(role, a):
         if role == 'x':
             a = extend(a, low, high)
-        return a if role == 'y' else a.reshape(shape(role, inner))
+        return a if role == 'y' else a.reshape(inner.shape(role))
 
     def back(role, a):
         if role == 'y':

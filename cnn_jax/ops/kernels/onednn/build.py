@@ -48,17 +48,24 @@ def load() -> ctypes.CDLL:
         result = _load()
     if isinstance(result, str):
         raise Unavailable(result)
-    library, process = result
-    if process != os.getpid():
+    if result.CnnJaxOwner() not in (0, os.getpid()):
         raise Unavailable(
-            'this process was forked after the kernel was loaded, and its threads do not survive '
+            'this process was forked after the kernel had run, and its threads do not survive '
             "that: start processes with multiprocessing's 'spawn' or 'forkserver'"
         )
-    return library
+    return result
+
+
+def load_if_built() -> None:
+    """To be called on import: so that a program of another process, serialized or exported, finds
+    the kernel. Nothing happens where it was never built."""
+    with contextlib.suppress(Unavailable, OSError):
+        if os.environ.get(SWITCH) != '0' and _target().exists():
+            load()
 
 
 @functools.cache
-def _load() -> tuple[ctypes.CDLL, int] | str:
+def _load() -> ctypes.CDLL | str:
     try:
         if os.environ.get(SWITCH) == '0':
             raise Unavailable(f'{SWITCH}=0 switches it off')
@@ -68,7 +75,7 @@ def _load() -> tuple[ctypes.CDLL, int] | str:
             )
         onednn = _installed(LIBRARY, 'libdnnl.so.3')
         include = _installed(HEADERS, 'oneapi/dnnl/dnnl.hpp').parents[2]
-        return _open(onednn, _built(onednn, include)), os.getpid()
+        return _open(onednn, _built(onednn, include))
     except (Unavailable, OSError) as error:
         return str(error).partition('\n')[0]
 
@@ -96,22 +103,12 @@ def _installed(package: str, ending: str) -> Path:
 
 def _built(onednn: Path, include: Path) -> Path:
     """The path of the compiled source."""
+    target = _target()
+    if target.exists():
+        return target
     compiler = shutil.which('c++') or shutil.which('g++')
     if compiler is None:
         raise Unavailable('there is no C++ compiler (c++ or g++) on the PATH')
-    version = _run(compiler, '--version')
-    parts = (
-        SOURCE.read_text(),
-        jaxlib.__version__,
-        importlib.metadata.version(LIBRARY),
-        importlib.metadata.version(HEADERS),
-        version,
-        *FLAGS,
-    )
-    key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
-    target = cache_folder() / f'onednn-{key}.so'
-    if target.exists():
-        return target
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(target.with_suffix('.lock')):
         if not target.exists():  # another process may have been first
@@ -122,6 +119,16 @@ def _built(onednn: Path, include: Path) -> Path:
                 _run(compiler, *FLAGS, *includes, str(SOURCE), str(onednn), '-o', str(made))
                 made.replace(target)
     return target
+
+
+def _target() -> Path:
+    try:
+        versions = [importlib.metadata.version(package) for package in (LIBRARY, HEADERS)]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise Unavailable(f'the package {error.name} is not installed') from None
+    parts = (SOURCE.read_text(), jaxlib.__version__, *versions, *FLAGS)
+    key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
+    return cache_folder() / f'onednn-{key}.so'
 
 
 def _run(*command: str) -> str:

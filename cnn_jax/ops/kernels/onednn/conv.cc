@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -456,7 +457,7 @@ class Slots {
 };
 
 Slots* slots = nullptr;
-pid_t owner = 0;
+std::atomic<pid_t> owner = 0;  // the process of the first call, which has the OpenMP threads
 std::vector<int> processors;  // that the process may use
 
 // The OpenMP threads that work for the calling thread, and that thread, each on a processor of its own.
@@ -526,6 +527,8 @@ thread_local Team team;
 
 ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> out,
                     ffi::Span<const int64_t> problem) {
+  pid_t nobody = 0;
+  owner.compare_exchange_strong(nobody, getpid());
   if (getpid() != owner) {
     return ffi::Error(ffi::ErrorCode::kFailedPrecondition,
                       "oneDNN's threads do not survive fork(): start worker processes with "
@@ -556,7 +559,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnJaxConvolve, Convolve,
 
 // To be called once, before the handler: how many calls may run at the same time.
 extern "C" void CnnJaxStart(int count) {
-  owner = getpid();
   cpu_set_t set;
   CPU_ZERO(&set);
   sched_getaffinity(0, sizeof set, &set);
@@ -565,6 +567,9 @@ extern "C" void CnnJaxStart(int count) {
   }
   slots = new Slots(count);  // lives as long as the process: XLA's threads may outlast `main`
 }
+
+// The process whose calls work, or 0 before the first call.
+extern "C" int CnnJaxOwner() { return owner; }
 
 // Whether oneDNN computes bfloat16 in hardware here; else it emulates.
 extern "C" int CnnJaxHasBfloat16() {

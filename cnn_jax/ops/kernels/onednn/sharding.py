@@ -9,11 +9,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_jax.ops.kernels.onednn.arrange import ROLES
-from cnn_jax.ops.spec import ConvSpec
+from cnn_jax.ops.lowering.internals import custom_partitioning, undisturbed
+from cnn_jax.ops.spec import ROLES, ConvSpec
 
 Compute = Callable[[str, jax.Array, jax.Array, ConvSpec], jax.Array]
 
@@ -21,6 +20,8 @@ Compute = Callable[[str, jax.Array, jax.Array, ConvSpec], jax.Array]
 def by_batch(compute: Compute) -> Compute:
     """`compute(op, a, b, spec)`, split along the batch as its operands are."""
 
+    if custom_partitioning is None:  # then no kernel is lowered at all
+        return compute
     partitioned = custom_partitioning(compute, static_argnums=(0, 3))
 
     def partition(op, spec, mesh, operands, result):
@@ -33,10 +34,11 @@ def by_batch(compute: Compute) -> Compute:
         out = ROLES[op][2]
 
         def lower(a, b):
-            part = compute(op, a, b, local)
-            if out != 'w' or parts == 1:
-                return part
-            return lax.psum(part.astype(jnp.float32), names).astype(part.dtype)
+            with undisturbed():
+                part = compute(op, a, b, local)
+                if out != 'w' or parts == 1:
+                    return part
+                return lax.psum(part.astype(jnp.float32), names).astype(part.dtype)
 
         placed = {
             role: NamedSharding(mesh, PartitionSpec(*(() if role == 'w' else batch)))
