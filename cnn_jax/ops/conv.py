@@ -77,6 +77,7 @@ def conv(
     x, kernel, bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
+    groups = int(groups)
     input_dilation = checks.per_axis(input_dilation, ndim, 'input_dilation')
     checks.choice(padding_mode, 'padding_mode', patches.PADDING_MODES)
     precision = canonical_precision(precision)

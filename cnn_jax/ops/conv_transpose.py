@@ -90,6 +90,7 @@ def conv_transpose(
     x, kernel, bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
+    groups = int(groups)
     checks.choice(convention, 'convention', CONVENTIONS)
     precision = canonical_precision(precision)
     size = x.shape[-1 - ndim : -1]

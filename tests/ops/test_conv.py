@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import linen, nnx
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnn_jax
 from cnn_jax.ops import kernels
+from cnn_jax.ops.lowering.rules import HAS_OUT_SHARDING
 from tests.ops import oracle
 from tests.ops.conv_cases import CASES
 from tests.ops.tolerance import assert_close
@@ -258,6 +260,47 @@ def test_bad_dtypes(x, w, match):
 def test_a_traced_stride_is_named():
     with pytest.raises(TypeError, match='strides must be a static int'):
         jax.jit(lambda x, s: cnn_jax.conv(x, W, strides=s))(X, 2)
+
+
+def test_drop_in_leaves_to_lax_what_no_kernel_knows():
+    x, w = normal(3, 4), normal(5, 4)
+    y = cnn_jax.conv_general_dilated(x, w, (), ())  # no spatial axes
+    np.testing.assert_allclose(y, x @ w.T, rtol=1e-5)
+    x, w = (normal(*s) + 1j * normal(*s) for s in ((2, 4, 6, 6), (3, 4, 3, 3)))
+    y = cnn_jax.conv_general_dilated(x, w, (1, 2), 'SAME')
+    np.testing.assert_array_equal(y, lax.conv_general_dilated(x, w, (1, 2), 'SAME'))
+    with pytest.raises(ValueError, match="implementation 'scan': it needs static shapes, .* real"):
+        cnn_jax.conv_general_dilated(x, w, (1, 2), 'SAME', implementation='scan')
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8', 'int16'])
+@pytest.mark.parametrize('op', ['conv', 'conv_transpose'])
+def test_narrow_integers_do_not_wrap_in_silence(op, dtype):
+    x, w = np.full((1, 5, 1), 100, dtype), np.full((3, 1, 1), 100, dtype)
+    with pytest.raises(TypeError, match=f'x is {dtype}, .* preferred_element_type'):
+        getattr(cnn_jax, op)(x, w)
+    y = getattr(cnn_jax, op)(x, w, preferred_element_type=jnp.int32)
+    assert y.dtype == jnp.int32 and int(y[0, 2, 0]) == 30_000
+
+
+def test_numpy_numbers_are_as_good_as_ints():
+    y = cnn_jax.conv(X, W, strides=np.int64(2), padding=np.array([1, 1]), groups=np.array(1))
+    np.testing.assert_array_equal(y, cnn_jax.conv(X, W, strides=2, padding=(1, 1)))
+
+
+def test_out_sharding_is_passed_on():
+    mesh = jax.make_mesh((2,), ('d',), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2])
+    where = NamedSharding(mesh, PartitionSpec(None, None, None, 'd'))
+    if not HAS_OUT_SHARDING:
+        with pytest.raises(ValueError, match='out_sharding'):
+            cnn_jax.conv(X, W, out_sharding=where)
+        return
+    w = jax.device_put(W, where)
+    x = jax.device_put(X, NamedSharding(mesh, PartitionSpec()))
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x, w: cnn_jax.conv(x, w, out_sharding=where))(x, w)
+    assert y.sharding == where
+    assert_close(y, np.asarray(cnn_jax.conv(X, W)), 27)
 
 
 def test_bad_drop_in_calls():

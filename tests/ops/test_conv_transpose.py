@@ -15,7 +15,11 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+MODES = ('circular', 'reflect', 'replicate')
 ADJOINTS = [
+    *(((7,), {'strides': 3, 'padding': ((1, 2),), 'padding_mode': mode}, 1) for mode in MODES),
+    *(((6, 5), {'padding': (2, 1), 'dilation': 2, 'padding_mode': mode}, 2) for mode in MODES),
+    ((4, 6), {'strides': 2, 'padding': 'SAME', 'padding_mode': 'circular'}, 1),
     ((7,), {'strides': 3, 'padding': ((1, 2),)}, 1),
     ((8, 7), {'strides': (2, 3), 'padding': ((1, 1), (0, 2)), 'dilation': (1, 2)}, 1),
     ((6, 6), {'strides': 2, 'padding': 1, 'dilation': 3}, 2),
@@ -175,3 +179,23 @@ def test_bad_calls_name_the_argument(call, jit):
 def test_an_empty_axis_is_refused():
     with pytest.raises(ValueError, match=r'size 0.*\(2, 0, 4, 3\)'):
         cnn_jax.conv_transpose(normal(2, 0, 4, 3), normal(3, 3, 3, 2))
+
+
+@pytest.mark.parametrize(
+    'arguments, error, message',
+    [
+        ({'convention': 'keras'}, ValueError, "'circular' needs convention 'torch', got 'keras'"),
+        ({'strides': 4}, ValueError, "'circular' needs padding of 0 or more"),
+        ({'padding': 6}, ValueError, 'padding on spatial axis 0 must be at most'),
+    ],
+)
+def test_padding_modes_that_cannot_be(arguments, error, message):
+    x, w = normal(1, 12, 2), normal(3, 2, 3)
+    with pytest.raises(error, match=message):
+        cnn_jax.conv_transpose(x, w, padding_mode='circular', **arguments)
+
+
+def test_padding_modes_need_floating_point():
+    x, w = jnp.ones((1, 6, 2), jnp.int32), jnp.ones((3, 2, 3), jnp.int32)
+    with pytest.raises(TypeError, match="'reflect' needs floating point, got x of dtype int32"):
+        cnn_jax.conv_transpose(x, w, padding=1, padding_mode='reflect')

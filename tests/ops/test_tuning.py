@@ -117,6 +117,18 @@ def test_what_was_measured_decides(pure_jax):
     assert used.why == 'default: measured: onednn 1 ms, im2col 2 ms, lax 3 ms'
 
 
+def test_a_table_is_of_one_platform(pure_jax, tmp_path, monkeypatch):
+    path = tmp_path / 'table.json'
+    measured = {table.key(SPEC): {'forward': {'scan': 1.0, 'lax': 2.0}}}
+    monkeypatch.setattr(table, 'device', lambda platform: f'a {platform}')
+    table.save(path, measured, {}, 'tpu')
+    monkeypatch.setenv(table.VARIABLE, str(path))
+    assert choices(SPEC, 'tpu')[0] == 'scan' and choices(SPEC, 'cpu')[0] == 'winograd'
+    with pytest.raises(ValueError, match='is a table of tpu: a tpu, this is cpu: a cpu'):
+        table.save(path, measured, {}, 'cpu')
+    assert table.own_path('tpu') != table.own_path('cpu')
+
+
 def test_a_second_measurement_adds_to_the_first(pure_jax):
     other = SPEC.replace(batch=5)
     table.save(table.own_path('cpu'), {table.key(SPEC): {'forward': {'lax': 1.0}}}, {}, 'cpu')

@@ -6,6 +6,7 @@ JAX's own rule, to the same program as without this package.
 """
 
 import functools
+import inspect
 import logging
 import threading
 from collections.abc import Iterable
@@ -25,6 +26,8 @@ NAMED = 'named by the caller'
 NOT_OURS = "XLA's own: asked for, or written for JAX and not installed"
 
 LAX: Wish = dict.fromkeys(MAPS, ('lax',))
+
+HAS_OUT_SHARDING = 'out_sharding' in inspect.signature(lax.conv_general_dilated).parameters
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ def bind(op: str, lhs: Any, rhs: Any, implementation: Any, **params: Any) -> jax
     if wish not in ({}, LAX):
         wish = _checked(op, wish, lhs, rhs, params)
     params = {name: value for name, value in params.items() if value is not None}
+    if 'out_sharding' in params and not HAS_OUT_SHARDING:
+        raise ValueError(f'out_sharding must be None: jax {jax.__version__} has none in lax.conv')
     with internals.mark(None if wish == LAX and not installed.value else _encode(wish)):
         return lax.conv_general_dilated(lhs, rhs, **params)
 
