@@ -441,24 +441,50 @@ def assert_same(found: Any, wanted: Any) -> None:
             assert np.abs(a - b).max() <= 2e-5 * scale, np.abs(a - b).max() / scale
 
 
+GROUPS = {
+    'convolutions, default': lambda title, name: title.startswith('conv') and name is None,
+    'convolutions, named kernels': lambda title, name: title.startswith('conv') and bool(name),
+    'pools and patches': lambda title, name: not title.startswith('conv'),
+}
+
+
+def table(found: dict[tuple[str, str, str | None], str]) -> str:
+    """Markdown: how many of the cells (transform, operation, kernel) are right, and why others are
+    not."""
+    lines = ['| | ' + ' | '.join(GROUPS) + ' |', '|---' + '|---' * len(GROUPS) + '|']
+    notes: dict[str, list[str]] = {}
+    for what in TRANSFORMS:
+        cells = []
+        for belongs in GROUPS.values():
+            some = {key: value for key, value in found.items() if key[0] == what}
+            some = {key: value for key, value in some.items() if belongs(*key[1:])}
+            right = sum(value == 'right' for value in some.values())
+            cells.append(f'all {right}' if right == len(some) else f'{right} of {len(some)}')
+            for (_, title, name), value in some.items():
+                if value != 'right':
+                    where = f'{title} by {name}' if name else title
+                    notes.setdefault(f'{what}: {value}', []).append(where)
+        lines.append(f'| {what} | ' + ' | '.join(cells) + ' |')
+    lines.append('')
+    lines += [f'- {", ".join(titles)}: {note}' for note, titles in notes.items()]
+    return '\n'.join(lines)
+
+
 def main() -> int:
     jax.config.update('jax_num_cpu_devices', DEVICES)
     compilation.set_up()
-    wrong = 0
-    rows: dict[str, dict[str, str]] = {}
+    found = {}
     for (title, operation), what in itertools.product(OPERATIONS.items(), TRANSFORMS):
         for name in kernels(operation):
             try:
-                found = check(operation, name, what)
+                value = check(operation, name, what)
             except AssertionError as error:
-                found, wrong = f'WRONG {error}', wrong + 1
-            rows.setdefault(what, {})[f'{title} by {name}'] = found
-            if found != 'right':
-                print(f'{what}: {title} by {name}: {found}', file=sys.stderr, flush=True)
-    for what, cells in rows.items():
-        right = sum(found == 'right' for found in cells.values())
-        print(f'| {what} | {right} of {len(cells)} |')
-    return 1 if wrong else 0
+                value = f'WRONG {error}'
+            found[what, title, name] = value
+            if value != 'right':
+                print(f'{what}: {title} by {name}: {value}', file=sys.stderr, flush=True)
+    print(table(found))
+    return int(any(value.startswith('WRONG') for value in found.values()))
 
 
 if __name__ == '__main__':
