@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnn_jax
 from cnn_jax.ops import kernels
@@ -103,6 +104,20 @@ def run_python(code, *arguments, **environment):
 def test_importing_changes_no_program():
     alone, beside = (run_python(PROGRAM.format(imports=i)) for i in ('', 'import cnn_jax'))
     assert 'stablehlo.convolution' in alone and alone == beside
+
+
+def test_programs_without_our_convolutions_may_have_no_devices_or_two_meshes():
+    """JAX refuses both to programs whose lowering asks for the devices."""
+    abstract = jax.sharding.AbstractMesh((2,), ('d',), axis_types=(AxisType.Auto,))
+    x = jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=NamedSharding(abstract, PartitionSpec('d')))
+    w = jax.ShapeDtypeStruct(W.shape, W.dtype, sharding=NamedSharding(abstract, PartitionSpec()))
+    traced = jax.jit(lambda x, w: plain(x, w)).trace(x, w)
+    assert 'convolution' in traced.lower(lowering_platforms=('tpu',)).as_text()
+
+    one, other = (jax.make_mesh((2,), (name,), devices=jax.devices()[:2]) for name in 'ab')
+    x = jax.device_put(X, NamedSharding(one, PartitionSpec('a')))
+    run = jax.jit(plain, out_shardings=NamedSharding(other, PartitionSpec('b')))
+    np.testing.assert_allclose(run(x, W), plain(X, W), rtol=1e-4, atol=1e-4)
 
 
 def test_a_mark_is_no_part_of_the_program():

@@ -20,7 +20,9 @@ Rule = Callable[..., Sequence[Any]]
 custom_partitioning: Any = None
 missing: str | None = None
 try:
-    from jax._src.dispatch import prim_requires_devices_during_lowering
+    from jax._src import dispatch as _dispatch
+    from jax._src.core import subjaxprs
+    from jax._src.dispatch import jaxpr_has_prim_requiring_devices  # noqa: F401
     from jax._src.interpreters import mlir as _mlir
     from jax._src.interpreters.mlir import (
         _lowerings,
@@ -42,9 +44,11 @@ __all__ = [
     'mark',
     'mark_of',
     'missing',
+    'on_one_device',
     'original',
     'register',
     'set_global',
+    'tell_devices',
     'undisturbed',
 ]
 
@@ -93,9 +97,28 @@ def original(primitive: Any, platform: str) -> Rule:
 
 
 def register(primitive: Any, platform: str, rule: Rule) -> None:
-    # Kernels may be partitioned by hand, which needs the devices when they are lowered.
-    prim_requires_devices_during_lowering.add(primitive)
     mlir.register_lowering(primitive, rule, platform=platform)
+
+
+def tell_devices(is_partitioned: Callable[[Any], bool]) -> None:
+    """What JAX lowers may not depend on the devices, unless it asks for them: as a program does
+    that has an equation of this kind, whose kernel may be partitioned by hand.
+
+    (JAX's own way, a set of primitives, would concern every program with a convolution: those with
+    two meshes, or with an abstract one, are refused then.)
+    """
+    if missing:
+        return
+    asks = _dispatch.jaxpr_has_prim_requiring_devices
+
+    def has_ours(jaxpr):
+        return any(map(is_partitioned, jaxpr.eqns)) or any(map(has_ours, subjaxprs(jaxpr)))
+
+    @functools.wraps(asks)
+    def asks_too(jaxpr):
+        return asks(jaxpr) or has_ours(jaxpr)
+
+    _dispatch.jaxpr_has_prim_requiring_devices = asks_too
 
 
 def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Sequence[Any]:
@@ -105,11 +128,20 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     configured for its own code, is none of its business.
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
-    with undisturbed():
+    devices = getattr(ctx.module_context.axis_context, 'num_devices', None)
+    with undisturbed(), _one_device(devices == 1):
         rule = mlir.lower_fun(function, multiple_results=False)
         inner = ctx.replace(avals_in=plain, avals_out=None, jaxpr_eqn_ctx=None)
         (out,) = rule(inner, *operands)
     return [lower_with_sharding_in_types(ctx, out, ctx.avals_out[0])]
+
+
+_one_device = jax.make_user_context(False)
+
+
+def on_one_device() -> bool:
+    """Whether a kernel is being lowered for one device: there is nothing to partition."""
+    return _one_device.value
 
 
 @contextlib.contextmanager

@@ -192,5 +192,15 @@ def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
         internals.register(primitive, platform, functools.partial(rule, platform))
 
 
+def _is_partitioned(eqn: Any) -> bool:
+    """Whether the native kernel may compute it, on several devices."""
+    if eqn.primitive is not lax.conv_general_dilated_p:
+        return False
+    text = internals.mark_of(eqn.ctx)
+    is_ours = installed.value if text is None else text != _encode(LAX)
+    return is_ours and default_platform() == 'cpu' and jax.device_count() > 1
+
+
+internals.tell_devices(_is_partitioned)
 for _platform in PLATFORMS:
     register(lax.conv_general_dilated_p, _platform, _convolve)
