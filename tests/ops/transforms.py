@@ -1,7 +1,7 @@
 """Every operation and kernel under everything that JAX can do with a function.
 
-    python -m tests.ops.transforms        # the whole matrix: the table of docs/transforms.md, and, on
-                                          # stderr, every refusal
+    python -m tests.ops.transforms     # the whole matrix: the table of docs/transforms.md, and, on
+                                       # stderr, every refusal
 
 A cell is right (value and gradient as those of the reference: `jax.lax` for convolutions, the plain
 call for the rest), or a refusal: an error of one clear line.
