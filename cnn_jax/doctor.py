@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.analysis import compare, machine, reference
-from cnn_jax.analysis.problem import Problem, parse
+from cnn_jax.bench import machine
+from cnn_jax.bench.kernels import compare, reference
+from cnn_jax.bench.kernels.problem import Problem, parse
 from cnn_jax.data import prepared
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals

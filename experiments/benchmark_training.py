@@ -23,7 +23,8 @@ from absl import flags
 from flax import nnx
 
 from cnn_jax import models, training
-from cnn_jax.analysis import aot, machine
+from cnn_jax.bench import machine
+from cnn_jax.bench.tpu import aot
 from cnn_jax.training import cli
 from cnn_jax.training.devices import AXIS, Devices
 from cnn_jax.training.feed import Feed

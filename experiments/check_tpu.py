@@ -49,7 +49,7 @@ def main(argv):
         import jax
 
         jax.config.update('jax_platforms', 'cpu')  # compile for TPUs, never look for one
-        from cnn_jax.analysis import aot, scaling
+        from cnn_jax.bench.tpu import aot, scaling
 
         slices = [_slice(name, aot.SLICES) for name in flags.FLAGS.slices]
         assumptions = scaling.Assumptions(efficiency=flags.FLAGS.efficiency)
@@ -179,7 +179,7 @@ def _row(slice_, report):
 
 
 def _print_largest(slice_, compile_for, per_chip):
-    from cnn_jax.analysis import aot
+    from cnn_jax.bench.tpu import aot
 
     try:
         best = aot.largest_batch(lambda size: compile_for(slice_, size), per_chip // 2)

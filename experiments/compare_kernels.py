@@ -5,9 +5,9 @@
     python experiments/compare_kernels.py --model=vgg16 --input_shape=32,32,3 --batch_size=64
     python experiments/compare_kernels.py --model=m5 --input_shape=8000,1 --save_choices
 
-Problems are strings in the manner of oneDNN's benchdnn (cnn_jax/analysis/problem.py says how to
-read them), a named suite, or the layers of a model. Each kernel is tried on the forward pass and on
-both gradients, in each dtype: why it is not supported, or its error against a float64 reference,
+Problems are strings in the manner of oneDNN's benchdnn (cnn_jax/bench/kernels/problem.py says how
+to read them), a named suite, or the layers of a model. Each kernel is tried on the forward pass and
+on both gradients, in each dtype: why it is not supported, or its error against a float64 reference,
 times, and share of what this machine reaches. With --save_choices the fastest right kernel of each
 pass is what `implementation=None` runs from then on, on this machine. Written are table.txt,
 results.json, and for each dtype a bar chart and a roofline. Whole training steps are compared by
@@ -51,7 +51,8 @@ def main(argv):
     with cli.bad_input():
         import jax
 
-        from cnn_jax.analysis import compare, compare_report, machine
+        from cnn_jax.bench import machine
+        from cnn_jax.bench.kernels import compare, report
         from cnn_jax.ops.platforms import default_platform
         from cnn_jax.ops.tuning import table
 
@@ -74,15 +75,15 @@ def main(argv):
     print(', '.join(f'{d} {g:.0f} GFLOP/s' for d, g in peaks['gemm_gflops'].items()), end=', ')
     print(f'memory {peaks["bandwidth_gbs"]:.0f} GB/s (measured)')
     rows = _measure(tasks)
-    text = compare_report.table(rows, peaks)
+    text = report.table(rows, peaks)
     known = {key: value for key, value in torch.items() if isinstance(value, float)}
-    best = compare_report.best_table(rows, known)
-    ratios = compare_report.ratios(rows, known)
-    best = f'{best}\n\n{compare_report.ratios_lines(ratios)}'
-    sums = compare_report.totals(rows, counts)
+    best = report.best_table(rows, known)
+    ratios = report.ratios(rows, known)
+    best = f'{best}\n\n{report.ratios_lines(ratios)}'
+    sums = report.totals(rows, counts)
     output = pathlib.Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    summary = ('one training step: ' if counts else '') + compare_report.totals_line(sums)
+    summary = ('one training step: ' if counts else '') + report.totals_line(sums)
     (output / 'table.txt').write_text(f'{machine.one_line()}\n{text}\n\n{best}\n\n{summary}\n')
     results = {
         'machine': machine.describe(),
@@ -117,8 +118,8 @@ def _one_of(name, known):
 
 def _problems():
     """The problems that the flags name, and for a model how often a step runs each pass."""
-    from cnn_jax.analysis import problem
-    from cnn_jax.analysis.suites import SUITES
+    from cnn_jax.bench.kernels import problem
+    from cnn_jax.bench.kernels.suites import SUITES
 
     f = flags.FLAGS
     if sum(map(bool, (f.problems, f.suite, f.model))) > 1:
@@ -138,7 +139,7 @@ def _layers():
     from flax import nnx
 
     from cnn_jax import models
-    from cnn_jax.analysis import layers
+    from cnn_jax.inspection import layers
 
     f = flags.FLAGS
     try:
@@ -161,7 +162,7 @@ def _layers():
 def _measure(tasks):
     from tqdm import tqdm
 
-    from cnn_jax.analysis import compare
+    from cnn_jax.bench.kernels import compare
 
     f, rows = flags.FLAGS, []
     with tqdm(tasks, unit='pass', disable=None, leave=False) as bar:
@@ -181,28 +182,25 @@ def _measure(tasks):
 
 
 def _torch_times(tasks, platform):
-    from cnn_jax.analysis import torch_bench
+    from cnn_jax.bench.kernels import torch_side
 
-    jobs = {(str(p), dtype, d): torch_bench.job(p, d, dtype) for p, dtype, d in tasks}
+    jobs = {(str(p), dtype, d): torch_side.job(p, d, dtype) for p, dtype, d in tasks}
     jobs = {key: job for key, job in jobs.items() if job}
     device = 'cuda' if platform == 'gpu' else 'cpu'
-    seconds = torch_bench.times(list(jobs.values()), device=device, rounds=flags.FLAGS.rounds or 1)
+    seconds = torch_side.times(list(jobs.values()), device=device, rounds=flags.FLAGS.rounds or 1)
     return dict(zip(jobs, seconds, strict=True))
 
 
 def _draw(rows, peaks, torch, output):
-    from cnn_jax.analysis import compare, compare_pictures, machine
+    from cnn_jax.bench import machine
+    from cnn_jax.bench.kernels import compare, pictures
 
     for dtype in dict.fromkeys(row.dtype for row in rows if row.steady_s):
         if not compare.best([row for row in rows if row.dtype == dtype]):
             continue
         where = machine.one_line()
-        compare_pictures.bars(
-            rows, output / f'bars_{dtype}.png', dtype=dtype, torch=torch, title=where
-        )
-        compare_pictures.roofline(
-            rows, peaks, output / f'roofline_{dtype}.png', dtype=dtype, title=where
-        )
+        pictures.bars(rows, output / f'bars_{dtype}.png', dtype=dtype, torch=torch, title=where)
+        pictures.roofline(rows, peaks, output / f'roofline_{dtype}.png', dtype=dtype, title=where)
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
     python experiments/compare_libraries.py
     python experiments/compare_libraries.py --libraries=linen,keras --dtypes=float32
 
-The network (cnn_jax/analysis/steps/libraries.py) is written as a user of each library would, and
+The network (cnn_jax/bench/steps/libraries.py) is written as a user of each library would, and
 knows nothing of cnn_jax. Steps of both kinds alternate in one process a library; the medians count.
 Written are table.txt and results.json. Needs the extra `libraries`; what is not installed is left
 out, and said.
@@ -38,8 +38,8 @@ def main(argv):
     with cli.bad_input():
         from tqdm import tqdm
 
-        from cnn_jax.analysis import machine
-        from cnn_jax.analysis.steps.libraries import LIBRARIES
+        from cnn_jax.bench import machine
+        from cnn_jax.bench.steps.libraries import LIBRARIES
 
         names = f.libraries or list(LIBRARIES)
         for values, what, known in (

@@ -20,11 +20,12 @@ import tempfile
 
 from absl import flags
 
-from cnn_jax.analysis import machine, twins
+from cnn_jax.bench import machine
+from cnn_jax.bench.parity import compare as parity
 from cnn_jax.training import cli
 from cnn_jax.training.job import load_data
 
-cli.define_flags(twins.TwinConfig)
+cli.define_flags(parity.TwinConfig)
 flags.DEFINE_integer('seeds', 3, 'trainings', lower_bound=1)
 flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bound=1)
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
@@ -39,29 +40,29 @@ def main(argv):
     with cli.bad_input():
         if importlib.util.find_spec('torch') is None:
             raise ValueError('PyTorch is not installed: pip install "cnn_jax[compare]"')
-        config = cli.from_flags(twins.TwinConfig)
-        name = config.dataset or twins.MODELS[config.model][0]
+        config = cli.from_flags(parity.TwinConfig)
+        name = config.dataset or parity.MODELS[config.model][0]
         config = dataclasses.replace(config, dataset=name)
         dataset = load_data(config)
-        plan = twins.Plan(config, f.seeds, f.compared_steps, f.test_examples)
+        plan = parity.Plan(config, f.seeds, f.compared_steps, f.test_examples)
         output = pathlib.Path(f.output or f'runs/compare_pytorch/{f.model}')
         output.mkdir(parents=True, exist_ok=True)
         # Beside the output: augmented batches can fill gigabytes, which /tmp may not have.
         folder = tempfile.TemporaryDirectory(dir=output, prefix='task-')
         path = pathlib.Path(folder.name)
-        task = twins.prepare(path, plan, dataset)
+        task = parity.prepare(path, plan, dataset)
     where = machine.one_line()
     steps = len(task['learning_rates'])
     print(f'{f.model} on {dataset.name}, {steps} steps of {f.batch_size}; {where}', flush=True)
     with folder:
         try:
-            sides = {side: twins.run(path, side) for side in twins.SIDES}
+            sides = {side: parity.run(path, side) for side in parity.SIDES}
         except RuntimeError as error:
             cli.fail(error, 1)
-    found = twins.differences(sides['jax'], sides['torch'], task['kept_steps'])
-    results = {side: twins.seed_results(sides[side], plan.seeds) for side in twins.SIDES}
+    found = parity.differences(sides['jax'], sides['torch'], task['kept_steps'])
+    results = {side: parity.seed_results(sides[side], plan.seeds) for side in parity.SIDES}
     title = f'{f.model} on {dataset.name}: {where}'
-    twins.curves(sides, plan.seeds, output / 'losses.png', title=title)
+    parity.curves(sides, plan.seeds, output / 'losses.png', title=title)
     written = {
         'plan': {'config': config.identity(), 'seeds': f.seeds, 'dataset': dataset.name},
         'machine': machine.describe(),
@@ -71,7 +72,7 @@ def main(argv):
     }
     (output / 'results.json').write_text(json.dumps(written, indent=1) + '\n')
     what = 'test loss' if f.model == 'autoencoder' else 'test accuracy'
-    print(f'\n{twins.table(found)}\n\n{_side_table(results, what)}\n')
+    print(f'\n{parity.table(found)}\n\n{_side_table(results, what)}\n')
     worst = max(values['float64'] for values in found.values())
     ours, theirs = results['jax']['test_mean'], results['torch']['test_mean']
     print(

@@ -33,9 +33,9 @@ def main(argv):
     with cli.bad_input():
         from tqdm import tqdm
 
-        from cnn_jax.analysis import machine
-        from cnn_jax.analysis.steps import compare
-        from cnn_jax.analysis.steps.networks import NETWORKS
+        from cnn_jax.bench import machine
+        from cnn_jax.bench.steps import compare
+        from cnn_jax.bench.steps.networks import NETWORKS
 
         f = flags.FLAGS
         names, sides = f.networks or list(NETWORKS), f.sides or list(compare.SIDES)

@@ -32,8 +32,8 @@ def main(argv):
     del argv
     with cli.bad_input():
         from cnn_jax import ops
-        from cnn_jax.analysis import filter_pictures as pictures
         from cnn_jax.ops.filters import FILTERS
+        from cnn_jax.viz import filter_gallery
 
         f = flags.FLAGS
         names = _known('filters', f.filters, FILTERS)
@@ -41,13 +41,13 @@ def main(argv):
         image = _image(f.image, f.size)
         signal, rate = _audio(f.audio)
     output = pathlib.Path(f.output)
-    _, errors = pictures.gallery(image, names, kernels, output / 'filters.png')
-    pictures.strides_and_paddings(image, output / 'strides.png')
-    _, differences = pictures.separable(
+    _, errors = filter_gallery.gallery(image, names, kernels, output / 'filters.png')
+    filter_gallery.strides_and_paddings(image, output / 'strides.png')
+    _, differences = filter_gallery.separable(
         image, ('blur', 'gaussian', 'sobel_x'), output / 'separable.png'
     )
     one_d = [k for k in kernels if _runs_in_one_dimension(k)]
-    _, audio_errors = pictures.audio(signal, rate, output / 'audio.png', kernels=one_d)
+    _, audio_errors = filter_gallery.audio(signal, rate, output / 'audio.png', kernels=one_d)
     found = [e for e in errors.values() if isinstance(e, float)]
     found += [*differences.values(), *audio_errors.values()]
     (output / 'filters.json').write_text(

@@ -39,7 +39,7 @@ def main(argv):
     with cli.bad_input():
         if not (f.model or f.workdir):
             raise ValueError('give --model, or --workdir of a training run')
-        from cnn_jax.analysis import layer_table
+        from cnn_jax.inspection import layer_table
 
         run = _load_run() if f.workdir else None
         model = run.net.model if run else _abstract_model()
@@ -89,7 +89,7 @@ def _load_run():
 
 def _subject(run):
     """The model with its parameters, and what the flags say to draw."""
-    from cnn_jax.analysis import inspection
+    from cnn_jax.inspection import attribution
 
     f = flags.FLAGS
     model = run.net.merge(run.params, run.rest)
@@ -101,7 +101,7 @@ def _subject(run):
         raise ValueError(f'images={",".join(f.images)!r}: must be integers') from None
     if not numbers or min(numbers) < 0 or max(numbers) >= len(test):
         raise ValueError(f'images={",".join(f.images)!r}: must lie in [0, {len(test)})')
-    names = inspection.layer_names(model)
+    names = attribution.layer_names(model)
     if unknown := set(f.layers) - set(names):
         raise ValueError(f'layers: {min(unknown)!r} is not one of {", ".join(names)}')
     return model, test, numbers
@@ -111,9 +111,9 @@ def _draw(run, subject, output):
     """Writes what suits the kind of data; the names of the files."""
     import numpy as np
 
-    from cnn_jax.analysis import inspection, pictures
-    from cnn_jax.analysis import inspection_pictures as draw
+    from cnn_jax.inspection import attribution, pictures
     from cnn_jax.training import report
+    from cnn_jax.viz import runs
 
     model, test, numbers = subject
     data, f = run.dataset, flags.FLAGS
@@ -129,21 +129,21 @@ def _draw(run, subject, output):
     maps = report.layer_results(run.net, data, run.params, run.rest, raw)
     maps = {name: m for name, m in maps.items() if '.' not in name}
     shown = _texts(raw, data) if data.kind == 'text' else raw
-    pictures.feature_maps(
+    runs.feature_maps(
         {n: maps[n] for n in _chosen(f.layers, maps)}, shown, path('feature_maps.png')
     )
 
     found = run.evaluate('test')
-    pictures.confusion_matrix(
+    runs.confusion_matrix(
         found['confusion'], data.class_names, path('confusion_matrix.png'),
         title=f'{data.name}, test',
     )  # fmt: skip
     many = test.inputs[: f.search]
     logits = _batched(lambda x: model(data.normalize(x)), many)
-    wrong = inspection.mistakes(logits, test.labels[: f.search], 18)
+    wrong = attribution.mistakes(logits, test.labels[: f.search], 18)
     if wrong and data.kind != 'text':
         name = data.class_names
-        draw.examples(
+        pictures.examples(
             [test.inputs[n] for n, _, _ in wrong],
             [f'{name[test.labels[n]]} → {name[c]}\n{100 * p:.0f} % sure' for n, c, p in wrong],
             path('mistakes.png'),
@@ -159,7 +159,8 @@ def _draw_filters(run, model, path):
     """The first layer's: of images as they are, of signals with spectra, of texts by n-grams."""
     import numpy as np
 
-    from cnn_jax.analysis import learned_filters, pictures
+    from cnn_jax.inspection import learned_filters
+    from cnn_jax.viz import runs
 
     data, kind = run.dataset, run.dataset.kind
     kernels = [n for n, p in run.params.items() if n.endswith('kernel') and p.ndim >= 3]
@@ -173,14 +174,14 @@ def _draw_filters(run, model, path):
                 title=f'{kernels[0]}, {data.name}',
             )  # fmt: skip
         else:
-            pictures.filters(first, path('filters.png'), title=kernels[0])
+            runs.filters(first, path('filters.png'), title=kernels[0])
 
 
 def _draw_ngrams(model, data, path):
     import numpy as np
 
-    from cnn_jax.analysis import learned_filters
     from cnn_jax.data.text import PAD
+    from cnn_jax.inspection import learned_filters
 
     ids = data.splits['train'].inputs[: flags.FLAGS.search]
     words = ['·' if word == PAD else word for word in data.meta['vocabulary']]
@@ -225,44 +226,42 @@ def _chosen(wanted, names):
 def _draw_attention(model, data, raw, inputs, test, numbers, maps, path):
     import numpy as np
 
-    from cnn_jax.analysis import inspection
-    from cnn_jax.analysis import inspection_pictures as draw
+    from cnn_jax.inspection import attribution, pictures
 
     classes = np.asarray(model(inputs)).argmax(1)
-    spatial = inspection.spatial_layers(model, inputs)
-    saliency = inspection.saliency(model, inputs, classes)
+    spatial = attribution.spatial_layers(model, inputs)
+    saliency = attribution.saliency(model, inputs, classes)
     # Behind an activation: of what may be negative, a positive weight says nothing.
     active = [n for n in spatial if maps[n].min() >= 0] or spatial
     layers = [active[len(active) // 2], active[-1]] if active else []
-    cams = {n: inspection.grad_cam(model, inputs, classes, n) for n in dict.fromkeys(layers)}
+    cams = {n: attribution.grad_cam(model, inputs, classes, n) for n in dict.fromkeys(layers)}
     titles = [
         f'#{n} {data.class_names[test.labels[n]]}\n→ {data.class_names[c]}'
         for n, c in zip(numbers, classes, strict=True)
     ]
-    draw.attention(raw, saliency, cams, titles, path('attention.png'))
+    pictures.attention(raw, saliency, cams, titles, path('attention.png'))
 
 
 def _draw_fields(model, data, raw, inputs, many, maps, path):
-    from cnn_jax.analysis import inspection, layer_table
-    from cnn_jax.analysis import inspection_pictures as draw
+    from cnn_jax.inspection import attribution, layer_table, pictures
 
-    spatial = inspection.spatial_layers(model, inputs)
+    spatial = attribution.spatial_layers(model, inputs)
     known = layer_table.receptive_fields(model, model.input_shape)
     fields = {n: known[n] for n in spatial if n in known}
     fields = {n: fields[n] for n in _chosen(flags.FLAGS.layers, fields)} if fields else {}
     if not fields:
         return
-    effective = {n: inspection.effective_field(model, inputs, n) for n in fields}
+    effective = {n: attribution.effective_field(model, inputs, n) for n in fields}
     middle = {n: tuple(s // 2 for s in maps[n].shape[1:-1]) for n in fields}
-    draw.receptive_fields(raw[0], fields, effective, middle, path('receptive_fields.png'))
+    pictures.receptive_fields(raw[0], fields, effective, middle, path('receptive_fields.png'))
     layer = [n for n in fields if 'conv' in n][-1:] or list(fields)[-1:]
-    front, _ = inspection.split(model, layer[0])
+    front, _ = attribution.split(model, layer[0])
     found = _batched(lambda x: front(data.normalize(x)), many)
-    patches = inspection.best_patches(
+    patches = attribution.best_patches(
         found, fields[layer[0]], many.shape[1:3], channels=range(min(8, found.shape[-1]))
     )
     title = f'{layer[0]}: the patches (its receptive field) that activate a channel most'
-    draw.patches(many, patches, path('patches.png'), title=title)
+    pictures.patches(many, patches, path('patches.png'), title=title)
 
 
 def _batched(function, inputs, batch=250):

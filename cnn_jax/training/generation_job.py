@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import data, models
-from cnn_jax.analysis import generation_pictures as pictures
 from cnn_jax.data.dataset import normalize
 from cnn_jax.data.loader import evaluation_batches
 from cnn_jax.training import generation
@@ -21,6 +20,7 @@ from cnn_jax.training.prediction import in_batches, predictor
 from cnn_jax.training.saved import SavedRun, load_run
 from cnn_jax.training.state import Arrays, Net, State, init_state
 from cnn_jax.training.step import Step
+from cnn_jax.viz import samples
 
 MOST = 10_000  # generated images, of which otherwise there are as many as test images
 SHOWN = 64
@@ -185,7 +185,7 @@ class GenerationJudge:
     def watch(self, state: State, step: int, split: str) -> Verdict:
         """Draws samples and reconstructions, and measures them on `split`."""
         found, shown = self._measure(state, split)
-        pictures.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
+        samples.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
         metrics = {
             f'{split if group == "test" else group}_{name}': value
             for group, values in found.items()
@@ -206,9 +206,7 @@ class GenerationJudge:
             test = job.dataset.splits['test']
             found['images'] = self._judged(test.inputs[:MOST], test.labels[:MOST])
         result |= found
-        pictures.save_final(
-            job.folder, self._interpolations(state), result, job.dataset.class_names
-        )
+        samples.save_final(job.folder, self._interpolations(state), result, job.dataset.class_names)
         return result
 
     def _measure(

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax.analysis import pictures
 from cnn_jax.data import Dataset
 from cnn_jax.training.job import Job
 from cnn_jax.training.state import Arrays, Net, State
 from cnn_jax.training.workdir import Workdir, read_metrics
+from cnn_jax.viz import runs
 
 EXAMPLES = 4  # test images whose feature maps are drawn
 
@@ -18,8 +18,8 @@ def draw(workdir: Workdir, job: Job, state: State, result: dict[str, Any]) -> No
     """Learning curves, confusion matrix, and for images the filters and feature maps."""
     net, dataset, params, rest = job.net, job.dataset, state['params'], state['rest']
     folder = workdir.pictures
-    pictures.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
-    pictures.confusion_matrix(
+    runs.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
+    runs.confusion_matrix(
         result['test']['confusion'],
         dataset.class_names,
         folder / 'confusion_matrix.png',
@@ -29,10 +29,10 @@ def draw(workdir: Workdir, job: Job, state: State, result: dict[str, Any]) -> No
         return
     kernels = [name for name, p in params.items() if name.endswith('kernel') and p.ndim == 4]
     if kernels:
-        pictures.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
+        runs.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
     inputs = dataset.splits['test'].inputs[:EXAMPLES]
     maps = layer_results(net, dataset, params, rest, inputs)
-    pictures.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
+    runs.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
 
 
 def layer_results(

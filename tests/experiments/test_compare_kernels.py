@@ -1,15 +1,13 @@
 """experiments/compare_kernels.py: table, JSON and pictures of one small problem; bad input."""
 
 import json
-import sys
 
 import pytest
 from matplotlib.image import imread
 
-pytestmark = pytest.mark.slow
+from tools import scripts
 
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import scripts  # noqa: E402
+pytestmark = pytest.mark.slow
 
 
 def test_one_problem(tmp_path):

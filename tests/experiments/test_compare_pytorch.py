@@ -3,18 +3,16 @@
 import json
 import pathlib
 import re
-import sys
 
 import numpy as np
 import pytest
 
 from cnn_jax import data
-from cnn_jax.analysis import twins
+from cnn_jax.bench.parity import compare as parity
+from tools import scripts
 
 pytestmark = pytest.mark.slow
 
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import scripts  # noqa: E402
 
 pytest.importorskip('torch', reason='needs PyTorch (the extra compare)')
 
@@ -45,15 +43,15 @@ def test_script(tmp_path):
     ],
 )
 def test_networks(model, options, tmp_path, shared_data):
-    dataset = data.load(twins.MODELS[model][0], data_dir=shared_data)
-    config = twins.TwinConfig(
+    dataset = data.load(parity.MODELS[model][0], data_dir=shared_data)
+    config = parity.TwinConfig(
         model=model, model_options=options, steps=2, batch_size=4,
         optimizer='sgd', learning_rate=0.01,
     )  # fmt: skip
     folder = pathlib.Path(tmp_path)
-    twins.prepare(folder, twins.Plan(config, compared_steps=2, test_examples=8), dataset)
-    sides = {side: twins.run(folder, side) for side in twins.SIDES}
-    found = twins.differences(sides['jax'], sides['torch'], [1, 2])
+    parity.prepare(folder, parity.Plan(config, compared_steps=2, test_examples=8), dataset)
+    sides = {side: parity.run(folder, side) for side in parity.SIDES}
+    found = parity.differences(sides['jax'], sides['torch'], [1, 2])
     for quantity, values in found.items():
         assert values['float64'] < 1e-10, quantity
         assert values['float32'] < 1e-2, quantity
@@ -74,12 +72,12 @@ def test_networks(model, options, tmp_path, shared_data):
     ],
 )
 def test_recipes(flags, tmp_path):
-    config = twins.TwinConfig(steps=6, batch_size=32, learning_rate=0.01, seed=3, **flags)
-    task = twins.prepare(
-        tmp_path, twins.Plan(config, compared_steps=6, test_examples=8), data.load('digits')
+    config = parity.TwinConfig(steps=6, batch_size=32, learning_rate=0.01, seed=3, **flags)
+    task = parity.prepare(
+        tmp_path, parity.Plan(config, compared_steps=6, test_examples=8), data.load('digits')
     )
-    sides = {side: twins.run(tmp_path, side) for side in twins.SIDES}
-    found = twins.differences(sides['jax'], sides['torch'], task['kept_steps'])
+    sides = {side: parity.run(tmp_path, side) for side in parity.SIDES}
+    found = parity.differences(sides['jax'], sides['torch'], task['kept_steps'])
     assert found['losses']['float64'] < 1e-12 and found['parameters after 5']['float64'] < 1e-12
 
 
@@ -98,18 +96,18 @@ def test_recipes(flags, tmp_path):
 )
 def test_what_has_no_counterpart_is_refused(flags, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        twins.TwinConfig(**flags)
+        parity.TwinConfig(**flags)
 
 
 def test_relative_differences_are_per_array_unless_an_array_is_nothing():
     large, small = np.full(4, 100.0), np.full(4, 1.0)
-    assert twins.relative([large, small * 1.01], [large, small]) == pytest.approx(0.01)
+    assert parity.relative([large, small * 1.01], [large, small]) == pytest.approx(0.01)
     # An array of rounding: measured against a thousandth of everything (norm 200).
     noise = np.full(4, 1e-9)
-    assert twins.relative([large, noise], [large, -noise]) == pytest.approx(4e-9 / 0.2, rel=1e-3)
+    assert parity.relative([large, noise], [large, -noise]) == pytest.approx(4e-9 / 0.2, rel=1e-3)
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    plan = twins.Plan(twins.TwinConfig(batch_size=10**6))
+    plan = parity.Plan(parity.TwinConfig(batch_size=10**6))
     with pytest.raises(ValueError, match='batch_size=1000000 is more than the 1442'):
-        twins.prepare(tmp_path, plan, data.load('digits'))
+        parity.prepare(tmp_path, plan, data.load('digits'))

@@ -11,11 +11,11 @@ import pytest
 from matplotlib.image import imread
 
 from cnn_jax import training
-from cnn_jax.analysis import generation_pictures as pictures
 from cnn_jax.training.config import GenerateConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.generation_job import make_generation_job
-from tests.experiments.scripts import run, start
+from cnn_jax.viz import samples
+from tools.scripts import run, start
 
 GAN = {
     'dataset': 'digits',
@@ -130,10 +130,10 @@ def test_an_autoencoder_has_no_distribution_to_draw_from(tmp_path):
 
 
 def test_overview(vae, tmp_path):
-    figure = pictures.overview([vae[0], vae[0]], tmp_path / 'overview.png')
+    figure = samples.overview([vae[0], vae[0]], tmp_path / 'overview.png')
     assert len(figure.axes) == 6 and imread(tmp_path / 'overview.png').std() > 0.01
     with pytest.raises(ValueError, match='holds no finished run'):
-        pictures.overview([tmp_path])
+        samples.overview([tmp_path])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 """experiments/inspect_model.py on a run that was really trained."""
 
 import json
-import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tools import scripts
 
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import scripts  # noqa: E402
+pytestmark = pytest.mark.slow
 
 
 def test_a_trained_run_and_what_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import sys
 
 import pytest
 from absl import flags
@@ -13,9 +12,7 @@ from cnn_jax.data.loading import parse
 from cnn_jax.data.text import PAD, UNKNOWN
 from cnn_jax.training import TrainConfig, cli
 from cnn_jax.training.job import make_net
-
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import scripts  # noqa: E402
+from tools import scripts
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))

@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-sys.path[:0] = [__file__.rsplit('/', 1)[0], __file__.rsplit('/', 3)[0] + '/experiments']
-import scripts  # noqa: E402
+from tools import scripts
+
+sys.path.insert(0, str(scripts.ROOT / 'experiments'))
 import stream_images  # noqa: E402
 
 

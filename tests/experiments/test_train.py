@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.training import TrainConfig, Workdir, WorkdirError, make_job
-
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import scripts  # noqa: E402
+from tools import scripts
 
 SMALL = ('--epochs=2', '--model_options=features=(4,),hidden=()', '--learning_rate=0.01')
 
@@ -232,7 +230,7 @@ def test_disturbed_runs_finish_with_the_same_bits(environment):
 
 
 def disturb(environment, script, *flags):
-    path = scripts.ROOT / 'tests' / 'experiments' / script
+    path = scripts.ROOT / 'tools' / script
     command = [sys.executable, str(path), *flags]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

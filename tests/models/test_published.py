@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
-from cnn_jax.analysis import flops
+from cnn_jax.inspection import flops
 
 IMAGENET = {'input_shape': (224, 224, 3), 'num_classes': 1000}
 CIFAR = {'input_shape': (32, 32, 3), 'num_classes': 10}

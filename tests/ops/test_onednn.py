@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.analysis import reference
+from cnn_jax.bench.kernels import reference
 from cnn_jax.ops.kernels import onednn
 from cnn_jax.ops.kernels.onednn import arrange, build
 from cnn_jax.ops.spec import ConvSpec

@@ -1,1 +1,0 @@
-"""Summaries, measurements and pictures: what a convolution costs and what a network learned."""

@@ -1,0 +1,1 @@
+"""Measurements: kernels, training steps, parity with PyTorch, programs compiled for TPUs."""

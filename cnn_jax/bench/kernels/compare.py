@@ -1,0 +1,274 @@
+"""Every kernel on a problem: supported or why not, right or wrong by how much, how fast.
+
+A convolution and its two gradients are three passes; a transposed convolution has the same three
+maps in other roles (see `cnn_jax.ops.spec.ROLES`), so both are measured by the same code.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from cnn_jax.bench import timing
+from cnn_jax.bench.kernels import pool_reference, reference
+from cnn_jax.bench.kernels.problem import POOLS, Problem, parse
+from cnn_jax.ops import dispatch, kernels, tuning
+from cnn_jax.ops.platforms import default_platform
+from cnn_jax.ops.spec import MAPS as PASSES
+from cnn_jax.ops.spec import ROLES
+from cnn_jax.ops.tuning.table import Times
+
+# pass -> which of the three maps of the spec it is
+MAPS = {
+    'conv': {name: name for name in PASSES},
+    'conv_transpose': {
+        'forward': 'input_grad',
+        'input_grad': 'forward',
+        'filter_grad': 'filter_grad',
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A kernel for one pass of a problem, before it is run."""
+
+    kernel: str
+    reason: str  # why it cannot; '' if it can
+    chosen: bool  # it is what `implementation=None` runs
+    function: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One kernel on one pass of a problem. Without a time where `reason` says why.
+
+    Attributes:
+        problem, dtype, kernel: what.
+        direction: 'forward', 'input_grad' or 'filter_grad'.
+        chosen: whether `implementation=None` runs this kernel.
+        reason: why there is no time; '' otherwise.
+        error: ||result - reference|| / ||reference|| against float64.
+        tolerance: the error that rounding explains.
+        checked: the part of the result that was checked; '' is all of it.
+        compile_s, first_s, steady_s, iqr_s: seconds; the median and the quartile distance.
+        gflops: 10^9 operations of the direct form a second.
+        bytes: least traffic: operands read and result written once.
+        intensity: operations of the direct form per byte.
+    """
+
+    problem: str
+    dtype: str
+    direction: str
+    kernel: str
+    chosen: bool
+    reason: str = ''
+    error: float | None = None
+    tolerance: float | None = None
+    checked: str = ''
+    compile_s: float | None = None
+    first_s: float | None = None
+    steady_s: float | None = None
+    iqr_s: float | None = None
+    rounds: int = 0
+    gflops: float | None = None
+    bytes: int = 0
+    intensity: float = 0.0
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the result is right; None where there is none."""
+        return None if self.error is None else bool(self.error <= self.tolerance)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {'right': self.right}
+
+
+def passes(problem: Problem) -> tuple[str, ...]:
+    """A pool has no filter, hence no filter gradient."""
+    return PASSES[:2] if problem.op in POOLS else PASSES
+
+
+# One thread for the reference: NumPy's others would go on spinning for a tenth of a second after
+# it, on the processors that the kernels are timed on.
+@threadpool_limits.wrap(limits=1, user_api='blas')
+def measure(
+    problem: Problem,
+    direction: str,
+    dtype: str = 'float32',
+    *,
+    names: Sequence[str] | None = None,
+    precision: Any = None,
+    rounds: int = 5,
+    limit: float = 2.0,
+    check_macs: float = 5e8,
+    seed: int = 0,
+) -> list[Measurement]:
+    """Checks and times every kernel on one pass of `problem`.
+
+    Args:
+        problem: what to compute, on standard normal operands rounded to `dtype`.
+        direction: one of `passes(problem)`.
+        dtype: of operands and result.
+        names: which of the operation's kernels ('default': the one that None runs); None: all.
+        precision: as in jax.lax.
+        rounds, limit: see `timing.steady`. 0 rounds: check only.
+        check_macs: multiply-adds to spend on the float64 reference; of larger problems a part of
+            the result is checked (see `reference.part`).
+        seed: of the operands.
+
+    Returns:
+        One measurement a kernel, in the order of the operation's table.
+
+    Raises:
+        ValueError: unknown pass.
+    """
+    if direction not in passes(problem):
+        raise ValueError(f'pass must be one of {", ".join(passes(problem))}, got {direction!r}')
+    operands, check, candidates = (_pool if problem.op in POOLS else _conv)(
+        problem, direction, dtype, precision, check_macs, np.random.default_rng(seed)
+    )
+    itemsize = jnp.dtype(dtype).itemsize
+    common = {
+        'problem': str(problem),
+        'dtype': dtype,
+        'direction': direction,
+        'bytes': problem.bytes(itemsize),
+        'intensity': problem.flops / problem.bytes(itemsize),
+    }
+    compiled, found = {}, {}
+    for candidate in candidates:
+        if names and not _is_wanted(candidate, names):
+            continue
+        row = common | {'kernel': candidate.kernel, 'chosen': candidate.chosen}
+        if not candidate.reason:
+            try:
+                made = timing.compile(candidate.function, *operands)
+                row |= check(made.result)
+                compiled[candidate.kernel] = dataclasses.replace(made, result=None)
+            except Exception as error:  # whatever a kernel raises is a finding about this kernel
+                row['reason'] = f'failed: {_first_line(error)}'
+        else:
+            row['reason'] = candidate.reason
+        found[candidate.kernel] = row
+    timings = timing.steady(compiled, rounds=rounds, limit=limit) if rounds else {}
+    for kernel, made in compiled.items():
+        found[kernel] |= {'compile_s': made.compile, 'first_s': made.first}
+        if timed := timings.get(kernel):
+            found[kernel] |= {
+                'steady_s': timed.median,
+                'iqr_s': timed.iqr,
+                'rounds': len(timed.steady),
+                'gflops': problem.flops / timed.median / 1e9,
+            }
+    return [Measurement(**row) for row in found.values()]
+
+
+def _is_wanted(candidate: Candidate, names: Sequence[str]) -> bool:
+    return candidate.kernel in names or (candidate.chosen and 'default' in names)
+
+
+def check_kernels(problems: Sequence[Problem], names: Sequence[str]) -> None:
+    """Raises ValueError unless each name is a kernel of the operation of one of the problems."""
+    known = ['default', *(name for p in problems for name in dispatch.implementations(p.op))]
+    for name in names:
+        if name not in known:
+            listed = ', '.join(dict.fromkeys(known))
+            raise ValueError(f'kernel {name!r} is unknown to these problems: {listed}')
+
+
+def best(rows: Sequence[Measurement]) -> Measurement | None:
+    """The fastest of those that are right."""
+    return min((r for r in rows if r.right and r.steady_s), key=lambda r: r.steady_s, default=None)
+
+
+def choices(rows: Sequence[Measurement], precision: Any = None) -> dict[str, dict[str, Times]]:
+    """The times of what was right, for `tuning.table.save`: key of a spec -> map -> times."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows:
+        problem = parse(row.problem)
+        if row.right and row.steady_s and problem.op in MAPS:
+            key = tuning.table.key(problem.spec(row.dtype, precision))
+            op = MAPS[problem.op][row.direction]
+            found.setdefault(key, {}).setdefault(op, {})[row.kernel] = row.steady_s
+    return found
+
+
+def _conv(problem, direction, dtype, precision, check_macs, rng):
+    spec = problem.spec(dtype, precision)
+    op = MAPS[problem.op][direction]
+    a, b = (_normal(rng, spec.shape(role), dtype) for role in ROLES[op][:2])
+    smaller, part_a, part_b, cut, note = reference.part(
+        op, spec, np.asarray(a), np.asarray(b), check_macs
+    )
+    expected = reference.MAPS[op](part_a, part_b, smaller)
+    tolerance = reference.tolerance(multiplied_in(dtype, precision), spec, op)
+
+    def check(result):
+        return {
+            'error': reference.relative_error(cut(np.asarray(result)), expected),
+            'tolerance': tolerance,
+            'checked': note,
+        }
+
+    chosen, _ = tuning.choose(op, spec, default_platform())
+
+    def candidates() -> Iterator[Candidate]:
+        for name in dispatch.implementations(problem.op):
+            reason = kernels.reason_against(name, op, spec) or ''
+            function = None if reason else _bound(kernels.function(name, op), spec)
+            yield Candidate(name, reason, name == chosen, function)
+
+    return (a, b), check, candidates()
+
+
+def _bound(function, spec):
+    return lambda a, b: function(a, b, spec)
+
+
+def _pool(problem, direction, dtype, precision, check_macs, rng):
+    del precision
+    x = _normal(rng, (problem.batch, *problem.input_size, problem.in_features), dtype)
+    dy = _normal(rng, (problem.batch, *problem.output_size, problem.in_features), dtype)
+    examples = max(1, min(problem.batch, int(problem.batch * check_macs / problem.macs)))
+    part = problem.replace(batch=examples)
+    note = '' if examples == problem.batch else f'{examples} of {problem.batch} examples'
+    expected = pool_reference.MAPS[direction](
+        np.asarray(x)[:examples], np.asarray(dy)[:examples], part
+    )
+
+    def check(result):
+        error = reference.relative_error(np.asarray(result)[:examples], expected)
+        return {'error': error, 'tolerance': 4 * float(jnp.finfo(dtype).eps), 'checked': note}
+
+    candidates = [
+        Candidate(name, reason, False, function)
+        for name, reason, function in pool_reference.functions(
+            problem, direction, dispatch.implementations(problem.op), x
+        )
+    ]
+    return (x, dy), check, candidates
+
+
+def multiplied_in(dtype: str, precision: Any) -> str:
+    """The dtype whose rounding the products of `dtype` operands may show: accelerators multiply
+    float32 in TF32 or bfloat16 unless a higher precision is asked for."""
+    asked = precision if precision is not None else jax.config.jax_default_matmul_precision
+    full = jax.devices()[0].platform == 'cpu' or str(asked).lower() in (
+        'highest', 'float32', 'precision.highest',
+    )  # fmt: skip
+    return dtype if full or dtype != 'float32' else 'bfloat16'
+
+
+def _normal(rng, shape, dtype):
+    return jnp.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else ''
+    return f'{type(error).__name__}: {line}'[:300]

@@ -1,0 +1,81 @@
+"""Kernel x feature, asked of the kernels themselves: python -m cnn_jax.bench.kernels.support
+
+docs/kernels.md holds the table, made where the native kernel can be built; a test keeps them equal.
+"""
+
+from collections.abc import Callable
+
+from cnn_jax.ops import kernels
+from cnn_jax.ops.spec import ConvSpec
+
+Change = Callable[[ConvSpec], ConvSpec]
+
+
+def plain_spec(window: int, ndim: int) -> ConvSpec:
+    """A convolution without anything special, of as many outputs as inputs."""
+    ones = (1,) * ndim
+    return ConvSpec(
+        batch=2,
+        input_size=(8,) * ndim,
+        in_features=4,
+        window=(window,) * ndim,
+        out_features=4,
+        strides=ones,
+        padding=((window // 2, window // 2),) * ndim,
+        input_dilation=ones,
+        dilation=ones,
+        groups=1,
+        dtype='float32',
+    )
+
+
+def _changed(**values) -> Change:
+    return lambda spec: spec.replace(**values)
+
+
+# What is asked, as a change to the plain 2-D convolution that suits the kernel: 3x3, for `dot` 1x1.
+FEATURES: dict[str, Change] = {
+    '1-D': lambda spec: plain_spec(spec.window[0], 1),
+    '2-D': _changed(),
+    '3-D': lambda spec: plain_spec(spec.window[0], 3),
+    '1x1 window': lambda spec: plain_spec(1, 2),
+    '3x3 window': lambda spec: plain_spec(3, 2),
+    '5x5 window': lambda spec: plain_spec(5, 2),
+    'strides': _changed(strides=(2, 2)),
+    'asymmetric padding': _changed(padding=((2, 0), (0, 1))),
+    'dilation': lambda spec: spec.replace(dilation=(2, 2), window=(3, 3), padding=((2, 2), (2, 2))),
+    'input dilation': _changed(input_dilation=(2, 2)),
+    'groups': _changed(groups=2),
+    'depthwise': _changed(groups=4),
+    'batch 0': _changed(batch=0),
+    'bfloat16': _changed(dtype='bfloat16'),
+    'float16': _changed(dtype='float16'),
+    'float64': _changed(dtype='float64'),
+    'integers': _changed(dtype='int32'),
+}
+
+
+def support_table() -> str:
+    """Markdown: a row a feature, a column a kernel; numbers refer to the reasons below."""
+    names = list(kernels.KERNELS)
+    reasons: list[str] = []
+    lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']
+    for feature, change in FEATURES.items():
+        cells = []
+        for name in names:
+            reason = kernels.reason_against(
+                name, 'forward', change(plain_spec(1 if name == 'dot' else 3, 2)), 'cpu'
+            )
+            if reason is None:
+                cells.append('yes')
+                continue
+            line = f'{name}: {reason.split(", got")[0]}'
+            if line not in reasons:
+                reasons.append(line)
+            cells.append(f'no ({reasons.index(line) + 1})')
+        lines.append(f'| {feature} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join([*lines, '', *(f'{i}. {line}' for i, line in enumerate(reasons, 1))])
+
+
+if __name__ == '__main__':
+    print(support_table())

@@ -1,0 +1,146 @@
+"""PyTorch's times for convolution problems. Run in its own process, which never loads JAX:
+
+    echo '[...jobs...]' | python -P cnn_jax/bench/kernels/torch_side.py cpu 5
+
+because two thread pools in one process slow each other down. `times` starts that process.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[float | str]:
+    """Seconds per call of each job, or why there are none.
+
+    Args:
+        jobs: dicts with `op` ('conv' or 'conv_transpose'), `direction`, `dtype`, `x_shape`,
+            `w_shape`, `y_shape` (channels last, as in ConvSpec), `strides`, `padding` ((lo, hi) an
+            axis), `dilation`, `groups`, `output_padding`; see `job`.
+        device: 'cpu' or 'cuda'.
+        rounds: samples; the median counts.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        RuntimeError: the process failed.
+    """
+    command = [sys.executable, '-P', str(pathlib.Path(__file__).resolve()), device, str(rounds)]
+    done = subprocess.run(command, input=json.dumps(jobs), text=True, capture_output=True)
+    if 'No module named' in done.stderr and 'torch' in done.stderr:
+        raise ImportError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+    if done.returncode:
+        raise RuntimeError(f'the PyTorch process failed: {done.stderr.strip().splitlines()[-1]}')
+    return json.loads(done.stdout)
+
+
+def job(problem: Any, direction: str, dtype: str) -> dict | None:
+    """What `times` needs to know of a `Problem`; None for a pool."""
+    if problem.op.endswith('pool'):
+        return None
+    extra = [0] * problem.ndim
+    if problem.op == 'conv_transpose':
+        extra = [
+            o - ((n - 1) * s + (k - 1) * d + 1 - lo - hi)
+            for o, n, s, k, d, (lo, hi) in zip(
+                problem.output_size,
+                problem.input_size,
+                problem.strides,
+                problem.window,
+                problem.dilation,
+                problem.padding,
+                strict=True,
+            )
+        ]
+    return {
+        'op': problem.op,
+        'direction': direction,
+        'dtype': dtype,
+        'x_shape': (problem.batch, *problem.input_size, problem.in_features),
+        'w_shape': problem.spec().kernel_shape,
+        'y_shape': (problem.batch, *problem.output_size, problem.out_features),
+        'strides': problem.strides,
+        'padding': problem.padding,
+        'dilation': problem.dilation,
+        'groups': problem.groups,
+        'output_padding': extra,
+    }
+
+
+def _main(device: str, rounds: int) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    results = []
+    for job in json.load(sys.stdin):
+        try:
+            results.append(_seconds(_call(job, torch, device), torch, device, rounds))
+        except Exception as error:  # a finding about PyTorch, to be shown in its column
+            results.append(f'{type(error).__name__}: {str(error).splitlines()[0]}')
+    json.dump(results, sys.stdout)
+
+
+def _call(job, torch, device):
+    """A function of no arguments that runs the job once, in channels-last memory."""
+    dtype = getattr(torch, job['dtype'])
+    ndim = len(job['strides'])
+    transposed = job['op'] == 'conv_transpose'
+    last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(ndim, torch.contiguous_format)
+
+    def tensor(shape):
+        first = (shape[0], shape[-1], *shape[1:-1])
+        return torch.randn(first).to(device=device, dtype=dtype, memory_format=last)
+
+    x, y = tensor(job['x_shape']), tensor(job['y_shape'])
+    padding = [lo for lo, _ in job['padding']]
+    prepare, crop = (lambda x: x), (lambda dx: dx)
+    if any(lo != hi for lo, hi in job['padding']):
+        # PyTorch pads both sides alike; anything else is a pad before the convolution.
+        if transposed:
+            raise ValueError('PyTorch crops both sides alike')
+        flat = [side for pair in reversed(job['padding']) for side in pair]
+        sizes = zip(job['padding'], job['x_shape'][1:-1], strict=True)
+        cut = tuple(slice(lo, lo + n) for (lo, _), n in sizes)
+        padding = [0] * ndim
+        prepare = lambda x: torch.nn.functional.pad(x, flat)  # noqa: E731
+        crop = lambda dx: dx[(slice(None), slice(None), *cut)]  # noqa: E731
+    *window, features, out = job['w_shape']
+    w = torch.randn((out, features, *window)).to(device=device, dtype=dtype, memory_format=last)
+    rest = (
+        job['strides'],
+        padding,
+        job['dilation'],
+        transposed,
+        job['output_padding'],
+        job['groups'],
+    )
+    if job['direction'] == 'forward':
+        return lambda: torch.ops.aten.convolution(prepare(x), w, None, *rest)
+    mask = [job['direction'] == 'input_grad', job['direction'] == 'filter_grad', False]
+    padded = prepare(x)
+    backward = torch.ops.aten.convolution_backward
+    if mask[0]:
+        return lambda: crop(backward(y, padded, w, None, *rest, mask)[0])
+    return lambda: backward(y, prepare(x), w, None, *rest, mask)
+
+
+def _seconds(call, torch, device, rounds):
+    def run(count):
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        if device == 'cuda':
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / count
+
+    with torch.no_grad():
+        run(1)
+        count = max(1, round(0.01 / max(run(1), 1e-9)))
+        return statistics.median(run(count) for _ in range(rounds))
+
+
+if __name__ == '__main__':
+    _main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""The same network trained in JAX and in PyTorch, step by step."""

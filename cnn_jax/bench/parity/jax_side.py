@@ -1,0 +1,164 @@
+"""The JAX side of the comparison of networks: `python -m cnn_jax.bench.parity.jax_side FOLDER`.
+
+The counterpart of `torch_side`, with the same results in FOLDER/jax.npz. It runs in its own process
+so that speed and memory of both sides are taken alike.
+"""
+
+import functools
+import json
+import pathlib
+import resource
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from cnn_jax import models
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.optimizer import make_optimizer
+from cnn_jax.training.state import Net
+
+
+def make_net(task, dtype) -> Net:
+    """The model of a task, without parameters."""
+    return Net(
+        lambda rngs: models.create(
+            task['config']['model'],
+            input_shape=tuple(task['input_shape']),
+            num_classes=task['num_classes'],
+            rngs=rngs,
+            dtype=jnp.dtype(dtype),
+            implementation=task['config']['implementation'] or None,
+            **task['options'],
+        )
+    )
+
+
+def raw_logits(model, x):
+    """What the last layer gives, before the model rounds it to float32."""
+    if hasattr(model, 'encoder'):
+        return model.decoder(model.encoder(x))
+    if hasattr(model, 'layers'):
+        return model.layers(x)
+    maps = {}
+    model(x, intermediates=maps)
+    return maps['logits']
+
+
+class Run:
+    """One training from one set of initial weights."""
+
+    def __init__(self, task, data, weights, dtype):
+        self.task, self.data, self.dtype = task, data, dtype
+        self.net = make_net(task, dtype)
+        cast = lambda names: {n: jnp.asarray(weights[n], dtype) for n in names}  # noqa: E731
+        self.params, self.rest = cast(self.net.params), cast(self.net.rest)
+        rates = jnp.asarray(task['learning_rates'], dtype)
+        self.optimizer = make_optimizer(TrainConfig(**task['config']), lambda step: rates[step])
+        self.memory = self.optimizer.init(self.params)
+        self._step = jax.jit(self._update, donate_argnums=(0, 1, 2))
+        self.gradient = jax.jit(jax.grad(self.loss, has_aux=True))
+
+    def loss(self, params, rest, x, y):
+        model = self.net.merge(params, rest)
+        model.train()
+        logits = raw_logits(model, x)
+        if self.task['loss'] == 'pixels':
+            loss = optax.sigmoid_binary_cross_entropy(logits, y).mean()
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return loss, (logits, {name: _variable(model, name) for name in rest})
+
+    def _update(self, params, rest, memory, x, y):
+        (loss, (_, rest)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
+            params, rest, x, y
+        )
+        updates, memory = self.optimizer.update(gradient, memory, params)
+        return optax.apply_updates(params, updates), rest, memory, loss
+
+    def batch(self, rows, inputs=None, split='train'):
+        """What the step takes; `inputs` where they are not those of the data."""
+        x = self.data[f'{split}_inputs'][rows] if inputs is None else inputs
+        x = x if self.task['kind'] == 'text' else x.astype(self.dtype)
+        return x, x if self.task['loss'] == 'pixels' else self.data[f'{split}_labels'][rows]
+
+    def step(self, rows, inputs=None):
+        self.params, self.rest, self.memory, loss = self._step(
+            self.params, self.rest, self.memory, *self.batch(rows, inputs)
+        )
+        return float(loss)
+
+    def test(self):
+        """Accuracy, or for pixels the loss."""
+        predict = jax.jit(functools.partial(_predict, self.net))
+        total, size = 0.0, len(self.data['test_inputs'])
+        for start in range(0, size, 250):
+            x, y = self.batch(slice(start, start + 250), split='test')
+            logits = predict(self.params, self.rest, x)
+            if self.task['loss'] == 'pixels':
+                total += float(optax.sigmoid_binary_cross_entropy(logits, y).mean()) * len(y)
+            else:
+                total += float((logits.argmax(1) == y).sum())
+        return total / size
+
+
+def _predict(net, params, rest, x):
+    model = net.merge(params, rest)
+    model.eval()
+    return raw_logits(model, x)
+
+
+def _variable(model, name):
+    """The array of that name: 'layers/bn1/mean' is model.layers.bn1.mean."""
+    return functools.reduce(getattr, name.split('/'), model)[...]
+
+
+def batches_of(folder, order, number):
+    """(rows, inputs) of every step of a training; inputs: None, or what augmentation made."""
+    path, steps = folder / f'augmented_{number}.npy', order[number]
+    inputs = np.load(path, mmap_mode='r') if path.exists() else [None] * len(steps)
+    return list(zip(steps, inputs, strict=True))
+
+
+def main(folder):
+    folder = pathlib.Path(folder)
+    task = json.loads((folder / 'task.json').read_text())
+    jax.config.update('jax_enable_x64', True)
+    data = dict(np.load(folder / 'data.npz'))
+    first = batches_of(folder, data['order'], 0)
+    results = {}
+    for dtype in ('float32', 'float64'):
+        run = Run(task, data, np.load(folder / 'weights_0.npz'), dtype)
+        gradient, (logits, _) = run.gradient(run.params, run.rest, *run.batch(*first[0]))
+        results[f'{dtype}/logits'] = np.asarray(logits)
+        results |= {f'{dtype}/gradient/{n}': np.asarray(g) for n, g in gradient.items()}
+        losses = []
+        for step in range(task['compared_steps']):
+            losses.append(run.step(*first[step]))
+            if step + 1 in task['kept_steps']:
+                results |= {
+                    f'{dtype}/step/{step + 1}/{n}': np.asarray(p) for n, p in run.params.items()
+                }
+        results[f'{dtype}/losses'] = np.array(losses)
+    for seed in range(task['seeds']):
+        weights = np.load(folder / f'weights_{seed}.npz')
+        run = Run(task, data, weights, 'float32')
+        losses, times = [], []
+        batches = batches_of(folder, data['order'], seed)
+        for batch in tqdm.tqdm(batches, f'cnn_jax, seed {seed}', file=sys.stdout, disable=None):
+            start = time.perf_counter()
+            losses.append(run.step(*batch))
+            times.append(time.perf_counter() - start)
+        results[f'train/{seed}/losses'] = np.array(losses)
+        results[f'train/{seed}/seconds'] = np.array(times)
+        results[f'train/{seed}/test'] = np.array(run.test())
+    results['memory'] = np.array(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    np.savez(folder / 'jax.npz', **results)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])

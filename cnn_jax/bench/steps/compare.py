@@ -1,0 +1,176 @@
+"""Runs the sides in turns, each in a process of its own, and puts their times side by side."""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from cnn_jax.bench.steps.networks import NETWORKS
+from cnn_jax.ops.kernels.onednn.build import SWITCH
+from cnn_jax.viz.figures import log_ticks, new_figure, save
+
+# side -> library, and what its process has in its environment
+SIDES: dict[str, tuple[str, dict[str, str]]] = {
+    'native': ('cnn_jax', {}),
+    'pure': ('cnn_jax', {SWITCH: '0'}),
+    'flax': ('flax', {}),
+    'installed': ('installed', {}),
+    'torch': ('torch', {}),
+    'torch.compile': ('torch.compile', {}),
+}
+DTYPES = ('float32', 'bfloat16')
+
+# JAX's sides start from the same weights and see the same batch: the relative difference of their
+# first loss that rounding explains, through tens of layers. (Training amplifies it in later ones.)
+LOSS_TOLERANCE = {'float32': 1e-5, 'bfloat16': 3e-2}
+
+Key = tuple[str, str, str]  # network, dtype, side
+
+
+def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
+    """One process: what `jax_side` says it writes.
+
+    Raises:
+        ImportError: PyTorch is not installed.
+        RuntimeError: the process failed; its last line is in the message.
+    """
+    library, environment = SIDES[side]
+    task = {'name': name, 'dtype': dtype, 'library': library, 'seconds': seconds}
+    here = pathlib.Path(__file__).parent
+    if library.startswith('torch'):
+        task |= NETWORKS[name]._asdict()
+        command = ['-P', str(here / 'torch_side.py')]
+    else:
+        command = ['-m', 'cnn_jax.bench.steps.jax_side']
+    path = os.pathsep.join([str(here.parents[2]), os.environ.get('PYTHONPATH', '')])
+    done = subprocess.run(
+        [sys.executable, *command],
+        input=json.dumps(task),
+        env=os.environ | {'PYTHONPATH': path} | environment,
+        text=True,
+        capture_output=True,
+    )
+    if done.returncode:
+        if "No module named 'torch'" in done.stderr:
+            raise ImportError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+        lines = [line for line in done.stderr.splitlines() if 'Error' in line]
+        reason = lines[-1] if lines else f'exit code {done.returncode}'
+        raise RuntimeError(f'{name} {dtype} {side}: {reason}')
+    return json.loads(done.stdout)
+
+
+def rounds(
+    names: Sequence[str], dtypes: Sequence[str], sides: Sequence[str], count: int, seconds: float
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Every side of a network in turns, `count` times, then the next network.
+
+    Raises, before anything is timed:
+        ValueError: an unknown network, dtype or side.
+    """
+    for values, what, known in (
+        (names, 'network', NETWORKS), (dtypes, 'dtype', DTYPES), (sides, 'side', SIDES),
+    ):  # fmt: skip
+        for value in values:
+            if value not in known:
+                raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+    for name in names:
+        for dtype in dtypes:
+            for _ in range(count):
+                for side in sides:
+                    yield (name, dtype, side), run(name, dtype, side, seconds)
+
+
+def summary(results: Sequence[tuple[Key, Mapping[str, Any]]]) -> dict[Key, dict[str, float]]:
+    """Of each side: the median over its processes of their median steps, and how far those differ.
+
+    Raises:
+        ValueError: two sides of a network differ in size, or JAX's in their losses.
+    """
+    found: dict[Key, list[Mapping[str, Any]]] = {}
+    for key, result in results:
+        found.setdefault(key, []).append(result)
+    _check(found)
+    sums = {}
+    for key, some in found.items():
+        medians = [statistics.median(result['step_s']) for result in some]
+        sums[key] = {
+            'step_ms': 1e3 * statistics.median(medians),
+            'spread_ms': 1e3 * (max(medians) - min(medians)),
+            'first_s': statistics.median(result['compile_s'] for result in some),
+            'memory_mb': max(result['memory_bytes'] for result in some) / 1e6,
+        }
+    return sums
+
+
+def _check(found):
+    first: dict[str, tuple[Key, int]] = {}
+    losses: dict[tuple[str, str], tuple[Key, float]] = {}
+    for key, some in found.items():
+        name, dtype, side = key
+        size = some[0]['parameters']
+        other, expected = first.setdefault(name, (key, size))
+        if size != expected:
+            raise ValueError(f'{key} has {size} parameters, {other} has {expected}')
+        if side.startswith('torch'):
+            continue
+        loss = some[0]['losses'][0]
+        other, wanted = losses.setdefault((name, dtype), (key, loss))
+        if not abs(loss - wanted) <= LOSS_TOLERANCE[dtype] * abs(wanted):
+            raise ValueError(f'{key} and {other} differ in their first loss: {loss}, {wanted}')
+
+
+def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
+    """Milliseconds a step and their spread; the ratios are times of the other over ours."""
+    lines = [
+        f'{"network":<28}{"dtype":<10}{"side":<15}{"ms":>9}{"± ms":>8}{"first s":>9}{"MB":>7}'
+        f'{"native is":>12}{"pure is":>10}'
+    ]
+    for (name, dtype, side), values in sums.items():
+        ratios = ''
+        for ours, width in (('native', 12), ('pure', 10)):
+            mine = sums.get((name, dtype, ours))
+            text = f'{values["step_ms"] / mine["step_ms"]:.2f}x' if mine and side != ours else '-'
+            ratios += f'{text:>{width}}'
+        lines.append(
+            f'{NETWORKS[name].title:<28}{dtype:<10}{side:<15}{values["step_ms"]:>9.1f}'
+            f'{values["spread_ms"]:>8.1f}{values["first_s"]:>9.1f}{values["memory_mb"]:>7.0f}{ratios}'
+        )
+    return '\n'.join(lines)
+
+
+def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '') -> Figure:
+    """Milliseconds of a training step, a group a network, one panel a dtype."""
+    dtypes = list(dict.fromkeys(dtype for _, dtype, _ in sums))
+    figure = new_figure(9, 3.2 * len(dtypes))
+    panels = figure.subplots(len(dtypes), 1, squeeze=False)[:, 0]
+    colours = ('tab:blue', 'tab:cyan', 'tab:gray', 'tab:green', 'tab:orange', 'tab:red')
+    labels = {'native': 'cnn_jax, native', 'pure': 'cnn_jax, pure JAX', 'flax': 'Flax'}
+    labels |= {'installed': 'Flax, installed'}
+    labels |= {'torch': 'PyTorch', 'torch.compile': 'PyTorch, compiled'}
+    for panel, dtype in zip(panels, dtypes, strict=True):
+        names = list(dict.fromkeys(name for name, d, _ in sums if d == dtype))
+        sides = [side for side in SIDES if any(key[1:] == (dtype, side) for key in sums)]
+        for place, side in enumerate(sides):
+            values = [sums.get((name, dtype, side), {}).get('step_ms', 0) for name in names]
+            where = [
+                i + (place - (len(sides) - 1) / 2) * 0.8 / len(sides) for i in range(len(names))
+            ]
+            colour = colours[list(SIDES).index(side)]
+            panel.bar(where, values, 0.8 / len(sides), color=colour, label=labels[side])
+        titles = [NETWORKS[name].title.replace(', ', ',\n') for name in names]
+        panel.set_xticks(range(len(names)), titles, fontsize=8)
+        panel.set_yscale('log')
+        log_ticks(panel.yaxis)
+        panel.set_ylabel('ms a training step')
+        panel.set_title(dtype, fontsize=9)
+        panel.grid(axis='y', alpha=0.3)
+    panels[0].legend(fontsize=7, ncols=len(SIDES))
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return save(figure, path)

@@ -1,0 +1,1 @@
+"""What a model is and has learned: layers, cost, receptive fields, attribution."""

@@ -1,0 +1,172 @@
+"""A model as a table: each layer's shapes, receptive field, cost, and the kernel that runs it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from cnn_jax import nn
+from cnn_jax.inspection import flops, layers
+from cnn_jax.ops.geometry import ReceptiveField, receptive_field
+
+_CONVOLUTIONS = (nn.Conv, nn.ConvTranspose)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """One layer, for a batch.
+
+    Attributes:
+        layer: shapes, parameters, multiply-adds for one example.
+        padding: (lo, hi) per axis of a convolution, else ().
+        field: receptive field of one output on the first spatial axis; None where the model is not
+            a chain of layers (a residual block counts as its longer branch).
+        bytes: input, parameters and output of a batch, each moved once, in float32.
+        intensity: floating-point operations per byte.
+        kernel: what runs a convolution, else ''.
+    """
+
+    layer: flops.Row
+    padding: tuple[tuple[int, int], ...]
+    field: ReceptiveField | None
+    bytes: int
+    intensity: float
+    kernel: str
+
+
+def rows(model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1) -> list[LayerRow]:
+    """One row a layer, in order of execution; the model may be abstract."""
+    used = iter(layers.forward_convolutions(model, input_shape, batch_size))
+    fields = receptive_fields(model, input_shape)
+    types = {type_.__name__ for type_ in _CONVOLUTIONS}
+    result = []
+    for row in flops.summary(model, input_shape):
+        kernel, padding = '', ()
+        if row.type in types:
+            one = next(used)
+            kernel, padding = one.implementation, one.spec.padding
+        elements = batch_size * (math.prod(row.input_shape) + math.prod(row.output_shape))
+        size = 4 * (elements + row.parameters)
+        result.append(
+            LayerRow(
+                layer=row,
+                padding=padding,
+                field=fields.get(row.name),
+                bytes=size,
+                intensity=2 * row.macs * batch_size / size,
+                kernel=kernel,
+            )
+        )
+    return result
+
+
+def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str, ReceptiveField]:
+    """The receptive field after each layer of a chain, by the layer's name, as far as the chain of
+    convolutions and pools goes; empty for a model that is no chain."""
+    steps, found = [], {}
+    size = input_shape[0] if len(input_shape) > 1 else None
+    for name, layer in chain(model):
+        window = getattr(layer, 'kernel_size', getattr(layer, 'window_shape', None))
+        if window is None:
+            if isinstance(layer, nn.Flatten | nnx.Linear | nn.GlobalAvgPool) or size is None:
+                break
+            continue
+        if isinstance(layer, nn.ConvTranspose):
+            break
+        strides = nn.sizes.per_axis(layer.strides or _default_stride(layer, window), len(window))
+        dilation = getattr(layer, 'kernel_dilation', getattr(layer, 'dilation', 1))
+        dilation = nn.sizes.per_axis(dilation or 1, len(window))
+        low = _padding_before(layer, size, window[0], strides[0], dilation[0])
+        steps.append((window[0], strides[0], low, dilation[0]))
+        found[name] = receptive_field(steps)
+        size = layer.output_size((size, *input_shape[1 : len(window)]))[0]
+    return found
+
+
+def chain(model: nnx.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of a model that is a chain; of a residual block its branch with the layers."""
+    top = getattr(model, 'layers', None)
+    if isinstance(top, nn.Layers):
+        yield from _flat(top, '')
+
+
+def _flat(block: nn.Layers, prefix: str):
+    for name, layer in block.items():
+        if isinstance(layer, nn.Layers):
+            yield from _flat(layer, f'{prefix}{name}.')
+        else:
+            yield prefix + name, layer
+
+
+def _default_stride(layer, window):
+    return window if hasattr(layer, 'window_shape') else 1
+
+
+def _padding_before(layer, size, window, stride, dilation) -> int:
+    from cnn_jax.ops.spec import dilated, resolve_padding
+
+    padding = layer.padding
+    if isinstance(padding, Sequence) and not isinstance(padding, str):
+        padding = (padding[0],)
+    return resolve_padding(padding, (size,), (dilated(window, dilation),), (stride,))[0][0]
+
+
+def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
+    """The table for a terminal, with totals."""
+    head = (
+        f'{"layer":<22}{"type":<16}{"output":<16}{"window":<9}{"stride":<8}{"padding":<12}'
+        f'{"field":>6}{"parameters":>13}{"MACs":>15}{"MB":>9}{"FLOP/B":>9}  kernel'
+    )
+    lines = [head]
+    for row in table:
+        layer = row.layer
+        field = row.field.size if row.field and layer.window else ''
+        lines.append(
+            f'{layer.name:<22}{layer.type:<16}{_times(layer.output_shape):<16}'
+            f'{_times(layer.window):<9}{_short(layer.strides):<8}{_pairs(row.padding):<12}'
+            f'{field:>6}{layer.parameters:>13,}{layer.macs:>15,}{row.bytes / 1e6:>9.2f}'
+            f'{row.intensity:>9.2f}  {row.kernel}'.rstrip()
+        )
+    parameters = sum(row.layer.parameters for row in table)
+    macs = sum(row.layer.macs for row in table)
+    size = sum(row.bytes for row in table)
+    lines.append(
+        f'{"total":<89}{parameters:>13,}{macs:>15,}{size / 1e6:>9.2f}'
+        f'{2 * macs * batch_size / size:>9.2f}'
+    )
+    lines.append(
+        'parameters and MACs (multiply-adds) for one example; MB and FLOP/B for a batch of '
+        f'{batch_size} in float32; field: receptive field in input positions; '
+        f'kernels on {jax.default_backend()}'
+    )
+    return '\n'.join(lines)
+
+
+def as_dicts(table: Sequence[LayerRow]) -> list[dict[str, Any]]:
+    """The table for JSON."""
+    return [
+        dataclasses.asdict(row.layer)
+        | {
+            'padding': row.padding,
+            'receptive_field': row.field and row.field.size,
+            'bytes': row.bytes,
+            'intensity': row.intensity,
+            'kernel': row.kernel,
+        }
+        for row in table
+    ]
+
+
+def _times(sizes) -> str:
+    return '×'.join(map(str, sizes))
+
+
+def _short(values) -> str:
+    return str(values[0]) if len(set(values)) == 1 else ','.join(map(str, values))
+
+
+def _pairs(padding) -> str:
+    return _short([str(lo) if lo == hi else f'{lo}:{hi}' for lo, hi in padding]) if padding else ''

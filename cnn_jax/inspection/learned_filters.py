@@ -1,0 +1,218 @@
+"""What first layers over signals and texts have learned: spectra of filters, n-grams they look for.
+
+Every drawing function writes a PNG where `path` is given, and returns the Figure.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cnn_jax.viz.figures import new_figure, save
+
+BINS = 512  # of the transform: a smooth curve also for short windows
+
+
+def spectra(kernel: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """How strongly each filter responds to each frequency.
+
+    Args:
+        kernel: (window, channels, filters).
+        rate: samples a second; 1 for frequencies in cycles a sample.
+
+    Returns:
+        Frequencies, float64 (BINS // 2 + 1,); and the magnitude of the Fourier transform of
+        every filter, summed over channels as power, float64 (filters, BINS // 2 + 1).
+    """
+    size = max(BINS, len(kernel))
+    transformed = np.fft.rfft(np.asarray(kernel, np.float64), size, axis=0)
+    power = (np.abs(transformed) ** 2).sum(axis=1)
+    return np.fft.rfftfreq(size, 1 / rate), np.sqrt(power).T
+
+
+def draw_spectra(
+    kernel: np.ndarray, rate: float | None, path=None, *, title: str = '', count: int = 12
+) -> Figure:
+    """All spectra as an image, filters in the order of their strongest frequency, and some in full.
+
+    Args:
+        kernel: (window, channels, filters); of several channels the first is drawn as a curve.
+        rate: samples a second; None: not known.
+        path: of the PNG.
+        title: text above.
+        count: filters drawn as curves, evenly spread over that order.
+    """
+    frequencies, magnitudes = spectra(kernel, rate or 1.0)
+    units = ('frequency (Hz)', 'time (ms)') if rate else ('cycles a sample', 'time (samples)')
+    order = np.argsort(frequencies[magnitudes.argmax(1)], kind='stable')
+    share = magnitudes / np.maximum(magnitudes.max(1, keepdims=True), 1e-30)
+    chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
+    columns = 3
+    rows = -(-len(chosen) // columns)
+    figure = new_figure(13, 1.15 * rows + 1.2)
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 2.6])
+
+    axes = left.subplots()
+    edges = (0, frequencies[-1], len(order) - 0.5, -0.5)
+    drawn = axes.imshow(share[order], aspect='auto', cmap='magma', vmin=0, vmax=1, extent=edges)
+    axes.set_xlabel(units[0])
+    axes.set_ylabel('filter, by its strongest frequency')
+    axes.set_title(f'spectra of all {len(order)} filters', fontsize=10)
+    left.colorbar(drawn, ax=axes, location='bottom', shrink=0.8).set_label('share of its maximum')
+
+    grid = right.subplots(rows, 2 * columns, squeeze=False)
+    time = np.arange(len(kernel)) * (1000 / rate if rate else 1)
+    for place in range(rows * columns):
+        wave, spectrum = grid[place // columns, 2 * (place % columns) :][:2]
+        if place >= len(chosen):
+            wave.set_axis_off()
+            spectrum.set_axis_off()
+            continue
+        number = order[chosen[place]]
+        wave.plot(time, kernel[:, 0, number], linewidth=0.9, color='tab:blue')
+        wave.axhline(0, linewidth=0.4, color='grey')
+        wave.set_yticks([])
+        spectrum.fill_between(frequencies, share[number], linewidth=0.8, color='tab:orange')
+        spectrum.set_ylim(0, 1.05)
+        spectrum.set_yticks([])
+        peak = frequencies[magnitudes[number].argmax()]
+        wave.set_title(f'filter {number}', fontsize=8, pad=2)
+        spectrum.set_title(f'{peak:.0f} Hz' if rate else f'{peak:.2f}', fontsize=8, pad=2)
+        last = place + columns >= len(chosen)
+        for axes, label in ((wave, units[1]), (spectrum, units[0])):
+            axes.tick_params(labelsize=7, labelbottom=last)
+            if last:
+                axes.set_xlabel(label, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return save(figure, path, colours=128)
+
+
+@dataclasses.dataclass(frozen=True)
+class NGram:
+    """A row of words, and the greatest response of a filter to it."""
+
+    words: tuple[str, ...]
+    value: float
+
+
+def best_ngrams(
+    responses: np.ndarray, ids: np.ndarray, words: Sequence[str], window: int, count: int = 3
+) -> list[list[NGram]]:
+    """The different n-grams that each filter responds to most, strongest first.
+
+    Args:
+        responses: (N, positions, filters) of a convolution without padding and with stride 1.
+        ids: int (N, positions + window - 1): the texts.
+        words: the vocabulary.
+        window: words seen by a filter.
+        count: n-grams a filter; fewer if it responds (above 0) to fewer.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    n, positions, filters = responses.shape
+    if ids.shape != (n, positions + window - 1):
+        raise ValueError(
+            f'ids {ids.shape} must be {(n, positions + window - 1)} for responses '
+            f'{responses.shape} of window {window}'
+        )
+    grams = np.lib.stride_tricks.sliding_window_view(ids, window, axis=1).reshape(-1, window)
+    grams, of = np.unique(grams, axis=0, return_inverse=True)
+    values = np.zeros((len(grams), filters), responses.dtype)
+    np.maximum.at(values, of.reshape(-1), responses.reshape(-1, filters))
+    found = []
+    for column in values.T:
+        top = np.argsort(-column, kind='stable')[:count]
+        found.append(
+            [
+                NGram(tuple(words[i] for i in grams[row]), float(column[row]))
+                for row in top
+                if column[row] > 0
+            ]
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Voter:
+    """A filter and the class that it speaks for most.
+
+    Attributes:
+        name: of the filter, for instance 'conv3[17]'.
+        weight: of the filter's maximum in that class's logit.
+        ngrams: see `best_ngrams`.
+    """
+
+    name: str
+    weight: float
+    ngrams: Sequence[NGram]
+
+
+def voters(
+    ngrams: Mapping[str, Sequence[Sequence[NGram]]], kernel: np.ndarray, count: int = 4
+) -> list[list[Voter]]:
+    """For every class the filters that can raise its logit most: weight x strongest response.
+
+    Args:
+        ngrams: layer -> filter -> n-grams, in the order of the dense layer's inputs.
+        kernel: (all filters, classes) of the dense layer on their maxima.
+        count: filters a class.
+    """
+    names = [(layer, i) for layer, filters in ngrams.items() for i in range(len(filters))]
+    found = [ngrams[layer][i] for layer, i in names]
+    strongest = np.array([some[0].value if some else 0.0 for some in found])
+    score = kernel * strongest[:, None]
+    result = []
+    for label in range(kernel.shape[1]):
+        best = np.argsort(-score[:, label], kind='stable')[:count]
+        result.append(
+            [
+                Voter(f'{names[row][0]}[{names[row][1]}]', float(kernel[row, label]), found[row])
+                for row in best
+            ]
+        )
+    return result
+
+
+def draw_ngrams(
+    found: Sequence[Sequence[Voter]], class_names: Sequence[str], path=None, *, title: str = ''
+) -> Figure:
+    """A block a class: its filters, and the n-grams each responds to most, darker the stronger.
+
+    Args:
+        found: see `voters`.
+        class_names: one a class.
+        path: of the PNG.
+        title: text above.
+    """
+    lines = sum(map(len, found)) + len(found)
+    columns = max(len(voter.ngrams) for some in found for voter in some)
+    figure = new_figure(2.2 + 3.2 * columns, 0.24 * lines + 0.8)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set_xlim(0, 2.2 + 3.2 * columns)
+    axes.set_ylim(lines, -0.6)
+    greatest = max((g.value for some in found for v in some for g in v.ngrams), default=1.0)
+    line = 0
+    for name, some in zip(class_names, found, strict=True):
+        axes.text(0.05, line, name, fontsize=10, fontweight='bold', va='center')
+        line += 1
+        for voter in some:
+            label = f'{voter.name}  weight {voter.weight:+.2f}'
+            axes.text(0.15, line, label, fontsize=8, va='center', family='monospace')
+            for column, gram in enumerate(voter.ngrams):
+                shown = ' '.join(gram.words)
+                strength = gram.value / greatest
+                axes.text(
+                    2.45 + 3.2 * column,
+                    line,
+                    f'{gram.value:.1f}  {shown if len(shown) <= 42 else shown[:41] + "…"}',
+                    fontsize=8,
+                    va='center',
+                    bbox={'facecolor': (1, 0.6, 0.2, 0.8 * strength), 'pad': 1.5, 'linewidth': 0},
+                )
+            line += 1
+    axes.set_title(title, fontsize=11)
+    return save(figure, path, colours=128)
