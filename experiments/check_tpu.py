@@ -19,6 +19,7 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 from cnn_jax.training.config import TrainConfig
 
@@ -116,7 +117,7 @@ def _exported(platform, exported, operations):
 
 def _slice(name, known):
     if name not in known:
-        raise ValueError(f'slices: unknown {name!r}; there are {", ".join(known)}')
+        raise UserError(f'slices: unknown {name!r}; there are {", ".join(known)}')
     return known[name]
 
 
@@ -156,7 +157,7 @@ def _synthetic():
 
     from cnn_jax import data
 
-    shape = tuple(int(n) for n in flags.FLAGS.input_shape)
+    shape = cli.integers('input_shape', at_least=1)
     split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
     names = tuple(f'class {i}' for i in range(flags.FLAGS.num_classes))
     half = (0.5,) * shape[-1]

@@ -22,6 +22,7 @@ import time
 
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 flags.DEFINE_list('problems', [], 'problem strings, separated by commas')
@@ -112,7 +113,7 @@ def _one_of(name, known):
     values = getattr(flags.FLAGS, name)
     for value in values:
         if value not in known:
-            raise ValueError(f'{name}: {value!r} must be one of {", ".join(known)}')
+            raise UserError(f'{name}: {value!r} must be one of {", ".join(known)}')
     return values
 
 
@@ -123,12 +124,12 @@ def _problems():
 
     f = flags.FLAGS
     if sum(map(bool, (f.problems, f.suite, f.model))) > 1:
-        raise ValueError('give one of --problems, --suite and --model')
+        raise UserError('give one of --problems, --suite and --model')
     if f.model:
         return _layers()
     suite = f.suite or 'small'
     if suite not in SUITES:
-        raise ValueError(f'suite={suite!r}: must be one of {", ".join(SUITES)}')
+        raise UserError(f'suite={suite!r}: must be one of {", ".join(SUITES)}')
     found = [problem.parse(text) for text in f.problems or SUITES[suite]]
     if f.batch_size:
         found = [p.replace(batch=f.batch_size) for p in found]
@@ -142,10 +143,7 @@ def _layers():
     from cnn_jax.inspection import layers
 
     f = flags.FLAGS
-    try:
-        shape = tuple(int(n) for n in f.input_shape or (32, 32, 3))
-    except ValueError:
-        raise ValueError(f'input_shape={",".join(f.input_shape)!r}: must be integers') from None
+    shape = cli.integers('input_shape', at_least=1) if f.input_shape else (32, 32, 3)
     model = nnx.eval_shape(
         lambda: models.create(
             f.model, input_shape=shape, num_classes=f.num_classes, rngs=nnx.Rngs(0)
@@ -153,7 +151,7 @@ def _layers():
     )
     found, counts = layers.problems(model, shape, f.batch_size or 64)
     if not found:
-        raise ValueError(f'model {f.model} has no convolution')
+        raise UserError(f'model {f.model} has no convolution')
     return list(dict.fromkeys(found)), {
         (str(p), dtype, d): n for (p, d), n in counts.items() for dtype in f.dtypes
     }

@@ -19,6 +19,7 @@ import time
 
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 flags.DEFINE_list('libraries', [], 'linen, nnx, haiku, equinox, keras (default: all)')
@@ -48,8 +49,8 @@ def main(argv):
         ):
             for value in values:
                 if value not in known:
-                    raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
-        features = [int(count) for count in f.features]
+                    raise UserError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+        features = cli.integers('features', at_least=1)
     print(machine.one_line())
     rows, missing = [], []
     for name in tqdm(names, disable=None):

@@ -22,6 +22,7 @@ from absl import flags
 
 from cnn_jax.bench import machine
 from cnn_jax.bench.parity import compare as parity
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 from cnn_jax.training.job import load_data
 
@@ -39,7 +40,7 @@ def main(argv):
     f = flags.FLAGS
     with cli.bad_input():
         if importlib.util.find_spec('torch') is None:
-            raise ValueError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+            raise UserError('PyTorch is not installed: pip install "cnn_jax[compare]"')
         config = cli.from_flags(parity.TwinConfig)
         name = config.dataset or parity.MODELS[config.model][0]
         config = dataclasses.replace(config, dataset=name)

@@ -7,6 +7,7 @@ checkpoint. Nothing in the folder is written.
 from absl import flags
 
 from cnn_jax import training
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
@@ -29,11 +30,11 @@ def main(argv):
             data_dir=values.data_dir,
         )
         if values.split not in run.dataset.splits:
-            raise ValueError(
+            raise UserError(
                 f'split={values.split!r}: {run.dataset.name} has {", ".join(run.dataset.splits)}'
             )
         if values.flips and run.dataset.kind != 'image':
-            raise ValueError(f'flips: {run.dataset.name} is {run.dataset.kind}, not images')
+            raise UserError(f'flips: {run.dataset.name} is {run.dataset.kind}, not images')
     sums = run.evaluate(values.split, values.batch_size, flips=values.flips)
     print(training.class_table(sums['confusion'], run.dataset.class_names))
     found = training.summary(sums)

@@ -15,6 +15,7 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 SAMPLES = ('china', 'flower')
@@ -71,7 +72,7 @@ def main(argv):
 def _known(flag, values, known):
     for value in values:
         if value not in known:
-            raise ValueError(f'{flag}: {value!r} must be one of {", ".join(known)}')
+            raise UserError(f'{flag}: {value!r} must be one of {", ".join(known)}')
     return tuple(values or known)
 
 
@@ -88,9 +89,9 @@ def _image(name, size):
         try:
             image = Image.open(name).convert('RGB')
         except UnidentifiedImageError:
-            raise ValueError(f'image={name!r}: not an image that can be read') from None
+            raise UserError(f'image={name!r}: not an image that can be read') from None
         except OSError as error:
-            raise ValueError(f'image={name!r}: {error.strerror or error}') from None
+            raise UserError(f'image={name!r}: {error.strerror or error}') from None
     image.thumbnail((size, size))
     return np.asarray(image, np.float32) / 255
 
@@ -109,15 +110,15 @@ def _audio(path):
     try:
         rate, samples = wavfile.read(path)
     except OSError as error:
-        raise ValueError(f'audio={path!r}: {error.strerror or error}') from None
+        raise UserError(f'audio={path!r}: {error.strerror or error}') from None
     except Exception as error:  # scipy raises several kinds on a file that is no WAV
-        raise ValueError(f'audio={path!r}: not a WAV file that can be read ({error})') from None
+        raise UserError(f'audio={path!r}: not a WAV file that can be read ({error})') from None
     samples = samples.reshape(len(samples), -1)[: 10 * rate, 0]
     if np.issubdtype(samples.dtype, np.integer):
         middle = 128 if samples.dtype == np.uint8 else 0
         samples = (samples.astype(np.float32) - middle) / (np.iinfo(samples.dtype).max - middle)
     if len(samples) < 256:
-        raise ValueError(f'audio={path!r}: {len(samples)} samples are too few, at least 256')
+        raise UserError(f'audio={path!r}: {len(samples)} samples are too few, at least 256')
     return samples.astype(np.float32), rate
 
 

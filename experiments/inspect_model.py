@@ -17,6 +17,7 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 flags.DEFINE_string('model', '', 'model, by name; with --workdir: what it must be')
@@ -38,7 +39,7 @@ def main(argv):
     f = flags.FLAGS
     with cli.bad_input():
         if not (f.model or f.workdir):
-            raise ValueError('give --model, or --workdir of a training run')
+            raise UserError('give --model, or --workdir of a training run')
         from cnn_jax.inspection import layer_table
 
         run = _load_run() if f.workdir else None
@@ -66,10 +67,7 @@ def _abstract_model():
     from cnn_jax import models
 
     f = flags.FLAGS
-    try:
-        shape = tuple(int(n) for n in f.input_shape or (32, 32, 3))
-    except ValueError:
-        raise ValueError(f'input_shape={",".join(f.input_shape)!r}: must be integers') from None
+    shape = cli.integers('input_shape', at_least=1) if f.input_shape else (32, 32, 3)
     return nnx.eval_shape(
         lambda: models.create(
             f.model, input_shape=shape, num_classes=f.num_classes, rngs=nnx.Rngs(0)
@@ -83,7 +81,7 @@ def _load_run():
     f = flags.FLAGS
     run = training.load_run(f.workdir, data_dir=f.data_dir)
     if f.model and f.model != run.config.model:
-        raise ValueError(f'workdir={f.workdir!r} holds {run.config.model}, not model={f.model}')
+        raise UserError(f'workdir={f.workdir!r} holds {run.config.model}, not model={f.model}')
     return run
 
 
@@ -95,15 +93,12 @@ def _subject(run):
     model = run.net.merge(run.params, run.rest)
     model.eval()
     test = run.dataset.splits['test']
-    try:
-        numbers = [int(n) for n in f.images]
-    except ValueError:
-        raise ValueError(f'images={",".join(f.images)!r}: must be integers') from None
-    if not numbers or min(numbers) < 0 or max(numbers) >= len(test):
-        raise ValueError(f'images={",".join(f.images)!r}: must lie in [0, {len(test)})')
+    numbers = cli.integers('images')
+    if max(numbers) >= len(test):
+        raise UserError(f'images={",".join(f.images)!r}: must lie in [0, {len(test)})')
     names = attribution.layer_names(model)
     if unknown := set(f.layers) - set(names):
-        raise ValueError(f'layers: {min(unknown)!r} is not one of {", ".join(names)}')
+        raise UserError(f'layers: {min(unknown)!r} is not one of {", ".join(names)}')
     return model, test, numbers
 
 

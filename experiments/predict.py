@@ -10,6 +10,7 @@ import sys
 from absl import flags
 
 from cnn_jax import training
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 from cnn_jax.training.prediction import probabilities, read_inputs
 
@@ -24,7 +25,7 @@ def main(argv):
     values = flags.FLAGS
     with cli.bad_input():
         if not argv[1:]:
-            raise ValueError('no files: name images, WAV files or texts after the flags')
+            raise UserError('no files: name images, WAV files or texts after the flags')
         run = training.load_run(
             values.workdir,
             step=None if values.step < 0 else values.step,

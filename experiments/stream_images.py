@@ -25,6 +25,7 @@ import time
 import numpy as np
 from absl import flags
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import cli
 
 WAYS = ('threads', 'grain')
@@ -47,9 +48,9 @@ def main(argv):
     if f.share:
         return _stream(**json.loads(f.share))
     with cli.bad_input(), tempfile.TemporaryDirectory() as made:
-        counts = _counts(f.processes)
+        counts = cli.integers('processes', at_least=1)
         if unknown := set(f.ways) - set(WAYS):
-            raise ValueError(f'ways: {min(unknown)!r} must be one of {", ".join(WAYS)}')
+            raise UserError(f'ways: {min(unknown)!r} must be one of {", ".join(WAYS)}')
         data_dir = f.data_dir or _make(pathlib.Path(made), f.examples)
         folder = _open(f.dataset, data_dir)
         stored = sum(path.stat().st_size for path in folder.shards('train'))
@@ -67,16 +68,6 @@ def main(argv):
                 each = ', '.join(f'{rate:.0f}' for rate in rates)
                 print(f'| {way} | {count} | {each} | {sum(rates):,.0f} |', flush=True)
     print(f'each process: {f.batches} batches of {f.batch_size} after the first, all at once')
-
-
-def _counts(texts):
-    try:
-        counts = [int(text) for text in texts]
-    except ValueError:
-        counts = [0]
-    if not counts or min(counts) < 1:
-        raise ValueError(f'processes={",".join(texts)!r}: must be whole numbers from 1')
-    return counts
 
 
 def _rates(way, count, data_dir):
@@ -100,7 +91,7 @@ def _rates(way, count, data_dir):
         process.stdin.flush()
     lines = [process.communicate()[0].strip() for process in started]
     if any(process.returncode for process in started):
-        raise ValueError(f'a process of {way} failed; its error stands above')
+        raise UserError(f'a process of {way} failed; its error stands above')
     return [float(line) for line in lines]
 
 

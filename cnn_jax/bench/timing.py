@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -85,7 +87,7 @@ def steady(
         name -> Timing, in the order of `candidates`.
     """
     if rounds < 1:
-        raise ValueError(f'rounds must be at least 1, got {rounds}')
+        raise UserError(f'rounds must be at least 1, got {rounds}')
     calls, wanted = {}, {}
     for name, candidate in candidates.items():
         # The first call after compilation pays for page faults and cold caches: a second one tells.

@@ -4,6 +4,8 @@ import wave
 
 import numpy as np
 
+from cnn_jax.errors import UserError
+
 
 def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     """The first `length` samples as int16, with silence (0) after the end of a shorter waveform.
@@ -15,7 +17,7 @@ def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     fitted = np.zeros(length, np.int16)
     fitted[: len(kept)] = kept
     if waveform.dtype.kind not in 'iu' or not np.array_equal(fitted[: len(kept)], kept):
-        raise ValueError(f'a waveform of {waveform.dtype} that 16-bit integers cannot hold')
+        raise UserError(f'a waveform of {waveform.dtype} that 16-bit integers cannot hold')
     return fitted
 
 
@@ -36,11 +38,11 @@ def read_wav(file, rate: int) -> np.ndarray:
             channels, width, found = sound.getparams()[:3]
             data = sound.readframes(sound.getnframes())
     except (wave.Error, EOFError) as error:
-        raise ValueError(f'{where}: not a WAV file that can be read ({error})') from error
+        raise UserError(f'{where}: not a WAV file that can be read ({error})') from error
     if found != rate:
-        raise ValueError(f'{where}: {found} samples a second; resample it to {rate} first')
+        raise UserError(f'{where}: {found} samples a second; resample it to {rate} first')
     if channels != 1:
-        raise ValueError(f'{where}: {channels} channels; mix it to one first')
+        raise UserError(f'{where}: {channels} channels; mix it to one first')
     if width != 2:
-        raise ValueError(f'{where}: {8 * width} bits a sample; convert it to 16 first')
+        raise UserError(f'{where}: {8 * width} bits a sample; convert it to 16 first')
     return np.frombuffer(data, '<i2').astype(np.int16)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cnn_jax.errors import UserError, UserTypeError
+
 KINDS = ('image', 'audio', 'text')
 
 
@@ -33,7 +35,7 @@ class Split:
     def __post_init__(self):
         for name, column in {'labels': self.labels, **self.extra}.items():
             if len(column) != len(self.inputs):
-                raise ValueError(
+                raise UserError(
                     f'{name} has {len(column)} rows, inputs has {len(self.inputs)}: one each'
                 )
 
@@ -77,7 +79,7 @@ class Dataset:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f'kind={self.kind!r}; it is one of {KINDS}')
+            raise UserError(f'kind={self.kind!r}; it is one of {KINDS}')
         for name, split in self.splits.items():
             check_labels(split.labels, len(self.class_names), f'{self.name}, split {name}')
 
@@ -145,7 +147,7 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
     """Raises ValueError if a label is not in [0, num_classes)."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
-        raise ValueError(
+        raise UserError(
             f'{where}: label {labels[bad[0]]} at example {bad[0]} is outside 0..{num_classes - 1}'
             + (f' (and {bad.size - 1} more)' if bad.size > 1 else '')
         )
@@ -177,7 +179,7 @@ def normalize(inputs, *, mean=(), std=()):
     if dtype == 'int32':
         return inputs
     if dtype not in _FULL_SCALE and dtype != 'float32':
-        raise TypeError(f'inputs of dtype {dtype}; uint8, int16, float32 or int32 can be read')
+        raise UserTypeError(f'inputs of dtype {dtype}; uint8, int16, float32 or int32 can be read')
     values = inputs.astype('float32')
     if dtype in _FULL_SCALE:
         values = values / np.float32(_FULL_SCALE[dtype])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data import images
+from cnn_jax.errors import UserError
 
 
 class Features:
@@ -77,7 +78,7 @@ class Features:
         if kind in ('tensor', 'audio') and str(about.get('encoding', 'none')).lower() == 'none':
             dtype = np.dtype(about['dtype'])
             return lambda feature: _array(feature, dtype, shape)
-        raise ValueError(
+        raise UserError(
             f'{self._path}: feature {name!r} cannot be decoded (it is {kind or "not there"}); '
             f'there are {self.kinds}'
         )

@@ -9,6 +9,7 @@ from cnn_jax.data import images
 from cnn_jax.data.dataset import Split
 from cnn_jax.data.order import epoch_order
 from cnn_jax.data.stored import StoredImages
+from cnn_jax.errors import UserError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
 _SPLITS = {'train': 'train', 'test': 'test', 'val': 'validation', 'validation': 'validation'}
@@ -34,7 +35,7 @@ def read(
     if not root.is_dir():
         raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
     if channels not in (1, 3):
-        raise ValueError(f'channels={channels}; it is 1 or 3')
+        raise UserError(f'channels={channels}; it is 1 or 3')
     named = {_SPLITS[p.name]: p for p in root.iterdir() if p.is_dir() and p.name in _SPLITS}
     if 'train' not in named:
         named = {'train': root}
@@ -52,12 +53,12 @@ def _files(path: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Pat
     found, labels = [], []
     for folder in sorted(p for p in path.iterdir() if p.is_dir()):
         if folder.name not in classes:
-            raise ValueError(f'{folder}: training has no such class; it has {", ".join(classes)}')
+            raise UserError(f'{folder}: training has no such class; it has {", ".join(classes)}')
         here = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
         found += here
         labels += [classes.index(folder.name)] * len(here)
     if not found:
-        raise ValueError(f'{path} has no images in folders named after their classes')
+        raise UserError(f'{path} has no images in folders named after their classes')
     return found, np.array(labels, np.int32)
 
 
@@ -65,7 +66,7 @@ def _draw_test(files, share: float, root: pathlib.Path):
     found, labels = files['train']
     held = round(share * len(found))
     if not 0 < held < len(found):
-        raise ValueError(
+        raise UserError(
             f'{root} has no folder test, and test={share} of its {len(found)} images is {held}; '
             'give the share that is to be the test split, as in image_folder:test=0.2'
         )
@@ -88,7 +89,7 @@ def _split(found: list[pathlib.Path], labels: np.ndarray, *, size, channels, mem
     for i, path in enumerate(found):
         image = decode(path)
         if image.shape != array.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f'{path} has shape {image.shape}, {found[0].name} {array.shape[1:]}; give the '
                 'option size, as in image_folder:size=64, to make images one size'
             )

@@ -3,6 +3,8 @@
 import numpy as np
 import PIL.Image
 
+from cnn_jax.errors import UserError
+
 _MODES = {1: 'L', 3: 'RGB'}
 _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
@@ -27,14 +29,14 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
     try:
         with PIL.Image.open(file) as image:
             if image.mode not in _EIGHT_BITS:
-                raise ValueError(f'{where}: mode {image.mode}; only 8 bits a channel can be read')
+                raise UserError(f'{where}: mode {image.mode}; only 8 bits a channel can be read')
             if image.mode != _MODES[channels]:
                 image = image.convert(_MODES[channels])
             if size:
                 image = _square(image, size)
             array = np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise ValueError(f'{where}: not an image that can be read ({error})') from error
+        raise UserError(f'{where}: not an image that can be read ({error})') from error
     return array if array.ndim == 3 else array[..., None]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from cnn_jax.data.dataset import Split
 from cnn_jax.data.order import batch_rows, process_rows, steps_per_epoch
+from cnn_jax.errors import UserError
 
 
 class Loader:
@@ -74,7 +75,7 @@ def evaluation_batches(
         ValueError: an argument does not fit, naming it.
     """
     if batch_size < 1:
-        raise ValueError(f'batch_size={batch_size}; it must be at least 1')
+        raise UserError(f'batch_size={batch_size}; it must be at least 1')
     n = len(split)
     for start in range(0, n, batch_size):
         rows = np.arange(start, start + batch_size)

@@ -10,6 +10,7 @@ from cnn_jax.data import catalog, prepared, readers
 from cnn_jax.data.dataset import Dataset, Split, statistics
 from cnn_jax.data.order import epoch_order
 from cnn_jax.data.readers import Parts, Place
+from cnn_jax.errors import UserError
 
 
 def parse(spec: str) -> tuple[str, dict[str, str]]:
@@ -22,7 +23,7 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
     pairs = [part.partition('=') for part in rest.split(',') if part]
     for option, equals, _ in pairs:
         if not equals:
-            raise ValueError(f'data set {spec!r}: {option!r} has no value; write {option}=...')
+            raise UserError(f'data set {spec!r}: {option!r} has no value; write {option}=...')
     return name, {option: value for option, _, value in pairs}
 
 
@@ -33,12 +34,12 @@ def _typed(name: str, read: Callable[..., Parts], options: Mapping[str, Any]) ->
     for option, value in options.items():
         if option not in defaults:
             has = f'it has {", ".join(defaults)}' if defaults else 'it has none'
-            raise ValueError(f'data set {name} has no option {option!r}; {has}')
+            raise UserError(f'data set {name} has no option {option!r}; {has}')
         kind = type(defaults[option])
         try:
             typed[option] = kind(value)
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f'data set {name}: {option}={value!r} is not {kind.__name__}'
             ) from error
     return typed
@@ -51,7 +52,7 @@ def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str,
         return entry.kind, entry.read, {'licence': entry.licence, 'source': entry.source}
     folder = pathlib.Path(place.data_dir or prepared.default_data_dir()).expanduser()
     if not name or prepared.find(name, folder) is None:
-        raise ValueError(
+        raise UserError(
             f'unknown data set {name!r}; there are {", ".join(catalog.names())}, and whatever TFDS '
             f'has prepared in {str(folder)!r}'
         )
@@ -97,7 +98,7 @@ def load(
     """
     known, given = parse(name)
     if not 0 <= validation < 1:
-        raise ValueError(f'validation={validation}; it is a share, at least 0 and less than 1')
+        raise UserError(f'validation={validation}; it is a share, at least 0 and less than 1')
     place = Place(data_dir, manual_dir, download)
     kind, read, meta = _find(known, place)
     options = _typed(known, read, {**given, **options})
@@ -124,13 +125,13 @@ def hold_out(splits: Mapping[str, Split], share: float) -> Mapping[str, Split]:
     if share == 0:
         return splits
     if 'validation' in splits:
-        raise ValueError(
+        raise UserError(
             f'validation={share}, but the set has a validation split of its own; leave it at 0'
         )
     train = splits['train']
     held = round(share * len(train))
     if not 0 < held < len(train):
-        raise ValueError(
+        raise UserError(
             f'validation={share} of {len(train)} examples is {held}; both sides need one'
         )
     order = epoch_order(0, 0, len(train))

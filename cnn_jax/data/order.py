@@ -9,6 +9,8 @@ import functools
 
 import numpy as np
 
+from cnn_jax.errors import UserError
+
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -26,7 +28,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """
     for name, value in {'seed': seed, 'epoch': epoch, 'n': n}.items():
         if value < 0:
-            raise ValueError(f'{name}={value}; it must not be negative')
+            raise UserError(f'{name}={value}; it must not be negative')
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     order = np.argsort(words, kind='stable')
     order.flags.writeable = False
@@ -40,9 +42,9 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
         ValueError: `batch_size` is below 1 or above n.
     """
     if batch_size < 1:
-        raise ValueError(f'batch_size={batch_size}; it must be at least 1')
+        raise UserError(f'batch_size={batch_size}; it must be at least 1')
     if batch_size > n:
-        raise ValueError(f'batch_size={batch_size} is more than the {n} examples there are')
+        raise UserError(f'batch_size={batch_size} is more than the {n} examples there are')
     return n // batch_size
 
 
@@ -59,8 +61,8 @@ def process_rows(rows: np.ndarray, index: int, count: int) -> np.ndarray:
         ValueError: the batch does not divide by `count`, or `index` is not in 0..count-1.
     """
     if not 0 <= index < count:
-        raise ValueError(f'process {index} of {count}; it must be in 0..{count - 1}')
+        raise UserError(f'process {index} of {count}; it must be in 0..{count - 1}')
     if len(rows) % count:
-        raise ValueError(f'a batch of {len(rows)} does not divide by {count} processes')
+        raise UserError(f'a batch of {len(rows)} does not divide by {count} processes')
     share = len(rows) // count
     return rows[index * share : (index + 1) * share]

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 
 from cnn_jax.data import builders, prepared
+from cnn_jax.errors import UserError
 
 # What reading a damaged archive may raise.
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, struct.error, csv.Error, KeyError, ValueError)
@@ -111,11 +112,11 @@ def _clear_errors(name: str, data_dir: pathlib.Path):
     try:
         yield
     except download_manager.NonMatchingChecksumError as error:
-        raise ValueError(f'{name}: a wrong file: {_one_line(error)}') from error
+        raise UserError(f'{name}: a wrong file: {_one_line(error)}') from error
     except (tfds.download.DownloadError, requests.exceptions.RequestException) as error:
         raise _no_download(name, data_dir, error) from error
     except _DAMAGE as error:
-        raise ValueError(
+        raise UserError(
             f'{name}: its originals cannot be read ({type(error).__name__}: {_one_line(error)})'
         ) from error
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data.features import Features
+from cnn_jax.errors import UserError
 
 INFO_FILE = 'dataset_info.json'
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
@@ -60,7 +61,7 @@ class Prepared:
             }
             self.features = Features(self.path)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 _half_written(self.path, f'its description is damaged ({error!r})')
             ) from error
         for split in self._splits:
@@ -108,7 +109,7 @@ class Prepared:
                 bytes than the description says.
         """
         if self._format not in _READERS:
-            raise ValueError(
+            raise UserError(
                 f'{self.path} was prepared as {self._format}; {" and ".join(_READERS)} can be read'
             )
         total = 0
@@ -122,18 +123,18 @@ class Prepared:
                         yield record
             except (RuntimeError, struct.error) as error:
                 reason = ' '.join(str(error).split())
-                raise ValueError(
+                raise UserError(
                     _half_written(self.path, f'{shard.name} is truncated or damaged ({reason})')
                 ) from error
             if found != length:
-                raise ValueError(
+                raise UserError(
                     _half_written(
                         self.path, f'{shard.name} holds {found} examples instead of {length}'
                     )
                 )
         expected = int(self._splits[split].get('numBytes') or total)
         if total != expected:
-            raise ValueError(
+            raise UserError(
                 _half_written(self.path, f'split {split} has {total} bytes instead of {expected}')
             )
 
@@ -178,7 +179,7 @@ class Prepared:
                 if i == 0:
                     stacked[name] = np.empty((n, *value.shape), dtype)
                 elif value.shape != stacked[name].shape[1:]:
-                    raise ValueError(
+                    raise UserError(
                         f'{self.path}: {name} of example {i} of split {split} has shape '
                         f'{value.shape}, the examples before it {stacked[name].shape[1:]}; '
                         'give the option size to make images one size'

@@ -18,6 +18,7 @@ from cnn_jax.data.order import epoch_order
 from cnn_jax.data.prepare import find_or_prepare
 from cnn_jax.data.prepared import Prepared
 from cnn_jax.data.stored import prepared_images
+from cnn_jax.errors import UserError
 
 Parts = Mapping[str, Any]
 
@@ -51,7 +52,7 @@ def roles(folder: Prepared) -> dict[str, str]:
     if 'test' not in found and 'validation' in found:
         found['test'] = found.pop('validation')
     if not {'train', 'test'} <= set(found):
-        raise ValueError(
+        raise UserError(
             f'{folder.path} has the splits {", ".join(folder.sizes)}; train and test are needed'
         )
     return found
@@ -68,7 +69,7 @@ def supervised(folder: Prepared, kind: str) -> tuple[str, str]:
     if len(keys) != 2:
         keys = [*folder.features.named(kind), *folder.features.named('classLabel')]
     if len(keys) != 2 or folder.features.kinds.get(keys[1]) != 'classLabel':
-        raise ValueError(
+        raise UserError(
             f'{folder.path}: it is not clear which feature is the input and which the class; '
             f'there are {folder.features.kinds}'
         )
@@ -84,7 +85,7 @@ def images(name: str, default_size: int = 0) -> Callable[..., Parts]:
 
     def read(place: Place, *, size: int = default_size) -> Parts:
         if size < 0:
-            raise ValueError(f'size={size}; it must be positive, or 0 for the size of the files')
+            raise UserError(f'size={size}; it must be positive, or 0 for the size of the files')
         folder = place.open(name)
         image, label = supervised(folder, 'image')
         splits = {}
@@ -106,7 +107,7 @@ def read_image_folder(
 ) -> Parts:
     """Image files in <data_dir>/<class>/, or in <data_dir>/{train,test,val}/<class>/."""
     if place.data_dir is None:
-        raise ValueError('image_folder: name the folder with data_dir')
+        raise UserError('image_folder: name the folder with data_dir')
     root = pathlib.Path(place.data_dir).expanduser()
     splits, classes = image_folder.read(
         root, size=size, channels=channels, test=test, memory=MEMORY_BYTES
@@ -119,7 +120,7 @@ def recordings(name: str, default_length: int, default_rate: int = 0) -> Callabl
 
     def read(place: Place, *, length: int = default_length) -> Parts:
         if length < 1:
-            raise ValueError(f'length={length}; it must be at least 1: the samples that are kept')
+            raise UserError(f'length={length}; it must be at least 1: the samples that are kept')
         folder = place.open(name)
         sound, label = supervised(folder, 'audio')
         splits = {}
@@ -150,7 +151,7 @@ def read_fsdd(place: Place, *, length: int = 8000, test_speaker: str = '') -> Pa
             the test); a speaker's name to test on all of theirs and train on all of the others'.
     """
     if length < 1:
-        raise ValueError(f'length={length}; it must be at least 1')
+        raise UserError(f'length={length}; it must be at least 1')
     folder = place.open('fsdd')
     splits = {}
     for name in folder.sizes:
@@ -172,7 +173,7 @@ def read_fsdd(place: Place, *, length: int = 8000, test_speaker: str = '') -> Pa
 
 def _leave_out(splits: Mapping[str, Split], speakers, speaker: str) -> dict[str, Split]:
     if speaker not in speakers:
-        raise ValueError(f'test_speaker={speaker!r}; the speakers are {", ".join(speakers)}')
+        raise UserError(f'test_speaker={speaker!r}; the speakers are {", ".join(speakers)}')
     both = [splits['train'], splits['test']]
     everything = Split(
         np.concatenate([split.inputs for split in both]),
@@ -264,7 +265,7 @@ def read_movie_reviews(
     The folds are drawn once and for all, from each class alike. (Kim 2014 draws them at random.)
     """
     if not 0 <= fold < FOLDS:
-        raise ValueError(f'fold={fold}; it is one of 0..{FOLDS - 1}')
+        raise UserError(f'fold={fold}; it is one of 0..{FOLDS - 1}')
     folder = place.open('movie_reviews_mr')
     found, labels = _raw_texts(folder, 'train', ('text',), 'label')
     fold_of = np.empty(len(labels), int)
@@ -302,4 +303,4 @@ def any_prepared(place: Place, name: str) -> tuple[str, Callable[..., Parts]]:
         )
     if 'text' in kinds:
         return 'text', texts(name)
-    raise ValueError(f'{folder.path}: images, audio or text are needed; there are {kinds}')
+    raise UserError(f'{folder.path}: images, audio or text are needed; there are {kinds}')

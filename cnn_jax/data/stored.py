@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data.prepared import Prepared
+from cnn_jax.errors import UserError
 
 
 class StoredImages:
@@ -65,7 +66,7 @@ def prepared_images(folder: Prepared, split: str, feature: str, size: int) -> St
     from array_record.python import array_record_data_source
 
     if not folder.random_access:
-        raise ValueError(
+        raise UserError(
             f'{folder.path} is too large for memory and was not prepared as array_record, of which '
             "single examples can be read; prepare it with file_format='array_record'"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data.dataset import Split
+from cnn_jax.errors import UserError
 
 PAD, UNKNOWN = '<pad>', '<unknown>'
 MARGIN = 4  # paddings before and after every text, so that each word meets every place of a window
@@ -98,10 +99,10 @@ def make_splits(
     """
     for argument, value in {'length': length, 'margin': margin}.items():
         if value < 0:
-            raise ValueError(f'{argument}={value}; it must not be negative')
+            raise UserError(f'{argument}={value}; it must not be negative')
     tokens = {split: [tokenize(text, lower) for text in texts[split]] for split in texts}
     if not tokens['train']:
-        raise ValueError(f'{name}: the training split is empty')
+        raise UserError(f'{name}: the training split is empty')
     words = vocabulary(tokens['train'], min_count)
     longest = length or max(1, *map(len, tokens['train']))
     for split, tokenised in tokens.items():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops.geometry import ReceptiveField
 
 
@@ -28,7 +29,7 @@ def split(model: nnx.Module, layer: str):
     """
     names = layer_names(model)
     if layer not in names:
-        raise ValueError(f'layer {layer!r} is not one of {", ".join(names)}')
+        raise UserError(f'layer {layer!r} is not one of {", ".join(names)}')
     items = list(model.layers.items())
     at = names.index(layer) + 1
 
@@ -85,7 +86,7 @@ def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
     """
     front, back = split(model, layer)
     if jax.eval_shape(front, inputs).ndim != inputs.ndim:
-        raise ValueError(f'layer {layer!r} has no spatial axes')
+        raise UserError(f'layer {layer!r} has no spatial axes')
 
     def score(maps):
         return jnp.take_along_axis(back(maps), jnp.asarray(classes)[:, None], 1).sum()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import new_figure, save
 
 BINS = 512  # of the transform: a smooth curve also for short windows
@@ -114,7 +115,7 @@ def best_ngrams(
     """
     n, positions, filters = responses.shape
     if ids.shape != (n, positions + window - 1):
-        raise ValueError(
+        raise UserError(
             f'ids {ids.shape} must be {(n, positions + window - 1)} for responses '
             f'{responses.shape} of window {window}'
         )

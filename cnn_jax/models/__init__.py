@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.models import (
     airbench,
     autoencoder,
@@ -149,26 +150,39 @@ def create(
     entry = _entry(name)
     input_shape = _check_shape(name, entry, tuple(input_shape), kind)
     if num_classes < 1:
-        raise ValueError(f'num_classes={num_classes} must be at least 1')
+        raise UserError(f'num_classes={num_classes} must be at least 1')
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f'dtype={dtype} must be floating point')
+        raise UserError(f'dtype={dtype} must be floating point')
     known = options(name)
     if unknown := set(overrides) - set(known):
-        raise ValueError(
+        raise UserError(
             f'model {name} has no option {", ".join(sorted(unknown))}; it has '
             f'{", ".join(known) or "none"}'
         )
+    for option, value in overrides.items():
+        _check_option(name, option, value, known[option])
     make = Maker(rngs, dtype, _check_kernels(implementation))
     try:
         return entry.build(make, input_shape, num_classes, **overrides)
-    except ValueError as error:
-        raise ValueError(f'model {name}: {error}') from error
+    except UserError as error:
+        raise UserError(f'model {name}: {error}') from error
 
 
 def _entry(name: str) -> _Entry:
     if name not in _MODELS:
-        raise ValueError(f'unknown model {name!r}; there are {", ".join(_MODELS)}')
+        raise UserError(f'unknown model {name!r}; there are {", ".join(_MODELS)}')
     return _MODELS[name]
+
+
+def _check_option(name: str, option: str, value: Any, default: Any) -> None:
+    """Raises UserTypeError unless `value` has the type of the default, where that has one."""
+    kind = type(default)
+    allowed = {type(None): object, float: (int, float), tuple: (tuple, list)}.get(kind, kind)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind in (int, float)):
+        raise UserTypeError(
+            f'model {name}: {option}={value!r} must be of type {kind.__name__}, like its default '
+            f'{default!r}'
+        )
 
 
 def _check_kernels(implementation: Any) -> tuple[str, ...]:
@@ -176,7 +190,7 @@ def _check_kernels(implementation: Any) -> tuple[str, ...]:
     known = sorted(set().union(*implementations().values()))
     for name in names:
         if name not in known:
-            raise ValueError(f'unknown implementation {name!r}; there are {", ".join(known)}')
+            raise UserError(f'unknown implementation {name!r}; there are {", ".join(known)}')
     return names
 
 
@@ -184,14 +198,14 @@ def _check_shape(
     name: str, entry: _Entry, shape: tuple[int, ...], kind: str | None
 ) -> tuple[int, ...]:
     if kind is not None and kind not in entry.kinds:
-        raise ValueError(f'model {name} is for {" or ".join(entry.kinds)} data, not for {kind}')
+        raise UserError(f'model {name} is for {" or ".join(entry.kinds)} data, not for {kind}')
     wanted = [AXES[k] for k in ((kind,) if kind else entry.kinds)]
     if len(shape) not in map(len, wanted):
         forms = ' or '.join(f'({", ".join(axes)})' for axes in wanted)
-        raise ValueError(
+        raise UserError(
             f'model {name} is for {" or ".join(entry.kinds)} data of shape {forms}, '
             f'got input_shape={shape}'
         )
     if min(shape) < 1:
-        raise ValueError(f'input_shape={shape} must be positive')
+        raise UserError(f'input_shape={shape} must be positive')
     return shape

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Maker, Model
 
 
@@ -134,7 +135,7 @@ def autoencoder(
     """
     unit = 2 ** len(features)
     if any(side % unit for side in input_shape[:-1]):
-        raise ValueError(
+        raise UserError(
             f'input_shape={tuple(input_shape)}: height and width must be multiples of {unit}'
         )
     encoder: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops.dispatch import implementations
 
 # Axes of one example of each kind, channels last; a text is a row of token ids.
@@ -117,10 +118,10 @@ class Model(nnx.Module):
         """
         if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
             axes = ', '.join(map(str, self.input_shape))
-            raise ValueError(f'this model takes inputs of shape (N, {axes}), got {x.shape}')
+            raise UserError(f'this model takes inputs of shape (N, {axes}), got {x.shape}')
         if jnp.issubdtype(x.dtype, jnp.floating) == (self.kind == 'text'):
             wanted = 'integer token ids' if self.kind == 'text' else 'normalised floats'
-            raise TypeError(f'this model takes {wanted}, got dtype {x.dtype}')
+            raise UserTypeError(f'this model takes {wanted}, got dtype {x.dtype}')
 
 
 class Classifier(Model):
@@ -154,11 +155,11 @@ def feature_size(layers: nn.Layers, input_shape: Sequence[int]) -> tuple[int, ..
     size = tuple(input_shape)[:-1]
     try:
         return layers.output_size(size)
-    except ValueError as error:
+    except UserError as error:
         smallest = nn.sizes.smallest_size(layers.output_size, len(size))
         times = ' x '
         need = times.join([str(smallest)] * len(size))
-        raise ValueError(
+        raise UserError(
             f'an input of size {times.join(map(str, size))} is too small for this model ({error}); '
             f'the smallest that works is {need}'
         ) from None

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, Model
 
 INIT = nnx.initializers.normal(0.02)
@@ -124,7 +125,7 @@ def _halved(input_shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
     while all(side % 2 == 0 and side >= 8 for side in size):
         size, count = tuple(side // 2 for side in size), count + 1
     if count == 0:
-        raise ValueError(
+        raise UserError(
             f'input_shape={tuple(input_shape)}: height and width must be even and at least 8'
         )
     return size, count

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, flat_features
 from cnn_jax.ops.conv import conv
 
@@ -111,7 +112,7 @@ def lenet5(
     activations = {'tanh': nnx.tanh, 'sigmoid': nnx.sigmoid, 'relu': nnx.relu}
     pools = {'avg': make.avg_pool, 'max': make.max_pool}
     if activation not in activations or pool not in pools:
-        raise ValueError(
+        raise UserError(
             f'activation={activation!r} must be one of {", ".join(activations)}, '
             f'pool={pool!r} one of {", ".join(pools)}'
         )

@@ -16,6 +16,7 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, is_small
 
 # Output channels and stride of each depthwise separable block.
@@ -51,7 +52,7 @@ def mobilenet(
     """
     stem = stem or ('small' if is_small(input_shape) else 'large')
     if stem not in ('large', 'small'):
-        raise ValueError(f"stem={stem!r} must be 'large' or 'small'")
+        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
 
     def conv_bn_relu(
         channels: int, features: int, window: int, strides: int, groups: int = 1

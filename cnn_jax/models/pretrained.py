@@ -29,6 +29,7 @@ import numpy as np
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import MissingPackageError, UserError
 from cnn_jax.models.base import Classifier
 
 # ImageNet's, per channel, as torchvision's weights expect (their documented transforms).
@@ -63,7 +64,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if path.suffix not in ('.pth', '.pt', '.safetensors'):
-        raise ValueError(f'{path}: weights are read from .pth, .pt or .safetensors files')
+        raise UserError(f'{path}: weights are read from .pth, .pt or .safetensors files')
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of weights')
     try:
@@ -71,7 +72,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     except ImportError:
         raise
     except Exception as error:  # each library has exceptions of its own for a damaged file
-        raise ValueError(f'{path} cannot be read as weights: {error}') from error
+        raise UserError(f'{path} cannot be read as weights: {error}') from error
 
 
 def put_torchvision(
@@ -111,7 +112,7 @@ def fitting(
         if key not in wanted and not key.endswith('num_batches_tracked'):
             problems.append(f'{key} {tuple(tensors[key].shape)}: the model has no place for it')
     if problems:
-        raise ValueError(
+        raise UserError(
             f'these weights do not fit the model in {len(problems)} places:\n  '
             + '\n  '.join(problems)
         )
@@ -223,7 +224,7 @@ def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[st
     elif 'maxpool' in top and 'layer4' in top:
         names = dict(_resnet_names(model.layers))
     else:
-        raise ValueError(
+        raise UserError(
             'only VGG with the dense head and ResNet with the large stem have a counterpart in '
             "torchvision: give head='dense' or stem='large' for small images"
         )
@@ -324,11 +325,11 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"reading {path.name} needs PyTorch: install 'cnn_jax[compare]', or give the same "
             'tensors as .safetensors'
         ) from error
     tensors = torch.load(path, map_location='cpu', weights_only=True)
     if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
-        raise ValueError('it holds something else than a state dict of tensors')
+        raise UserError('it holds something else than a state dict of tensors')
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}

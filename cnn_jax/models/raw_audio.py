@@ -24,6 +24,7 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker
 
 # Widths by depth; one tuple per stage.
@@ -53,11 +54,11 @@ def raw_audio(
         window, strides: of the first convolution.
     """
     if depth not in STAGES:
-        raise ValueError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
+        raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
     stages = STAGES[depth]
     if features is not None:
         if len(features) != sum(map(len, stages)):
-            raise ValueError(
+            raise UserError(
                 f'features={tuple(features)} must have {sum(map(len, stages))} widths for '
                 f'depth={depth}'
             )

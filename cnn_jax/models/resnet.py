@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, is_small
 
 # Depth: blocks per stage, and whether they are bottlenecks (1 x 1, 3 x 3, 1 x 1).
@@ -62,10 +63,10 @@ def resnet(
         width: channels of the first stage; each next one has twice as many.
     """
     if depth not in STAGES:
-        raise ValueError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
+        raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
     stem = stem or ('small' if is_small(input_shape) else 'large')
     if stem not in ('large', 'small'):
-        raise ValueError(f"stem={stem!r} must be 'large' or 'small'")
+        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
     counts, bottleneck = STAGES[depth]
     if stem == 'large':
         layers = _conv_bn(make, '1', input_shape[-1], width, 7, 2)
@@ -111,7 +112,7 @@ def cifar_resnet(
         width: channels of the first stage; each next one has twice as many.
     """
     if depth < 8 or (depth - 2) % 6:
-        raise ValueError(f'depth={depth} must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...')
+        raise UserError(f'depth={depth} must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...')
     layers = _conv_bn(make, '1', input_shape[-1], width, 3, 1)
     layers['relu'] = nnx.relu
     channels = width

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Maker, Model
 
 
@@ -89,14 +90,14 @@ def textcnn(
         pad_id: the id that fills short texts, whose vector is held at zero; None: there is none.
     """
     if vocabulary_size is None or vocabulary_size < 1:
-        raise ValueError(
+        raise UserError(
             f'vocabulary_size={vocabulary_size} must be given: the number of token ids of the data'
         )
     windows = tuple(windows)
     if len(set(windows)) != len(windows) or not windows or min(windows) < 1:
-        raise ValueError(f'windows={windows} must be different positive numbers of words')
+        raise UserError(f'windows={windows} must be different positive numbers of words')
     if input_shape[0] < max(windows):
-        raise ValueError(
+        raise UserError(
             f'a text of {input_shape[0]} words is too short for windows={windows}; the shortest '
             f'that works is {max(windows)}'
         )

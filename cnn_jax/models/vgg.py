@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, flat_features, is_small
 
 # Convolutions before each of the five pools, by depth.
@@ -63,10 +64,10 @@ def vgg(
         width: factor of all hidden widths.
     """
     if depth not in STAGES:
-        raise ValueError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
+        raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
     head = head or ('pooled' if is_small(input_shape) else 'dense')
     if head not in ('dense', 'pooled'):
-        raise ValueError(f"head={head!r} must be 'dense' or 'pooled'")
+        raise UserError(f"head={head!r} must be 'dense' or 'pooled'")
     layers = {}
     channels = input_shape[-1]
     for stage, (count, features) in enumerate(zip(STAGES[depth], FEATURES, strict=True), start=1):

@@ -16,6 +16,7 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
+from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker
 
 CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -38,7 +39,7 @@ def wide_resnet(
         dropout: rate between the two convolutions of a block.
     """
     if depth < 10 or (depth - 4) % 6:
-        raise ValueError(f'depth={depth} must be 6 n + 4: 10, 16, 22, 28, 40, ...')
+        raise UserError(f'depth={depth} must be 6 n + 4: 10, 16, 22, 28, 40, ...')
 
     def conv(channels: int, features: int, window: int, strides: int = 1) -> nn.Conv:
         return make.conv(

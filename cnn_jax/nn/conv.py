@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from cnn_jax.errors import UserError
 from cnn_jax.nn import sizes
 from cnn_jax.ops import spec
 from cnn_jax.ops.conv import conv
@@ -61,7 +62,7 @@ class Conv(nnx.Conv):
             padding = tuple(((span - 1) // 2, span // 2) for span in spans)
         super().__init__(in_features, out_features, kernel_size, strides, padding=padding, **flax)
         if self.mask is not None and self.mask.shape != self.kernel_shape:
-            raise ValueError(f'mask has shape {self.mask.shape}, the kernel {self.kernel_shape}')
+            raise UserError(f'mask has shape {self.mask.shape}, the kernel {self.kernel_shape}')
         self.padding_mode = padding_mode
         self.implementation = implementation
 

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from cnn_jax.errors import UserError
+
 Intermediates = dict[str, jax.Array]
 
 
@@ -38,7 +40,7 @@ class Layers(Block):
         self.layer_names = tuple(layers)
         for name, layer in layers.items():
             if not name.isidentifier() or hasattr(self, name):
-                raise ValueError(f'a layer cannot be named {name!r}')
+                raise UserError(f'a layer cannot be named {name!r}')
             setattr(self, name, layer)
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -68,8 +70,8 @@ class Layers(Block):
             if hasattr(layer, 'output_size'):
                 try:
                     size = layer.output_size(size)
-                except ValueError as error:
-                    raise ValueError(f'layer {name}: {error}') from None
+                except UserError as error:
+                    raise UserError(f'layer {name}: {error}') from None
         return size
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from cnn_jax.errors import UserError
+
 Size = tuple[int, ...]
 
 
@@ -16,7 +18,7 @@ def check_features(in_features: int, out_features: int, groups: int) -> None:
     """Raises ValueError unless both channel counts are positive multiples of `groups`."""
     for name, value in (('in_features', in_features), ('out_features', out_features)):
         if groups < 1 or value < 1 or value % groups:
-            raise ValueError(
+            raise UserError(
                 f'{name}={value} must be a positive multiple of feature_group_count={groups}'
             )
 
@@ -27,6 +29,6 @@ def smallest_size(output_size: Callable[[Size], Size], ndim: int, limit: int = 4
         try:
             output_size((n,) * ndim)
             return n
-        except ValueError:
+        except UserError:
             continue
     return None

@@ -12,23 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.errors import UserError, UserTypeError
+
 Size = int | Sequence[int]
 
 
 def integer(value: Any, name: str, minimum: int | None = None) -> int:
     """`value` as a Python int; bools, floats and traced values are refused."""
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f'{name} must be an int, got the bool {value!r}')
+        raise UserTypeError(f'{name} must be an int, got the bool {value!r}')
     try:
         result = operator.index(value)
     except (
         Exception
     ):  # a tracer raises an error of its own here, which would hide the argument's name
-        raise TypeError(
+        raise UserTypeError(
             f'{name} must be a static int, got {value!r} of type {type(value).__name__}'
         ) from None
     if minimum is not None and result < minimum:
-        raise ValueError(f'{name} must be at least {minimum}, got {result}')
+        raise UserError(f'{name} must be at least {minimum}, got {result}')
     return result
 
 
@@ -42,11 +44,11 @@ def is_sequence(value: Any) -> bool:
 def per_axis(value: Any, n: int, name: str, minimum: int | None = 1) -> tuple[int, ...]:
     """One int per spatial axis: an int is repeated `n` times, a sequence must have length `n`."""
     if isinstance(value, str):
-        raise TypeError(f'{name} must be an int or {n} ints, got the string {value!r}')
+        raise UserTypeError(f'{name} must be an int or {n} ints, got the string {value!r}')
     if not is_sequence(value):
         return (integer(value, name, minimum),) * n
     if len(value) != n:
-        raise ValueError(
+        raise UserError(
             f'{name} must be an int or one int per spatial axis ({n}), got {tuple(value)!r}'
         )
     return tuple(integer(v, f'{name}[{i}]', minimum) for i, v in enumerate(value))
@@ -56,7 +58,7 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
     """`(lo, hi)` per spatial axis from an int, one int per axis, or one pair per axis."""
     if is_sequence(value):
         if len(value) != n:
-            raise ValueError(
+            raise UserError(
                 f'{name} must have one int or one (lo, hi) pair per spatial axis ({n}), '
                 f'got {value!r}'
             )
@@ -73,9 +75,9 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
 def choice(value: Any, name: str, options: Sequence[str]) -> str:
     """`value`, one of the strings `options`."""
     if not isinstance(value, str):
-        raise TypeError(f'{name} must be one of {", ".join(options)}, got {value!r}')
+        raise UserTypeError(f'{name} must be one of {", ".join(options)}, got {value!r}')
     if value not in options:
-        raise ValueError(f'{name} must be one of {", ".join(options)}, got {value!r}')
+        raise UserError(f'{name} must be one of {", ".join(options)}, got {value!r}')
     return value
 
 
@@ -83,14 +85,16 @@ def array(value: Any, name: str) -> Any:
     """`value` as a JAX array of a real number type (floating point or integer)."""
     try:
         if value is None:
-            raise TypeError('no value')
+            raise UserTypeError('no value')
         result = jnp.asarray(value)
     except TypeError as error:
-        raise TypeError(f'{name} must be an array, got {type(value).__name__}: {error}') from None
+        raise UserTypeError(
+            f'{name} must be an array, got {type(value).__name__}: {error}'
+        ) from None
     if not (
         jnp.issubdtype(result.dtype, jnp.floating) or jnp.issubdtype(result.dtype, jnp.integer)
     ):
-        raise TypeError(f'{name} must be floating point or integer, got dtype {result.dtype}')
+        raise UserTypeError(f'{name} must be floating point or integer, got dtype {result.dtype}')
     return result
 
 
@@ -99,4 +103,4 @@ def same_dtype(**arrays: Any) -> None:
     dtypes = {name: str(a.dtype) for name, a in arrays.items() if a is not None}
     if len(set(dtypes.values())) > 1:
         found = ', '.join(f'{name}: {dtype}' for name, dtype in dtypes.items())
-        raise TypeError(f'all operands must have one dtype, cast them first; got {found}')
+        raise UserTypeError(f'all operands must have one dtype, cast them first; got {found}')

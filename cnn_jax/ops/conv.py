@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops import checks, dispatch, kernels, patches
 from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.lowering.rules import bind
@@ -92,7 +93,7 @@ def conv(
 
     if padding_mode != 'zeros':
         if input_dilation != (1,) * ndim:
-            raise ValueError(
+            raise UserError(
                 f'padding_mode {padding_mode!r} needs input_dilation 1, got {input_dilation}'
             )
         x = patches.pad(x, padding, mode=padding_mode)

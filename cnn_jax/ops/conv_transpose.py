@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks, dispatch, kernels, patches
 from cnn_jax.ops.conv import channels_last, one_batch_axis, restore_batch
 from cnn_jax.ops.dispatch import Implementation
@@ -95,7 +96,7 @@ def conv_transpose(
     precision = canonical_precision(precision)
     size = x.shape[-1 - ndim : -1]
     if 0 in size:
-        raise ValueError(f'x must have no spatial axis of size 0, got shape {x.shape}')
+        raise UserError(f'x must have no spatial axis of size 0, got shape {x.shape}')
     window = tuple(map(dilated, kernel.shape[:ndim], dilation))
     full = tuple((n - 1) * s + k for n, s, k in zip(size, strides, window, strict=True))
     checks.choice(padding_mode, 'padding_mode', patches.PADDING_MODES)
@@ -107,7 +108,7 @@ def conv_transpose(
     crops = _with_output_padding(crops, extra, strides, dilation, output_size)
     out_size = tuple(f - lo - hi for f, (lo, hi) in zip(full, crops, strict=True))
     if any(isinstance(n, int) and n < 1 for n in out_size):
-        raise ValueError(
+        raise UserError(
             f'padding {padding!r} leaves an output of spatial size {out_size}; '
             f'uncropped it is {full}'
         )
@@ -143,11 +144,11 @@ def conv_transpose(
 
 def _check_padding_mode(mode: str, convention: str, dtype: Any, crops: Pairs) -> None:
     if convention != 'torch':
-        raise ValueError(f"padding_mode {mode!r} needs convention 'torch', got {convention!r}")
+        raise UserError(f"padding_mode {mode!r} needs convention 'torch', got {convention!r}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f'padding_mode {mode!r} needs floating point, got x of dtype {dtype}')
+        raise UserTypeError(f'padding_mode {mode!r} needs floating point, got x of dtype {dtype}')
     if min(min(pair) for pair in crops) < 0:
-        raise ValueError(f'padding_mode {mode!r} needs padding of 0 or more, got {crops}')
+        raise UserError(f'padding_mode {mode!r} needs padding of 0 or more, got {crops}')
 
 
 def resolve_crop(
@@ -156,7 +157,7 @@ def resolve_crop(
     """What each side of the full output loses, (lo, hi) per axis, before any output padding."""
     if not isinstance(padding, str):
         if convention == 'keras':
-            raise ValueError(f"padding must be 'SAME' or 'VALID' in keras, got {padding!r}")
+            raise UserError(f"padding must be 'SAME' or 'VALID' in keras, got {padding!r}")
         given = checks.pairs(padding, len(window), 'padding', 0 if convention == 'torch' else None)
         if convention == 'torch':
             return given
@@ -173,7 +174,7 @@ def resolve_crop(
 def _extra_for(output_size: Any, output_padding: Any, full: Any, crops: Pairs) -> tuple[int, ...]:
     n = len(full)
     if checks.per_axis(output_padding, n, 'output_padding', 0) != (0,) * n:
-        raise ValueError(
+        raise UserError(
             f'give output_padding ({output_padding!r}) or output_size ({output_size!r}), not both'
         )
     wanted = checks.per_axis(output_size, n, 'output_size')
@@ -188,7 +189,7 @@ def _with_output_padding(
             asked = (
                 f'output_padding {extra}' if output_size is None else f'output_size {output_size}'
             )
-            raise ValueError(
+            raise UserError(
                 f'{asked}: the result can be extended by 0 to {max(s, d) - 1} on spatial axis '
                 f'{axis} (less than the stride or the dilation), not by {e}'
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import MAPS
 
@@ -87,7 +88,7 @@ def wish(op: str, implementation: Implementation) -> Wish:
     """Of a convolution: the kernels that each of its maps may run; {} where all is left open."""
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping) and op not in _CONVOLUTIONS:
-        raise TypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+        raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
     if not isinstance(wanted, Mapping):
         return {} if wanted is None else dict.fromkeys(MAPS, wanted)
     for key in wanted:
@@ -116,7 +117,7 @@ def select(
     """
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping):
-        raise TypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+        raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
     return None if wanted is None else first_supporting(op, wanted, reason_against)
 
 
@@ -133,20 +134,20 @@ def first_supporting(op: str, wanted: Names, reason_against: Callable[[str], str
             return name
         reasons[name] = reason
     listed = '; '.join(f'{name!r}: {reason}' for name, reason in reasons.items())
-    raise ValueError(f'{op} cannot run by implementation {listed}')
+    raise UserError(f'{op} cannot run by implementation {listed}')
 
 
 def _as_names(op: str, implementation: Implementation, known: Iterable[str]) -> Names:
     wanted = (implementation,) if isinstance(implementation, str) else implementation
     if not isinstance(wanted, Sequence) or not all(isinstance(n, str) for n in wanted):
-        raise TypeError(
+        raise UserTypeError(
             f'implementation must be None, a name, or a sequence of names, got {implementation!r}'
         )
     if not wanted:
-        raise ValueError('implementation must name at least one kernel, got an empty sequence')
+        raise UserError('implementation must name at least one kernel, got an empty sequence')
     for name in wanted:
         if name not in known:
-            raise ValueError(
+            raise UserError(
                 f'implementation {name!r} is unknown to {op}: known are {", ".join(sorted(known))}'
             )
     return tuple(wanted)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cnn_jax.errors import UserError
+
 Filter = np.ndarray
 
 
@@ -29,7 +31,7 @@ def edge(neighbours: int = 8) -> Filter:
         return _filter([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])
     if neighbours == 4:
         return _filter([[0, -1, 0], [-1, 4, -1], [0, -1, 0]])
-    raise ValueError(f'neighbours must be 4 or 8, got {neighbours!r}')
+    raise UserError(f'neighbours must be 4 or 8, got {neighbours!r}')
 
 
 def blur(size: int = 3) -> Filter:
@@ -57,7 +59,7 @@ def gaussian(size: int = 5, sigma: float = 1.0) -> Filter:
     """(size, size): exp(-r^2 / (2 sigma^2)), sigma in pixels, with sum 1."""
     size = _odd(size)
     if not sigma > 0:
-        raise ValueError(f'sigma must be > 0, got {sigma!r}')
+        raise UserError(f'sigma must be > 0, got {sigma!r}')
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / sigma) ** 2)
     line /= line.sum()
     return np.outer(line, line).astype(np.float32)
@@ -95,11 +97,11 @@ def as_kernel(filter: Filter, channels: int) -> np.ndarray:
     """
     filter = np.asarray(filter)
     if filter.ndim == 0 or filter.size == 0:
-        raise ValueError(
+        raise UserError(
             f'filter must have an axis per spatial axis, none empty; got shape {filter.shape}'
         )
     if isinstance(channels, bool) or operator.index(channels) < 1:
-        raise ValueError(f'channels must be a positive integer, got {channels!r}')
+        raise UserError(f'channels must be a positive integer, got {channels!r}')
     return np.repeat(filter[..., None, None], channels, axis=-1)
 
 
@@ -112,11 +114,11 @@ def separate(filter: Filter) -> tuple[Filter, Filter]:
     """
     filter = np.asarray(filter, np.float32)
     if filter.ndim != 2:
-        raise ValueError(f'filter must have two axes, got shape {filter.shape}')
+        raise UserError(f'filter must have two axes, got shape {filter.shape}')
     left, values, right = np.linalg.svd(filter.astype(np.float64))
     rank = int((values > 1e-6 * values[0]).sum()) if values[0] > 0 else 0
     if rank != 1:
-        raise ValueError(f'filter of shape {filter.shape} has rank {rank}: it cannot be separated')
+        raise UserError(f'filter of shape {filter.shape} has rank {rank}: it cannot be separated')
     column, row = left[:, 0] * np.sqrt(values[0]), right[0] * np.sqrt(values[0])
     sign = 1.0 if column[np.argmax(np.abs(column))] > 0 else -1.0
     return _filter(sign * column[:, None]), _filter(sign * row[None])
@@ -128,7 +130,5 @@ def _filter(rows) -> Filter:
 
 def _odd(size: int) -> int:
     if isinstance(size, bool) or operator.index(size) < 1 or size % 2 == 0:
-        raise ValueError(
-            f'size must be odd and >= 1, so that the filter has a centre; got {size!r}'
-        )
+        raise UserError(f'size must be odd and >= 1, so that the filter has a centre; got {size!r}')
     return operator.index(size)

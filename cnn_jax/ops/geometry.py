@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops import checks
 from cnn_jax.ops.conv_transpose import resolve_crop
 from cnn_jax.ops.spec import check_window, dilated, resolve_padding
@@ -107,7 +108,7 @@ def receptive_field(layers: Iterable[Sequence[int]]) -> ReceptiveField:
     size, jump, start = 1, 1, 0
     for i, layer in enumerate(layers):
         if not isinstance(layer, Sequence) or not 2 <= len(layer) <= 4:
-            raise ValueError(
+            raise UserError(
                 f'layers[{i}] must be (window, stride[, padding[, dilation]]), got {layer!r}'
             )
         window, stride, padding, dilation = (*layer, *(0, 1)[len(layer) - 2 :])

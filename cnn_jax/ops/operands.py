@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import accumulator
 
@@ -32,11 +33,11 @@ def check_operands(
     if bias is not None:
         bias = checks.array(bias, 'bias')
         if bias.shape != kernel.shape[-1:]:
-            raise ValueError(f'bias must have shape {kernel.shape[-1:]}, got {bias.shape}')
+            raise UserError(f'bias must have shape {kernel.shape[-1:]}, got {bias.shape}')
     checks.same_dtype(x=x, kernel=kernel, bias=bias)
     if preferred_element_type is None:
         if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4:
-            raise TypeError(
+            raise UserTypeError(
                 f'x is {x.dtype}, whose sums of products wrap around: give '
                 f'preferred_element_type, such as jnp.int32'
             )
@@ -62,17 +63,17 @@ def add_bias(y: Array, bias: Array | None) -> Array:
 def _spatial_axes(x: Array, kernel: Array) -> int:
     ndim = kernel.ndim - 2
     if not 1 <= ndim <= 3:
-        raise ValueError(
+        raise UserError(
             'kernel must have 1 to 3 spatial axes, (*window, in_features // groups, out_features), '
             f'got shape {kernel.shape}'
         )
     if x.ndim < ndim + 1:
-        raise ValueError(
+        raise UserError(
             f'x must have {ndim} spatial axes and one of features, as the kernel of shape '
             f'{kernel.shape} demands, got shape {x.shape}'
         )
     if 0 in kernel.shape:
-        raise ValueError(f'kernel must have no axis of size 0, got shape {kernel.shape}')
+        raise UserError(f'kernel must have no axis of size 0, got shape {kernel.shape}')
     return ndim
 
 
@@ -80,12 +81,12 @@ def _check_features(x: Array, kernel: Array, groups: Any) -> None:
     groups = checks.integer(groups, 'groups', 1)
     features, (per_group, out_features) = x.shape[-1], kernel.shape[-2:]
     if features != per_group * groups:
-        raise ValueError(
+        raise UserError(
             f'x has {features} features, but kernel {kernel.shape} with groups={groups} takes '
             f'{per_group} * {groups} = {per_group * groups}'
         )
     if out_features % groups:
-        raise ValueError(
+        raise UserError(
             f'groups must divide the output features ({out_features}), got groups={groups}'
         )
 
@@ -94,6 +95,6 @@ def _dtype(preferred_element_type: Any) -> jnp.dtype:
     try:
         return jnp.dtype(preferred_element_type)
     except TypeError:
-        raise TypeError(
+        raise UserTypeError(
             f'preferred_element_type must be a dtype, got {preferred_element_type!r}'
         ) from None

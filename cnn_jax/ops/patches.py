@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.pool_spec import PoolSpec, spatial_ndim
 from cnn_jax.ops.spec import Pairs, accumulator, check_window, dilated, resolve_padding
@@ -46,12 +47,12 @@ def pad(x: Any, padding: Any, mode: str = 'zeros', value: float = 0) -> Array:
     for axis, (n, pair) in enumerate(zip(x.shape[-1 - ndim : -1], pairs, strict=True)):
         limit = {'reflect': n - 1, 'circular': n}.get(mode, max(pair))
         if max(pair) > limit:
-            raise ValueError(
+            raise UserError(
                 f'padding on spatial axis {axis} must be at most {limit} for mode {mode!r} and '
                 f'size {n}, got {pair}'
             )
         if n + sum(pair) < 1:
-            raise ValueError(
+            raise UserError(
                 f'padding on spatial axis {axis} must leave something of size {n}, got {pair}'
             )
     value = _check_value(value, mode, x.dtype)
@@ -120,13 +121,13 @@ def fold(
     size = checks.per_axis(output_size, ndim, 'output_size')
     taps = math.prod(checks.per_axis(window, ndim, 'window'))
     if patches.shape[-1] % taps:
-        raise ValueError(
+        raise UserError(
             f'the last axis of patches must be a multiple of the {taps} elements of window '
             f'{window}, got shape {patches.shape}'
         )
     spec = _spec(size, window, strides, padding, dilation)
     if patches.shape[-1 - ndim : -1] != spec.output_size:
-        raise ValueError(
+        raise UserError(
             f'patches must have spatial axes {spec.output_size} for output_size {size}, window '
             f'{spec.window}, strides {spec.strides}, padding {spec.padding} and dilation '
             f'{spec.dilation}; got shape {patches.shape}'
@@ -138,13 +139,11 @@ def _check_value(value: Any, mode: str, dtype: Any) -> int | float:
     if jnp.issubdtype(dtype, jnp.integer):
         value, info = checks.integer(value, 'value'), jnp.iinfo(dtype)
         if not info.min <= value <= info.max:
-            raise ValueError(
-                f'value must be from {info.min} to {info.max} for {dtype}, got {value}'
-            )
+            raise UserError(f'value must be from {info.min} to {info.max} for {dtype}, got {value}')
     elif isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f'value must be a number, got {value!r}')
+        raise UserTypeError(f'value must be a number, got {value!r}')
     if mode != 'zeros' and value != 0:
-        raise ValueError(f"value goes with mode 'zeros' only, got {value!r} and mode {mode!r}")
+        raise UserError(f"value goes with mode 'zeros' only, got {value!r} and mode {mode!r}")
     return value
 
 
@@ -159,7 +158,7 @@ def _spec(
     spans = tuple(map(dilated, window, dilation))
     pairs = resolve_padding(padding, size, spans, strides)
     if min(itertools.chain(*pairs)) < 0:
-        raise ValueError(f'padding must not be negative, got {padding!r}')
+        raise UserError(f'padding must not be negative, got {padding!r}')
     spec = PoolSpec(
         input_size=size,
         window=window,

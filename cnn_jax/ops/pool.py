@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import adaptive, checks, dispatch, pool_kernels
 from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.pool_kernels.winners import numbers
@@ -145,9 +146,9 @@ def lp_pool(
     """
     x = floating(x, 'x')
     if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
-        raise TypeError(f'norm_type must be a number, got {norm_type!r}')
+        raise UserTypeError(f'norm_type must be a number, got {norm_type!r}')
     if not (norm_type > 0 and math.isfinite(norm_type)):
-        raise ValueError(
+        raise UserError(
             f'norm_type must be finite and greater than 0, got {norm_type!r} '
             f'(max_pool of abs(x) is the norm of order infinity)'
         )
@@ -238,7 +239,7 @@ def floating(x: Any, name: str) -> Array:
     """`x` as a JAX array of a floating-point type."""
     x = checks.array(x, name)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f'{name} must be floating point, got dtype {x.dtype}')
+        raise UserTypeError(f'{name} must be floating point, got dtype {x.dtype}')
     return x
 
 
@@ -269,7 +270,7 @@ def _choose(op: str, spec: PoolSpec, implementation: Implementation) -> str:
 
 def _check_no_empty_window(spec: PoolSpec, argument: str) -> None:
     if spec.has_empty_window():
-        raise ValueError(
+        raise UserError(
             f'{argument} needs an element of the input in every window, but window {spec.window} '
             f'with dilation {spec.dilation} and padding {spec.padding} has one that sees only '
             f'padding on input size {spec.input_size}'

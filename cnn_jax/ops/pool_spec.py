@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import Pairs, dilated, resolve_padding
 
@@ -111,22 +112,22 @@ def spatial_ndim(x: Any, size: Any, name: str) -> int:
     the first (batch) and the last (features)."""
     ndim = len(size) if checks.is_sequence(size) else x.ndim - 2
     if not 1 <= ndim <= 3:
-        raise ValueError(
+        raise UserError(
             f'{name} must have 1 to 3 elements, one per spatial axis (an int serves for all axes '
             f'of x (batch, *size, features)); got {size!r} for x of shape {x.shape}'
         )
     if x.ndim < ndim + 1:
-        raise ValueError(
+        raise UserError(
             f'x must have {ndim} spatial axes, as {name}={size!r} says, and one of features; '
             f'got shape {x.shape}'
         )
     if not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1]):
-        raise ValueError(
+        raise UserError(
             f'x must have spatial axes of static sizes (batch and features may be symbolic), '
             f'got shape {x.shape}'
         )
     if 0 in x.shape[-1 - ndim :]:
-        raise ValueError(
+        raise UserError(
             f'x must have no spatial or feature axis of size 0, got shape {x.shape} '
             f'(only batch axes may be empty)'
         )
@@ -142,7 +143,7 @@ def index_dtype(count: int, name: str) -> Any:
     if count <= np.iinfo(np.int32).max:
         return np.dtype(np.int32)
     if jax.dtypes.canonicalize_dtype(np.int64) != np.int64:
-        raise ValueError(
+        raise UserError(
             f'{name} has {count} positions, more than int32 can number: enable 64-bit types '
             f'(jax_enable_x64)'
         )
@@ -170,11 +171,11 @@ def make_spec(
     dilation = checks.per_axis(dilation, ndim, 'dilation')
     for value, name in ((ceil_mode, 'ceil_mode'), (count_include_pad, 'count_include_pad')):
         if not isinstance(value, bool | np.bool_):
-            raise TypeError(f'{name} must be True or False, got {value!r}')
+            raise UserTypeError(f'{name} must be True or False, got {value!r}')
     if divisor_override is not None:
         divisor_override = checks.integer(divisor_override, 'divisor_override')
         if divisor_override == 0:
-            raise ValueError('divisor_override must not be 0: averages are divided by it')
+            raise UserError('divisor_override must not be 0: averages are divided by it')
     size, spans = x.shape[-1 - ndim : -1], tuple(map(dilated, window, dilation))
     pairs = resolve_padding(padding, size, spans, strides)
     spec = PoolSpec(
@@ -198,7 +199,7 @@ def _check_padding(padding: Any, spec: PoolSpec) -> None:
     for axis, (span, pair) in enumerate(zip(spec.dilated_window, spec.padding, strict=True)):
         limit = span - 1 if is_pairs else span // 2
         if min(pair) < 0 or max(pair) > limit:
-            raise ValueError(
+            raise UserError(
                 f'padding on spatial axis {axis} must be from 0 to {limit} for a window that spans '
                 f'{span} positions '
                 f'({"less than the span" if is_pairs else "at most half, or give (lo, hi) pairs"})'
@@ -209,7 +210,7 @@ def _check_padding(padding: Any, spec: PoolSpec) -> None:
 def _check_window(spec: PoolSpec) -> None:
     for axis, count in enumerate(spec.output_size):
         if count < 1:
-            raise ValueError(
+            raise UserError(
                 f'the window spans {spec.dilated_window[axis]} positions on spatial axis {axis}, '
                 f'but the padded input has only {spec.padded_size[axis]}: use a smaller window or '
                 f'dilation, or more padding'

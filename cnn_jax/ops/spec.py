@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops import checks
 
 PADDINGS = ('SAME', 'SAME_LOWER', 'VALID', 'CAUSAL')
@@ -148,7 +149,7 @@ def resolve_padding(
         return ((0, 0),) * len(window)
     if name == 'CAUSAL':
         if len(window) != 1:
-            raise ValueError(f"padding 'CAUSAL' needs 1 spatial axis, got {len(window)}")
+            raise UserError(f"padding 'CAUSAL' needs 1 spatial axis, got {len(window)}")
         return ((window[0] - 1, 0),)
     result = []
     for n, k, s in zip(size, window, strides, strict=True):
@@ -162,7 +163,7 @@ def check_window(padded: tuple[int, ...], window: tuple[int, ...]) -> None:
     """Raises if a dilated window does not fit into the padded input."""
     for axis, (n, k) in enumerate(zip(padded, window, strict=True)):
         if isinstance(n, int) and k > n:
-            raise ValueError(
+            raise UserError(
                 f'the kernel spans {k} positions on spatial axis {axis}, but the padded input has '
                 f'only {n}: use a smaller kernel or dilation, or more padding'
             )
@@ -178,7 +179,7 @@ def canonical_precision(precision: Any) -> Any:
             return both[0] if both[0] == both[1] else both
         return lax.Precision(precision)
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f'precision must be None, a jax.lax.Precision, its name, or a pair; got {precision!r}'
         ) from None
 

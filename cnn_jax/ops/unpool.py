@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.pool_spec import index_dtype, spatial_ndim
 
@@ -44,9 +45,9 @@ def max_unpool(
     """
     x, indices = checks.array(x, 'x'), checks.array(indices, 'indices')
     if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise TypeError(f'indices must be integers, got dtype {indices.dtype}')
+        raise UserTypeError(f'indices must be integers, got dtype {indices.dtype}')
     if indices.shape != x.shape:
-        raise ValueError(f'indices must have the shape of x, {x.shape}, got {indices.shape}')
+        raise UserError(f'indices must have the shape of x, {x.shape}, got {indices.shape}')
     ndim = spatial_ndim(x, window, 'window')
     window = checks.per_axis(window, ndim, 'window')
     strides = window if strides is None else checks.per_axis(strides, ndim, 'strides')
@@ -56,7 +57,7 @@ def max_unpool(
         (n - 1) * s + k - 2 * p for n, s, k, p in zip(size, strides, window, padding, strict=True)
     )
     if min(default) < 1:
-        raise ValueError(
+        raise UserError(
             f'padding must leave something of the output, got {padding} with window {window}'
         )
     output = default
@@ -64,7 +65,7 @@ def max_unpool(
         output = checks.per_axis(output_size, ndim, 'output_size')
         for axis, (m, usual, s) in enumerate(zip(output, default, strides, strict=True)):
             if abs(m - usual) >= s:
-                raise ValueError(
+                raise UserError(
                     f'output_size on spatial axis {axis} must be from {max(usual - s + 1, 1)} to '
                     f'{usual + s - 1}, got {m}'
                 )
@@ -80,7 +81,7 @@ def _check_range(indices: Array, count: int) -> None:
     known = jax.device_get(indices)  # inside jit, operations of JAX would be traced
     least, most = known.min(), known.max()
     if least < 0 or most >= count:
-        raise ValueError(
+        raise UserError(
             f'indices must be from 0 to {count - 1}, the last position of the output; '
             f'got {least if least < 0 else most}'
         )

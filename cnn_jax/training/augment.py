@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnn_jax.errors import UserError
 from cnn_jax.training.config import TrainConfig
 
 Array = jax.Array
@@ -110,16 +111,16 @@ def parse(text: str, kind: str) -> dict[str, float]:
     for part in filter(None, text.split(',')):
         name, _, value = part.strip().partition(':')
         if name not in _TABLE or name in chosen:
-            raise ValueError(f'augment={text!r}: {name!r} must be one of {", ".join(_TABLE)}, once')
+            raise UserError(f'augment={text!r}: {name!r} must be one of {", ".join(_TABLE)}, once')
         if kind != 'image' and (name != 'mixup' or kind == 'text'):
-            raise ValueError(f'augment={text!r}: {name} is not for {kind} data')
+            raise UserError(f'augment={text!r}: {name} is not for {kind} data')
         _, default, is_probability = _TABLE[name]
         try:
             number = float(value) if value or default is None else default
         except ValueError:
-            raise ValueError(f'augment={text!r}: write a number after {name}:') from None
+            raise UserError(f'augment={text!r}: write a number after {name}:') from None
         if not 0 < number or (is_probability and number > 1):
-            raise ValueError(f'augment={text!r}: {number:g} is out of range for {name}')
+            raise UserError(f'augment={text!r}: {number:g} is out of range for {name}')
         chosen[name] = number
     return chosen
 

@@ -20,12 +20,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 
 DAMAGED = 'damaged'
 
 
-class DamagedError(ValueError):
+class DamagedError(UserError):
     """A checkpoint that cannot be read or is not what was written."""
 
 
@@ -98,7 +99,7 @@ class Checkpoints:
             SaveError: this save or the one before it failed.
         """
         if (there := self.steps()) and step <= there[-1]:
-            raise ValueError(f'step={step}: there are {there} already; it must be above')
+            raise UserError(f'step={step}: there are {there} already; it must be above')
         flat = named_leaves(state)
         meta = {'step': step, 'score': _json_number(score), 'digests': digests(flat)}
         text = json.dumps(meta)

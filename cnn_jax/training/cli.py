@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 
 EXIT_BAD_INPUT = 2
@@ -75,16 +76,34 @@ def join_processes() -> None:
     )
 
 
+def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
+    """The value of a list flag as integers.
+
+    Raises:
+        UserError: one is no integer or below `at_least`, or there is none.
+    """
+    texts = flags.FLAGS[name].value
+    try:
+        numbers = tuple(map(int, texts))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < at_least:
+        given = ','.join(texts)
+        raise UserError(f'{name}={given!r}: must be integers of at least {at_least}: 1,2')
+    return numbers
+
+
 @contextlib.contextmanager
 def bad_input() -> Iterator[None]:
-    """Ends the program with one line and exit code 2 on an error that input can cause.
+    """Ends the program with one line and exit code 2 on a `UserError` or an OSError.
 
-    Put around the preparations alone, before anything long starts or anything is written, so that a
-    later error keeps its traceback. The traceback is shown here too where CNN_JAX_TRACEBACK is set.
+    Any other error is a bug, and keeps its traceback. So does every error where the environment
+    variable CNN_JAX_TRACEBACK is set. To be put around the preparations, before anything long
+    starts or anything is written.
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (UserError, OSError) as error:
         if os.environ.get('CNN_JAX_TRACEBACK'):
             traceback.print_exc()
         fail(error)

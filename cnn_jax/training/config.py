@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import durations
 
 SCHEMA = 1
@@ -123,9 +124,9 @@ class RunConfig:
             _parsed(self, name, lambda _, name=name: getattr(self, f'read_{name}')())
         lengths = [name for name in ('epochs', 'steps', 'examples') if getattr(self, name)]
         if not lengths:
-            raise ValueError(f'epochs={self.epochs}: must be above 0, or give steps or examples')
+            raise UserError(f'epochs={self.epochs}: must be above 0, or give steps or examples')
         if lengths[-2:] == ['steps', 'examples']:
-            raise ValueError(f'steps={self.steps} and examples={self.examples}: give one of them')
+            raise UserError(f'steps={self.steps} and examples={self.examples}: give one of them')
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """The length of the training, at least one step."""
@@ -150,7 +151,7 @@ class RunConfig:
         """`milestones` as numbers that rise between 0 and 1."""
         values = [float(part) for part in self.milestones.split(',')]
         if sorted(set(values)) != values or not 0 < values[0] <= values[-1] < 1:
-            raise ValueError('write shares of the training that rise between 0 and 1: 0.5,0.75')
+            raise UserError('write shares of the training that rise between 0 and 1: 0.5,0.75')
         return values
 
     def read_profile_steps(self) -> tuple[int, int] | None:
@@ -159,7 +160,7 @@ class RunConfig:
             return None
         first, last = map(int, self.profile_steps.split(','))
         if not 0 < first <= last:
-            raise ValueError('write the first and the last step: 10,20')
+            raise UserError('write the first and the last step: 10,20')
         return first, last
 
     def to_json(self) -> str:
@@ -177,15 +178,15 @@ class RunConfig:
         """
         values = json.loads(text)
         if not isinstance(values, Mapping) or values.pop('schema', None) != SCHEMA:
-            raise ValueError(f'not a training configuration of schema {SCHEMA}')
+            raise UserError(f'not a training configuration of schema {SCHEMA}')
         task = values.pop('task', TrainConfig.task)
         if cls is RunConfig:
             cls = {each.task: each for each in (TrainConfig, GenerateConfig)}.get(task, cls)
         if task != cls.task:
-            raise ValueError(f'a run of {task}, not of {cls.task or "any task known here"}')
+            raise UserError(f'a run of {task}, not of {cls.task or "any task known here"}')
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(values) - known:
-            raise ValueError(f'unknown fields: {", ".join(sorted(unknown))}')
+            raise UserError(f'unknown fields: {", ".join(sorted(unknown))}')
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
@@ -236,11 +237,11 @@ class TrainConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.batch_size % self.accumulate:
-            raise ValueError(
+            raise UserError(
                 f'accumulate={self.accumulate}: must divide batch_size={self.batch_size}'
             )
         if self.init_from and self.pretrained:
-            raise ValueError(
+            raise UserError(
                 f'init_from={self.init_from!r} and pretrained={self.pretrained!r}: give one of them'
             )
 
@@ -272,7 +273,7 @@ DCGAN = {
 def _arguments(text: str) -> dict[str, Any]:
     call = ast.parse(f'f({text})', mode='eval').body
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-        raise ValueError('write name=value,name=value')
+        raise UserError('write name=value,name=value')
     return {
         k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
         for k in call.keywords
@@ -284,18 +285,18 @@ def _parsed(config: RunConfig, name: str, parse: Callable[[str], Any]) -> None:
     try:
         parse(value)
     except (ValueError, SyntaxError, TypeError) as error:
-        raise ValueError(f'{name}={value!r}: {error}') from error
+        raise UserError(f'{name}={value!r}: {error}') from error
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
     name, rules = field.name, field.metadata
     if not isinstance(value, field.type) or (field.type is int and isinstance(value, bool)):
-        raise ValueError(f'{name}={value!r}: must be of type {field.type.__name__}')
+        raise UserError(f'{name}={value!r}: must be of type {field.type.__name__}')
     if rules['choices'] and value not in rules['choices']:
-        raise ValueError(f'{name}={value!r}: must be one of {", ".join(rules["choices"])}')
+        raise UserError(f'{name}={value!r}: must be one of {", ".join(rules["choices"])}')
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f'{name}={value}: must be finite')
+        raise UserError(f'{name}={value}: must be finite')
     if rules['at_least'] is not None and value < rules['at_least']:
-        raise ValueError(f'{name}={value}: must be at least {rules["at_least"]}')
+        raise UserError(f'{name}={value}: must be at least {rules["at_least"]}')
     if rules['below'] is not None and value >= rules['below']:
-        raise ValueError(f'{name}={value}: must be below {rules["below"]}')
+        raise UserError(f'{name}={value}: must be below {rules["below"]}')

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax.errors import UserError
+
 AXIS = 'data'
 
 
@@ -49,7 +51,7 @@ class Devices:
         unit = self.count * accumulate
         if batch_size % unit:
             parts = f' times accumulate={accumulate}' if accumulate > 1 else ''
-            raise ValueError(
+            raise UserError(
                 f'batch_size={batch_size}: must divide by the {self.count} devices{parts}, for '
                 f'example {max(1, round(batch_size / unit)) * unit}'
             )

@@ -2,6 +2,8 @@
 
 import re
 
+from cnn_jax.errors import UserError
+
 _PATTERN = re.compile(r'\s*([0-9.]+(?:e[+-]?\d+)?)\s*(step|epoch|example)s?\s*', re.IGNORECASE)
 
 
@@ -26,6 +28,6 @@ def _parse(text: str) -> tuple[float, str]:
     try:
         return float(found[1]), found[2].lower()
     except (TypeError, ValueError):
-        raise ValueError(
+        raise UserError(
             f'{text!r} is not a duration: write 10epochs, 500steps or 1e6examples'
         ) from None

@@ -11,6 +11,7 @@ import numpy as np
 from cnn_jax import data, models
 from cnn_jax.data.dataset import normalize
 from cnn_jax.data.loader import evaluation_batches
+from cnn_jax.errors import UserError
 from cnn_jax.training import generation
 from cnn_jax.training.config import GenerateConfig
 from cnn_jax.training.devices import Devices
@@ -328,7 +329,7 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
     devices.check_batch(config.batch_size)
     dataset = load_data(config)
     if dataset.kind != 'image':
-        raise ValueError(f'dataset={config.dataset!r}: is {dataset.kind}; images are needed')
+        raise UserError(f'dataset={config.dataset!r}: is {dataset.kind}; images are needed')
     nets = _nets(config, dataset)
     common = common_parts(config, dataset, devices)
     common |= {'folder': folder, 'classifier': _classifier(config, dataset)}
@@ -345,7 +346,7 @@ def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, Net]:
     known = {name: models.options(prefix + name) for name in names}
     every = {option for options in known.values() for option in options}
     if unknown := sorted(set(chosen) - every):
-        raise ValueError(
+        raise UserError(
             f'model_options: {config.model} has no option {", ".join(unknown)}; it has '
             f'{", ".join(sorted(every))}'
         )
@@ -372,11 +373,11 @@ def _classifier(config: GenerateConfig, dataset: data.Dataset) -> SavedRun | Non
         return None
     try:
         run = load_run(config.classifier_workdir, data_dir=config.data_dir)
-    except ValueError as error:
-        raise ValueError(f'classifier_workdir: {error}') from error
+    except UserError as error:
+        raise UserError(f'classifier_workdir: {error}') from error
     mine, its = ((d.input_shape, d.class_names) for d in (dataset, run.dataset))
     if mine != its:
-        raise ValueError(
+        raise UserError(
             f'classifier_workdir={config.classifier_workdir!r}: was trained on '
             f'{run.dataset.name}, whose images or classes are others than those of {dataset.name}'
         )

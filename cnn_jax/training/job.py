@@ -11,6 +11,7 @@ import optax
 
 from cnn_jax import data, models
 from cnn_jax.data.order import steps_per_epoch
+from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
 from cnn_jax.training import augment
 from cnn_jax.training.config import RunConfig, TrainConfig
@@ -155,7 +156,7 @@ def load_data(config: RunConfig) -> data.Dataset:
     if not getattr(config, 'pretrained', ''):
         return dataset
     if len(dataset.mean) != 3:
-        raise ValueError(f'pretrained={config.pretrained!r}: {dataset.name} is not colour images')
+        raise UserError(f'pretrained={config.pretrained!r}: {dataset.name} is not colour images')
     return dataclasses.replace(dataset, mean=pretrained.MEAN, std=pretrained.STD)
 
 
@@ -184,7 +185,7 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> Net:
         jax.ShapeDtypeStruct((1, *dataset.input_shape), dataset.splits['train'].inputs.dtype),
     )
     if logits.shape != (1, dataset.num_classes):
-        raise ValueError(f'model={config.model!r} is not a classifier: it gives {logits.shape}')
+        raise UserError(f'model={config.model!r} is not a classifier: it gives {logits.shape}')
     return net
 
 
@@ -193,7 +194,7 @@ def make_job(config: TrainConfig) -> Job:
     devices = Devices.all()
     devices.check_batch(config.batch_size, config.accumulate)
     if config.parallel == 'pmap' and jax.process_count() > 1:
-        raise ValueError("parallel='pmap': is for one process; use jit with several")
+        raise UserError("parallel='pmap': is for one process; use jit with several")
     if config.init_from:
         read_config(config.init_from)
     dataset = load_data(config)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnn_jax.errors import UserError
 from cnn_jax.training.config import RunConfig
 
 Schedule = Callable[[Any], Any]
@@ -24,13 +25,13 @@ def learning_rate(config: RunConfig, total_steps: int, warmup_steps: int) -> Sch
     """
     peak, rest = config.learning_rate, total_steps - warmup_steps
     if warmup_steps and rest < 1:
-        raise ValueError(
+        raise UserError(
             f'warmup={config.warmup!r}: its {warmup_steps} steps must be fewer than the '
             f'{total_steps} of the training'
         )
     if config.schedule == 'one_cycle':
         if warmup_steps:
-            raise ValueError(f'warmup={config.warmup!r}: schedule=one_cycle has its own')
+            raise UserError(f'warmup={config.warmup!r}: schedule=one_cycle has its own')
         return optax.cosine_onecycle_schedule(total_steps, peak)
     if config.schedule == 'constant':
         main = optax.constant_schedule(peak)

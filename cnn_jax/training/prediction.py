@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from cnn_jax.data import Dataset, audio, images, text
+from cnn_jax.errors import UserError
 from cnn_jax.training.saved import SavedRun
 
 BATCH = 64
@@ -26,7 +27,7 @@ def read_inputs(dataset: Dataset, files: Sequence[str]) -> tuple[list[str], np.n
     read = {'image': _image, 'audio': _sound, 'text': _lines}[dataset.kind]
     found = [item for file in files for item in read(dataset, file)]
     if not found:
-        raise ValueError('nothing to predict: the files hold no text')
+        raise UserError('nothing to predict: the files hold no text')
     names, inputs = zip(*found, strict=True)
     return list(names), np.stack(inputs)
 
@@ -60,13 +61,13 @@ def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.nda
 def _image(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
     height, width, channels = dataset.input_shape
     if height != width:
-        raise ValueError(f'{dataset.name} has images of {height} x {width}: only squares are read')
+        raise UserError(f'{dataset.name} has images of {height} x {width}: only squares are read')
     yield file, images.decode(file, channels, height)
 
 
 def _sound(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
     if 'sample_rate' not in dataset.meta:
-        raise ValueError(f'{dataset.name} has signals that no sound file holds')
+        raise UserError(f'{dataset.name} has signals that no sound file holds')
     waveform = audio.read_wav(file, dataset.meta['sample_rate'])
     yield file, audio.fit_length(waveform, dataset.input_shape[0])[:, None]
 

@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cnn_jax.errors import UserError
+
 EXIT_PEER_GONE = 77
 HEARTBEAT_SECONDS = 100
 START_SECONDS = 300
@@ -43,7 +45,7 @@ def join(
     if not coordinator and not count and index < 0:
         return
     if not coordinator or count < 1 or not 0 <= index < count:
-        raise ValueError(
+        raise UserError(
             f'coordinator={coordinator!r}, num_processes={count}, process_id={index}: give all '
             'three (host:port, how many, which one from 0), or coordinator=auto'
         )
@@ -79,7 +81,7 @@ def agree(problem: str | None) -> None:
         told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
     message = bytes(told.tolist()).decode(errors='ignore').strip()
     if message and not is_first():
-        raise ValueError(f'process 0: {message}')
+        raise UserError(f'process 0: {message}')
 
 
 @contextlib.contextmanager

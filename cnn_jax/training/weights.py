@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
 from cnn_jax.training.checkpoints import Checkpoints, DamagedError
 from cnn_jax.training.state import Net, State
@@ -67,7 +68,7 @@ def take_over(
     """
     fitting = {n for n, v in values.items() if n in source and source[n].shape == v.shape}
     if not fitting:
-        raise ValueError('init_from: no array of that run has the name and shape of one here')
+        raise UserError('init_from: no array of that run has the name and shape of one here')
     for name in sorted(set(values) - fitting):
         there = f'{source[name].shape} there' if name in source else 'not there'
         say(f'init_from: {name} {values[name].shape} is {there}; it keeps its initial values')

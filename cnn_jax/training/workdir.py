@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from cnn_jax.data import Dataset
+from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 from cnn_jax.training.config import RunConfig
 
@@ -30,7 +31,7 @@ DATASET = 'dataset.json'
 LOGS = 'logs'  # of the scripts that launch runs; may be there before the run
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """A folder that this run must not or cannot write to."""
 
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import ndimage
 
 from cnn_jax import ops
+from cnn_jax.errors import UserError
 from cnn_jax.ops import filters, patches
 from cnn_jax.viz.figures import new_figure, save
 
@@ -66,7 +67,7 @@ def gallery(
             axes.set_yticks([])
             try:
                 result = apply(image, filter, implementation=kernel)
-            except ValueError as error:
+            except UserError as error:
                 reason = str(error).split(f'{kernel!r}: ')[-1]
                 found[name, kernel] = reason
                 text = '\n'.join(textwrap.wrap(f'cannot: {reason.split(", got")[0]}', 22))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 from cnn_jax.viz.tiles import feature_maps, filters
 
@@ -40,7 +41,7 @@ def learning_curves(rows: Sequence[Mapping], path=None, *, title: str = '') -> F
     series = {key: points for key, points in series.items() if len(points[0])}
     quantities = [q for q in ('loss', 'accuracy') if any(key[1] == q for key in series)]
     if not quantities:
-        raise ValueError(
+        raise UserError(
             f'rows: none of the {len(rows)} rows has a step and a loss or accuracy; expected keys '
             'like step, epoch, train_loss, test_accuracy'
         )
@@ -126,11 +127,11 @@ def confusion_matrix(matrix, class_names: Sequence[str], path=None, *, title: st
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        raise ValueError(f'matrix: expected (K, K) counts, got shape {matrix.shape}')
+        raise UserError(f'matrix: expected (K, K) counts, got shape {matrix.shape}')
     if not np.all(np.isfinite(matrix)) or np.any(matrix < 0):
-        raise ValueError('matrix: counts must be finite and >= 0')
+        raise UserError('matrix: counts must be finite and >= 0')
     if len(class_names) != len(matrix):
-        raise ValueError(f'class_names: expected {len(matrix)} names, got {len(class_names)}')
+        raise UserError(f'class_names: expected {len(matrix)} names, got {len(class_names)}')
     count = len(matrix)
     totals = matrix.sum(axis=1)
     share = matrix / np.maximum(totals, 1)[:, None]

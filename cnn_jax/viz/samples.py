@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import new_figure, save
 
 GAP = 2
@@ -87,9 +88,9 @@ def rows(images: np.ndarray, labels: Sequence[str], path=None, *, title: str = '
     """
     images = np.asarray(images)
     if images.ndim != 5 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f'images: expected (R, K, H, W, 1 or 3), got shape {images.shape}')
+        raise UserError(f'images: expected (R, K, H, W, 1 or 3), got shape {images.shape}')
     if len(labels) not in (0, len(images)):
-        raise ValueError(f'labels: expected {len(images)}, got {len(labels)}')
+        raise UserError(f'labels: expected {len(images)}, got {len(labels)}')
     tiled = tile(images)
     width = 6.0
     height = min(max(width * tiled.shape[0] / tiled.shape[1], 0.6), 9.0)
@@ -207,13 +208,13 @@ def _result(folder: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((folder / 'result.json').read_text())
     except FileNotFoundError:
-        raise ValueError(f'{str(folder)!r} holds no finished run that makes images') from None
+        raise UserError(f'{str(folder)!r} holds no finished run that makes images') from None
 
 
 def _steps(folder: pathlib.Path) -> list[tuple[int, Mapping[str, np.ndarray]]]:
     files = sorted((folder / 'grids').glob('step-*.npz'))
     if not files:
-        raise ValueError(f'{str(folder)!r} holds no run that makes images')
+        raise UserError(f'{str(folder)!r} holds no run that makes images')
     return [(int(file.stem.removeprefix('step-')), dict(np.load(file))) for file in files]
 
 
@@ -245,5 +246,5 @@ if __name__ == '__main__':
         sys.exit(__doc__)
     try:
         overview([pathlib.Path(folder) for folder in sys.argv[2:]], sys.argv[1])
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f'error: {error}')

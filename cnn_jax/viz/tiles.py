@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import DPI, new_figure, save
 
 MAX_FILTERS = 64
@@ -33,7 +34,7 @@ def filters(kernel, path=None, *, title: str = '') -> Figure:
     """
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim not in (3, 4, 5) or kernel.size == 0:
-        raise ValueError(
+        raise UserError(
             'kernel: expected (*window, in, out) with one to three window axes, none empty, got '
             f'shape {kernel.shape}'
         )
@@ -171,16 +172,16 @@ def feature_maps(maps: Mapping[str, np.ndarray], images, path=None, *, title: st
     images = np.asarray(images)
     texts = images.dtype.kind == 'U' and images.ndim == 1
     if not (texts or images.ndim in (2, 3, 4)) or len(images) == 0:
-        raise ValueError(
+        raise UserError(
             'images: expected (N, H, W, C), (N, W, 1) or (N, W) inputs, or N texts, got shape '
             f'{images.shape}'
         )
     maps = {name: np.asarray(value, np.float64) for name, value in maps.items()}
     if not maps:
-        raise ValueError('maps: expected at least one layer')
+        raise UserError('maps: expected at least one layer')
     for name, value in maps.items():
         if value.ndim not in (2, 3, 4) or len(value) != len(images):
-            raise ValueError(
+            raise UserError(
                 f'maps[{name!r}]: expected ({len(images)}, H, W, C), ({len(images)}, W, C) or '
                 f'({len(images)}, F), got shape {value.shape}'
             )

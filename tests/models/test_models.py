@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models
+from cnn_jax.errors import UserTypeError
 from cnn_jax.models.airbench import identity_init, whitening_kernel
 
 # One small form of every model file for classification: arguments of `create`.
@@ -243,3 +244,19 @@ def test_identity_kernels_copy_their_input():
     np.testing.assert_array_equal(kernel[..., :32], copies)
     bound = (3 * 3 * 32) ** -0.5  # PyTorch's default for convolutions
     assert 0.99 * bound < np.abs(kernel[..., 32:]).max() <= bound
+
+
+@pytest.mark.parametrize(
+    ('model', 'option', 'value', 'wanted'),
+    [
+        ('lecture_cnn', 'window', 'abc', 'int'),
+        ('lecture_cnn', 'hidden', 3, 'tuple'),
+        ('vgg11', 'batch_norm', 1, 'bool'),
+        ('vgg11', 'dropout', True, 'float'),
+    ],
+)
+def test_an_option_of_another_type_is_named(model, option, value, wanted):
+    with pytest.raises(UserTypeError, match=f'{option}={value!r} must be of type {wanted}'):
+        models.create(
+            model, input_shape=(32, 32, 3), num_classes=2, rngs=nnx.Rngs(0), **{option: value}
+        )

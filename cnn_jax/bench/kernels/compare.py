@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from cnn_jax.bench import timing
 from cnn_jax.bench.kernels import pool_reference, reference
 from cnn_jax.bench.kernels.problem import POOLS, Problem, parse
+from cnn_jax.errors import UserError
 from cnn_jax.ops import dispatch, kernels, tuning
 from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import MAPS as PASSES
@@ -128,7 +129,7 @@ def measure(
         ValueError: unknown pass.
     """
     if direction not in passes(problem):
-        raise ValueError(f'pass must be one of {", ".join(passes(problem))}, got {direction!r}')
+        raise UserError(f'pass must be one of {", ".join(passes(problem))}, got {direction!r}')
     operands, check, candidates = (_pool if problem.op in POOLS else _conv)(
         problem, direction, dtype, precision, check_macs, np.random.default_rng(seed)
     )
@@ -178,7 +179,7 @@ def check_kernels(problems: Sequence[Problem], names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             listed = ', '.join(dict.fromkeys(known))
-            raise ValueError(f'kernel {name!r} is unknown to these problems: {listed}')
+            raise UserError(f'kernel {name!r} is unknown to these problems: {listed}')
 
 
 def best(rows: Sequence[Measurement]) -> Measurement | None:

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 
 from cnn_jax.bench.kernels.compare import PASSES, Measurement, best
 from cnn_jax.bench.kernels.report import LABELS, Key, group
+from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 
 MARKERS = {'forward': 'o', 'input_grad': 's', 'filter_grad': '^'}
@@ -38,7 +39,7 @@ def bars(
     """
     groups = {key: some for key, some in group(rows).items() if key[1] == dtype and best(some)}
     if not groups:
-        raise ValueError(f'rows: none of the {len(rows)} measurements in {dtype} has a time')
+        raise UserError(f'rows: none of the {len(rows)} measurements in {dtype} has a time')
     problems = list(dict.fromkeys(key[0] for key in groups))
     directions = [d for d in PASSES if any(key[2] == d for key in groups)]
     figure = new_figure(3.2 + 3.4 * len(directions), 1.6 + 0.27 * max(len(problems), 4))
@@ -101,7 +102,7 @@ def roofline(
     winners = [best(some) for key, some in group(rows).items() if key[1] == dtype]
     winners = [row for row in winners if row]
     if not winners:
-        raise ValueError(f'rows: none of the {len(rows)} measurements in {dtype} has a time')
+        raise UserError(f'rows: none of the {len(rows)} measurements in {dtype} has a time')
     figure = new_figure(8.2, 5)
     axes = figure.subplots()
     peak, bandwidth = peaks['gemm_gflops'][dtype], peaks['bandwidth_gbs']

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from cnn_jax.bench.kernels.problem import Problem
+from cnn_jax.errors import UserError
 from cnn_jax.ops import pool
 
 
@@ -47,7 +48,7 @@ def reason_against(problem: Problem, implementation: str, x) -> str:
     """Why a kernel cannot; '' if it can."""
     try:
         jax.eval_shape(call(problem, implementation), x)
-    except ValueError as error:
+    except UserError as error:
         return ' '.join(str(error).split())
     return ''
 

@@ -20,6 +20,7 @@ import dataclasses
 import math
 import re
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops.spec import ConvSpec, dilated
 
 OPS = ('conv', 'conv_transpose', 'max_pool', 'avg_pool')
@@ -60,7 +61,7 @@ class Problem:
             ValueError: a pool is no convolution.
         """
         if self.op in POOLS:
-            raise ValueError(f'{self.op} is no convolution: it has no ConvSpec')
+            raise UserError(f'{self.op} is no convolution: it has no ConvSpec')
         swapped = self.op == 'conv_transpose'
         spec = ConvSpec(
             batch=self.batch,
@@ -154,14 +155,14 @@ def parse(text: str) -> Problem:
     try:
         return _parse(text)
     except ValueError as error:
-        raise ValueError(f'problem {text!r}: {error}') from None
+        raise UserError(f'problem {text!r}: {error}') from None
 
 
 def _parse(text: str) -> Problem:
     op, _, body = text.rpartition(':')
     op = op or 'conv'
     if op not in OPS:
-        raise ValueError(f'unknown operation {op!r}; there are {", ".join(OPS)}')
+        raise UserError(f'unknown operation {op!r}; there are {", ".join(OPS)}')
     values = _tokens(body)
     axes = _axes(values)
     read = lambda letter, default: _sizes(values, letter, axes, default)  # noqa: E731
@@ -174,7 +175,7 @@ def _parse(text: str) -> Problem:
     features = _required(values, 'ic')
     if op in POOLS:
         if 'oc' in values and values['oc'] != features:
-            raise ValueError(f'a pool keeps the channels: leave out oc{values["oc"]}')
+            raise UserError(f'a pool keeps the channels: leave out oc{values["oc"]}')
         out_features = features
     else:
         out_features = _required(values, 'oc')
@@ -183,9 +184,9 @@ def _parse(text: str) -> Problem:
         positive |= {f'{letter}{a}': v for a, v in zip(axes, sizes, strict=True)}
     for name, value in positive.items():
         if value < 1:
-            raise ValueError(f'{name}{value} must be at least 1')
+            raise UserError(f'{name}{value} must be at least 1')
     if features % groups or out_features % groups:
-        raise ValueError(f'g{groups} must divide ic{features} and oc{out_features}')
+        raise UserError(f'g{groups} must divide ic{features} and oc{out_features}')
 
     solve = _transposed_axis if op == 'conv_transpose' else _axis
     solved = [
@@ -215,11 +216,11 @@ def _tokens(body: str) -> dict[str, int]:
     while position < len(body):
         match = _TOKEN.match(body, position)
         if not match:
-            raise ValueError(
+            raise UserError(
                 f'cannot read {body[position:]!r}; expected for example mb64_ic32ih28oc64kh3sh1ph1'
             )
         if match[1] in values:
-            raise ValueError(f'{match[1]} is given twice')
+            raise UserError(f'{match[1]} is given twice')
         values[match[1]] = int(match[2])
         position = match.end()
     return values
@@ -230,11 +231,11 @@ def _axes(values) -> str:
     named = [name for name in values if name[1:] in ('d', 'h', 'w')]
     sizes = [AXES.index(name[1]) for name in named if name[0] in 'ik']
     if not sizes:
-        raise ValueError('no input size: give iw (1-D), ih (2-D) or id (3-D)')
+        raise UserError('no input size: give iw (1-D), ih (2-D) or id (3-D)')
     first = min(sizes)
     for name in named:
         if AXES.index(name[1]) < first:
-            raise ValueError(f'{name} names an axis that the input does not have')
+            raise UserError(f'{name} names an axis that the input does not have')
     return AXES[first:]
 
 
@@ -244,14 +245,14 @@ def _sizes(values, letter, axes, default) -> tuple[int, ...]:
         previous = result[-1] if result else default
         value = values.get(f'{letter}{axis}', previous)
         if value is None:
-            raise ValueError(f'{letter}{axis} is missing')
+            raise UserError(f'{letter}{axis} is missing')
         result.append(value)
     return tuple(result)
 
 
 def _required(values, name) -> int:
     if name not in values:
-        raise ValueError(f'{name} is missing')
+        raise UserError(f'{name} is missing')
     return values[name]
 
 
@@ -260,14 +261,12 @@ def _axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
     span = dilated(k, d)
     positions = lambda high: (n + p + high - span) // s + 1  # noqa: E731
     if n + 2 * p < span and o is None:
-        raise ValueError(
-            f'the window spans {span} on axis {axis}, the padded input has {n + 2 * p}'
-        )
+        raise UserError(f'the window spans {span} on axis {axis}, the padded input has {n + 2 * p}')
     if o is None or positions(p) == o:
         return p, positions(p)
     high = max(0, (o - 1) * s + span - n - p)
     if o < 1 or positions(high) != o:
-        raise ValueError(f'o{axis}{o} is impossible: with p{axis}{p} it is o{axis}{positions(p)}')
+        raise UserError(f'o{axis}{o} is impossible: with p{axis}{p} it is o{axis}{positions(p)}')
     return high, o
 
 
@@ -277,12 +276,12 @@ def _transposed_axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
     if o is None:
         o = full - 2 * p
     if o < 1:
-        raise ValueError(f'p{axis}{p} crops everything: the uncropped output has {full}')
+        raise UserError(f'p{axis}{p} crops everything: the uncropped output has {full}')
     # Sizes up to a stride above full - 2 p have the same input: PyTorch's output_padding.
     fits = lambda high: 0 <= o - (full - p - high) < s  # noqa: E731
     high = p if fits(p) else max(0, full - p - o)
     if not fits(high):
-        raise ValueError(
+        raise UserError(
             f'o{axis}{o} is impossible: without a crop it is at most {full - p + s - 1}'
         )
     return high, o
@@ -295,7 +294,7 @@ def from_spec(spec: ConvSpec, op: str = 'conv') -> Problem:
         ValueError: an input dilation, which problem strings cannot say.
     """
     if set(spec.input_dilation) != {1}:
-        raise ValueError(
+        raise UserError(
             f'a problem string has no input dilation, the spec has {spec.input_dilation}'
         )
     swapped = op == 'conv_transpose'

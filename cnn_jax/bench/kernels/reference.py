@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops.spec import ConvSpec
 
 
@@ -77,7 +78,7 @@ def relative_error(result, expected) -> float:
     """||result - expected|| / ||expected||, infinite if anything but the expected is not finite."""
     result, expected = _double(result), _double(expected)
     if result.shape != expected.shape:
-        raise ValueError(f'result has shape {result.shape}, expected {expected.shape}')
+        raise UserError(f'result has shape {result.shape}, expected {expected.shape}')
     if not np.isfinite(result).all():
         return math.inf
     scale = float(np.linalg.norm(expected.ravel()))

@@ -31,7 +31,9 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
     command = [sys.executable, '-P', str(pathlib.Path(__file__).resolve()), device, str(rounds)]
     done = subprocess.run(command, input=json.dumps(jobs), text=True, capture_output=True)
     if 'No module named' in done.stderr and 'torch' in done.stderr:
-        raise ImportError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+        from cnn_jax.errors import MissingPackageError  # the script itself runs without cnn_jax
+
+        raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
     if done.returncode:
         raise RuntimeError(f'the PyTorch process failed: {done.stderr.strip().splitlines()[-1]}')
     return json.loads(done.stdout)

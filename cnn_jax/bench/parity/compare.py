@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from cnn_jax.bench.parity import jax_side
 from cnn_jax.data import Dataset, batch_rows
 from cnn_jax.data.order import steps_per_epoch
+from cnn_jax.errors import MissingPackageError, UserError
 from cnn_jax.training import augment
 from cnn_jax.training.config import TrainConfig, option
 from cnn_jax.training.optimizer import learning_rate
@@ -70,12 +71,12 @@ class TwinConfig(TrainConfig):
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in _NOT_COMPARED:
             if getattr(self, name) != defaults[name]:
-                raise ValueError(
+                raise UserError(
                     f'{name}={getattr(self, name)!r}: not compared with PyTorch; leave it at '
                     f'{defaults[name]!r}'
                 )
         if augment.mixes(augment.parse(self.augment, 'image')):
-            raise ValueError(f'augment={self.augment!r}: mixed examples are not compared')
+            raise UserError(f'augment={self.augment!r}: mixed examples are not compared')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,7 @@ def run(folder: pathlib.Path, side: str) -> dict[str, np.ndarray]:
     )
     if done.returncode:
         if "No module named 'torch'" in done.stderr:
-            raise ImportError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+            raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
         lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
         raise RuntimeError(f'the {side} side failed: {lines[-1]}')
     return dict(np.load(folder / f'{side}.npz'))

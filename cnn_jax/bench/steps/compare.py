@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cnn_jax.bench.steps.networks import NETWORKS
+from cnn_jax.errors import MissingPackageError, UserError
 from cnn_jax.ops.kernels.onednn.build import SWITCH
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 
@@ -58,7 +59,7 @@ def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
     )
     if done.returncode:
         if "No module named 'torch'" in done.stderr:
-            raise ImportError('PyTorch is not installed: pip install "cnn_jax[compare]"')
+            raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
         lines = [line for line in done.stderr.splitlines() if 'Error' in line]
         reason = lines[-1] if lines else f'exit code {done.returncode}'
         raise RuntimeError(f'{name} {dtype} {side}: {reason}')
@@ -78,7 +79,7 @@ def rounds(
     ):  # fmt: skip
         for value in values:
             if value not in known:
-                raise ValueError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+                raise UserError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
     for name in names:
         for dtype in dtypes:
             for _ in range(count):
@@ -116,13 +117,13 @@ def _check(found):
         size = some[0]['parameters']
         other, expected = first.setdefault(name, (key, size))
         if size != expected:
-            raise ValueError(f'{key} has {size} parameters, {other} has {expected}')
+            raise UserError(f'{key} has {size} parameters, {other} has {expected}')
         if side.startswith('torch'):
             continue
         loss = some[0]['losses'][0]
         other, wanted = losses.setdefault((name, dtype), (key, loss))
         if not abs(loss - wanted) <= LOSS_TOLERANCE[dtype] * abs(wanted):
-            raise ValueError(f'{key} and {other} differ in their first loss: {loss}, {wanted}')
+            raise UserError(f'{key} and {other} differ in their first loss: {loss}, {wanted}')
 
 
 def table(sums: Mapping[Key, Mapping[str, float]]) -> str:

@@ -22,6 +22,8 @@ import jax.export
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax.errors import MissingPackageError, UserError
+
 GIB = 2**30
 
 
@@ -145,7 +147,7 @@ def tpu_devices(slice_: Slice) -> Sequence[jax.Device]:
         import libtpu  # noqa: F401
         from jax.experimental import topologies
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "compiling for TPUs needs libtpu: pip install 'cnn_jax[tpu]' or launch/check_tpu.sh"
         ) from error
     # One chip does not fill the default host of 2 x 2.
@@ -190,7 +192,7 @@ def lower_step(
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
     for leaf in jax.tree.leaves(batch):
         if leaf.shape[0] % len(devices):
-            raise ValueError(
+            raise UserError(
                 f'batch_size={leaf.shape[0]} does not divide by the {len(devices)} chips'
             )
     jitted = jax.jit(step, donate_argnums=0, out_shardings=whole)

@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from cnn_jax.bench.tpu.aot import Report, Slice
+from cnn_jax.errors import UserError
 
 LINKS_PER_CHIP = 4  # of a two-dimensional torus
 WRAPS_AT = 16  # an axis of fewer chips is a line, not a ring (v5e and v6e: a full pod wraps)
@@ -38,7 +39,7 @@ class Assumptions:
 
     def __post_init__(self):
         if not 0 < self.efficiency <= 1:
-            raise ValueError(f'efficiency={self.efficiency} must be in (0, 1]')
+            raise UserError(f'efficiency={self.efficiency} must be in (0, 1]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None)
         ValueError: the report is of another number of chips.
     """
     if report.chips != slice_.chips:
-        raise ValueError(f'a report for {report.chips} chips, but {slice_.name}')
+        raise UserError(f'a report for {report.chips} chips, but {slice_.name}')
     assume = assumptions or Assumptions()
     chips, chip = slice_.chips, slice_.chip
     compute = report.flops / (assume.efficiency * chip.flops)

@@ -5,6 +5,7 @@ import PIL.Image
 from tensorflow_datasets.image_classification import cifar as official
 
 from cnn_jax.data.builders.base import derive, tar_files
+from cnn_jax.errors import UserError
 
 _OFFICIAL = {'cifar10': official.Cifar10, 'cifar100': official.Cifar100}
 _PIXELS = 3 * 32 * 32
@@ -30,7 +31,7 @@ def _generate_examples(self, prefix, data):
     keys = self._cifar_info.label_keys
     size = len(keys) + _PIXELS
     if len(data) % size:
-        raise ValueError(f'{self.name}: {len(data)} bytes are no whole number of {size}')
+        raise UserError(f'{self.name}: {len(data)} bytes are no whole number of {size}')
     for i, row in enumerate(np.frombuffer(data, np.uint8).reshape(-1, size)):
         image = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
         yield (

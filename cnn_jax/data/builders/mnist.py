@@ -8,6 +8,7 @@ import PIL.Image
 from tensorflow_datasets.image_classification import mnist as official
 
 from cnn_jax.data.builders.base import derive
+from cnn_jax.errors import UserError
 
 _OFFICIAL = {
     'mnist': official.MNIST,
@@ -26,12 +27,12 @@ def read_idx(path) -> np.ndarray:
     with gzip.open(path, 'rb') as file:
         data = file.read()
     if len(data) < 4 or data[:3] != b'\0\0\x08':
-        raise ValueError(f'{path} is not an IDX file of unsigned bytes')
+        raise UserError(f'{path} is not an IDX file of unsigned bytes')
     ndim = data[3]
     shape = struct.unpack_from(f'>{ndim}I', data, 4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * ndim)
     if values.size != np.prod(shape, dtype=np.int64):
-        raise ValueError(f'{path}: {values.size} bytes for an array of shape {shape}')
+        raise UserError(f'{path}: {values.size} bytes for an array of shape {shape}')
     return values.reshape(shape)
 
 

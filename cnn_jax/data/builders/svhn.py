@@ -6,6 +6,7 @@ import scipy.io
 from tensorflow_datasets.datasets.svhn_cropped import svhn_cropped_dataset_builder as official
 
 from cnn_jax.data.builders.base import derive
+from cnn_jax.errors import UserError
 
 
 def _generate_examples(self, split_prefix, filepath):
@@ -14,7 +15,7 @@ def _generate_examples(self, split_prefix, filepath):
     labels = data['y'].reshape(-1)
     wrong = labels[(labels < 1) | (labels > 10)]
     if wrong.size:
-        raise ValueError(f'{filepath}: label {wrong[0]} is outside 1..10')
+        raise UserError(f'{filepath}: label {wrong[0]} is outside 1..10')
     for i, label in enumerate(labels):
         image = PIL.Image.fromarray(np.ascontiguousarray(data['X'][..., i]))
         # The digit 0 is written as 10.

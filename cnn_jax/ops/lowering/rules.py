@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops import dispatch, kernels, tuning
 from cnn_jax.ops.dispatch import Wish
 from cnn_jax.ops.lowering import equations, internals
@@ -52,7 +53,7 @@ def bind(op: str, lhs: Any, rhs: Any, implementation: Any, **params: Any) -> jax
         wish = _checked(op, wish, lhs, rhs, params)
     params = {name: value for name, value in params.items() if value is not None}
     if 'out_sharding' in params and not HAS_OUT_SHARDING:
-        raise ValueError(f'out_sharding must be None: jax {jax.__version__} has none in lax.conv')
+        raise UserError(f'out_sharding must be None: jax {jax.__version__} has none in lax.conv')
     with internals.mark(None if wish == LAX and not installed.value else _encode(wish)):
         return lax.conv_general_dilated(lhs, rhs, **params)
 

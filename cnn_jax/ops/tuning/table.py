@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 
+from cnn_jax.errors import UserError
 from cnn_jax.ops.kernels.onednn.build import cache_folder
 from cnn_jax.ops.spec import ConvSpec
 
@@ -90,7 +91,7 @@ def save(
         table = _read(path)
         found, own = (table['platform'], table['device']), (platform, device(platform))
         if found != own:
-            raise ValueError(f'{path} is a table of {": ".join(found)}, this is {": ".join(own)}')
+            raise UserError(f'{path} is a table of {": ".join(found)}, this is {": ".join(own)}')
         kept = table['choices']
     ranked = {
         name: {op: dict(sorted(some.items(), key=lambda item: item[1])) for op, some in ops.items()}
@@ -140,7 +141,7 @@ def _read(path: Path) -> dict[str, Any]:
             return {'platform': 'cpu', 'device': table.get('processor')} | table
     except (json.JSONDecodeError, KeyError, TypeError):
         pass
-    raise ValueError(f'{path} is no table of measured choices of version {VERSION}')
+    raise UserError(f'{path} is no table of measured choices of version {VERSION}')
 
 
 def _slug(name: str) -> str:
