@@ -1,5 +1,8 @@
 """Errors that a user can put right: a script shows them in one line, others with a traceback."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """A value, a flag or a file that is not right.
@@ -14,3 +17,24 @@ class UserTypeError(UserError, TypeError):
 
 class MissingPackageError(UserError, ImportError):
     """A package that is needed is not installed; the message has the command that installs it."""
+
+
+@contextlib.contextmanager
+def optional_packages(extra: str) -> Iterator[None]:
+    """Wraps imports of packages that only one extra of this package installs.
+
+    Args:
+        extra: the extra's name in `pyproject.toml`: 'train'.
+
+    Raises:
+        MissingPackageError: one of them is not installed; the message has the command for it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or '').partition('.')[0]
+        if package in ('', 'cnn_jax'):
+            raise
+        raise MissingPackageError(
+            f"{package} is not installed; install it with: pip install 'cnn_jax[{extra}]'"
+        ) from error

@@ -20,6 +20,6 @@ default_venv=.venv-tpu
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 own_flags "$@"
-ensure_environment tpu
+ensure_environment bench,tpu
 export JAX_PLATFORMS=cpu
 run_or_print "$python" "$root/experiments/check_tpu.py" ${flags[@]+"${flags[@]}"}

@@ -65,7 +65,7 @@ if root is None:
             raise SystemExit('Set REPOSITORY above to the address of the cnn_jax repository.')
         subprocess.run(['git', 'clone', '--depth=1', REPOSITORY, str(root)], check=True)
 if importlib.util.find_spec('cnn_jax') is None:
-    install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--editable', str(root)]
+    install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--editable', f'{root}[train]']
     subprocess.run(install, check=True)
     sys.path.insert(0, str(root))  # an editable install is seen from the next start only
 assert versions() == before, f'pip changed {before} to {versions()}'

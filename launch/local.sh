@@ -19,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
 
 own_flags "$@"
-ensure_environment "$(extra_of_machine)"
+ensure_environment "$(extras_of_machine)"
 platform_flags "$(platform_of_machine)"
 command=("$python" "$root/experiments/train.py" ${flags[@]+"${flags[@]}"})
 workdir=$(flag_value workdir '' ${flags[@]+"${flags[@]}"})

@@ -84,7 +84,7 @@ end_others() {
     ((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
-ensure_environment "$(extra_of_machine)"
+ensure_environment "$(extras_of_machine)"
 platform_flags "$(platform_of_machine)" "$processes"
 if $dry_run; then
     for ((i = 0; i < processes; i++)); do

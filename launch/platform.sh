@@ -23,11 +23,11 @@ platform_of_machine() {
     fi
 }
 
-# The extra of the package that this machine needs.
-extra_of_machine() {
+# The extras that training on this machine needs.
+extras_of_machine() {
     local platform
     platform=$(platform_of_machine)
-    echo "${platform/gpu/cuda}"
+    echo "train,${platform/gpu/cuda}"
 }
 
 # platform_flags PLATFORM [PROCESSES]: exports what is said above.

@@ -58,7 +58,7 @@ else
     extra=cpu
     options=(--ntasks-per-node=1 ${options[@]+"${options[@]}"})
 fi
-ensure_environment "$extra"
+ensure_environment "train,$extra"
 tasks=$((nodes * (gpus > 0 ? gpus : 1)))
 ((tasks == 1)) || training+=(--coordinator=auto)
 platform_flags "${extra/cuda/gpu}" "$tasks"

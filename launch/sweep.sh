@@ -78,7 +78,7 @@ one() {
     ((code == 0)) || failed+=("$name, seed $seed (exit code $code)")
 }
 
-ensure_environment "$(extra_of_machine)"
+ensure_environment "$(extras_of_machine)"
 failed=()
 for recipe in ${recipes:-''}; do
     for combination in "${grid[@]}"; do

@@ -84,7 +84,7 @@ copy() {
 train() {
     local command
     ! $pod || training+=(--coordinator=auto)
-    command="cd cnn_jax && CNN_JAX_EXTRAS=tpu bash launch/local.sh $(quoted "--workdir=$workdir" ${training[@]+"${training[@]}"})"
+    command="cd cnn_jax && CNN_JAX_EXTRAS=train,tpu bash launch/local.sh $(quoted "--workdir=$workdir" ${training[@]+"${training[@]}"})"
     cloud ssh "$name" --worker=all --command="$command"
 }
 

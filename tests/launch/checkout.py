@@ -21,7 +21,7 @@ backend-path = ['.']
 [project]
 name = 'cnn_jax'
 version = '0'
-optional-dependencies = { test = [], cpu = [], cuda = [], tpu = [] }
+optional-dependencies = { train = [], bench = [], test = [], cpu = [], cuda = [], tpu = [] }
 """
 
 # Writes the three files an editable wheel consists of; waits while the file `hold` exists.
@@ -34,7 +34,8 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     while (root / 'hold').exists():
         time.sleep(0.05)
     info = 'cnn_jax-0.dist-info/'
-    extras = ''.join(f'Provides-Extra: {name}\\n' for name in ('test', 'cpu', 'cuda', 'tpu'))
+    names = ('train', 'bench', 'test', 'cpu', 'cuda', 'tpu')
+    extras = ''.join(f'Provides-Extra: {name}\\n' for name in names)
     files = {
         'cnn_jax.pth': f'{root}\\n',
         info + 'METADATA': f'Metadata-Version: 2.1\\nName: cnn_jax\\nVersion: 0\\n{extras}',

@@ -59,11 +59,11 @@ def test_huge_pages_on_a_cpu_unless_the_user_says_otherwise(fresh, of_the_user):
 
 
 def test_other_extras_or_another_pyproject_install_again(installed):
-    other = checkout.launch(installed, 'local.sh', CNN_JAX_EXTRAS='cpu,test')
-    assert other.returncode == 0 and 'installing cnn_jax[cpu,test]' in other.stderr
+    other = checkout.launch(installed, 'local.sh', CNN_JAX_EXTRAS='train,cpu,test')
+    assert other.returncode == 0 and 'installing cnn_jax[train,cpu,test]' in other.stderr
     with open(installed / 'pyproject.toml', 'a') as file:
         file.write('# changed\n')
-    changed = checkout.launch(installed, 'local.sh', CNN_JAX_EXTRAS='cpu,test')
+    changed = checkout.launch(installed, 'local.sh', CNN_JAX_EXTRAS='train,cpu,test')
     assert changed.returncode == 0 and 'installing' in changed.stderr
     assert 'making' not in changed.stderr  # the environment itself is kept
     fewer = checkout.launch(installed, 'local.sh')
