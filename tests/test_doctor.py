@@ -35,7 +35,7 @@ def test_a_wrong_kernel_is_found(quick, monkeypatch, capsys, tmp_path):
         return 'no third axis' if spec.ndim == 3 else None
 
     monkeypatch.setitem(
-        kernels.KERNELS, 'wrong', types.SimpleNamespace(forward=forward, supports=supports)
+        kernels.KERNELS._values, 'wrong', types.SimpleNamespace(forward=forward, supports=supports)
     )
     monkeypatch.setattr(doctor.dispatch, 'implementations', lambda op: ('wrong',))
     assert doctor.main([f'--data_dir={tmp_path}']) == 1

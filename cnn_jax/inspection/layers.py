@@ -9,7 +9,7 @@ from flax import nnx
 
 from cnn_jax.bench.kernels.compare import MAPS
 from cnn_jax.bench.kernels.problem import Problem, from_spec
-from cnn_jax.ops.explain import Used, explain
+from cnn_jax.ops.explanation import Used, explain
 
 
 def forward_convolutions(

@@ -27,7 +27,7 @@ from flax import nnx
 from cnn_jax import nn
 from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, Maker, flat_features
-from cnn_jax.ops.conv import conv
+from cnn_jax.ops.convolution import conv
 
 # Table I: which of the six maps of S2 each of the sixteen maps of C3 sees.
 C3_SOURCES = (

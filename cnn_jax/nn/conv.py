@@ -9,7 +9,7 @@ from flax import nnx
 from cnn_jax.errors import UserError
 from cnn_jax.nn import sizes
 from cnn_jax.ops import spec
-from cnn_jax.ops.conv import conv
+from cnn_jax.ops.convolution import conv
 from cnn_jax.ops.geometry import output_size
 
 # Flax spells these modes as a padding; here they are a padding and a padding mode.

@@ -11,7 +11,7 @@ from flax.nnx.nn.linear import default_bias_init, default_kernel_init
 
 from cnn_jax.nn import sizes
 from cnn_jax.ops import spec
-from cnn_jax.ops.conv_transpose import conv_transpose, resolve_crop
+from cnn_jax.ops.transposed_convolution import conv_transpose, resolve_crop
 
 
 class ConvTranspose(nnx.Module):

@@ -1,9 +1,8 @@
 """Pure functions on arrays: convolution, transposed convolution, pooling, patches."""
 
-from cnn_jax.ops.conv import conv, conv_general_dilated
-from cnn_jax.ops.conv_transpose import conv_transpose
+from cnn_jax.ops.convolution import conv, conv_general_dilated
 from cnn_jax.ops.dispatch import implementations, use_implementation
-from cnn_jax.ops.explain import explain
+from cnn_jax.ops.explanation import explain
 from cnn_jax.ops.geometry import explain_padding, output_size, receptive_field
 from cnn_jax.ops.lowering.install import install, installed, uninstall
 from cnn_jax.ops.patches import fold, pad, unfold
@@ -16,6 +15,7 @@ from cnn_jax.ops.pool import (
     lp_pool,
     max_pool,
 )
+from cnn_jax.ops.transposed_convolution import conv_transpose
 from cnn_jax.ops.unpool import max_unpool
 
 __all__ = [

@@ -8,6 +8,7 @@ is traced anew under another choice.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -23,13 +24,13 @@ Wish = dict[str, Names]
 
 _context = jax.make_user_context(())
 
-_OPERATIONS: dict[str, Names] = {}
+_OPERATIONS: dict[str, Mapping[str, Any]] = {}
 _CONVOLUTIONS: set[str] = set()
 
 
-def declare(op: str, names: Iterable[str], convolution: bool = False) -> None:
-    """Makes `op` known, with the names of its kernels, in the default order of preference."""
-    _OPERATIONS[op] = tuple(names)
+def declare(op: str, kernels: Mapping[str, Any], convolution: bool = False) -> None:
+    """Makes `op` known, with its kernels by name; those registered later are known too."""
+    _OPERATIONS[op] = kernels
     if convolution:
         _CONVOLUTIONS.add(op)
 
@@ -37,8 +38,8 @@ def declare(op: str, names: Iterable[str], convolution: bool = False) -> None:
 def implementations(op: str | None = None) -> dict[str, Names] | Names:
     """The kernels of `op`, or of every operation."""
     if op is None:
-        return dict(_OPERATIONS)
-    return _OPERATIONS[checks.choice(op, 'op', tuple(_OPERATIONS))]
+        return {op: tuple(kernels) for op, kernels in _OPERATIONS.items()}
+    return tuple(_OPERATIONS[checks.choice(op, 'op', tuple(_OPERATIONS))])
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from cnn_jax.errors import UserError
 from cnn_jax.ops import checks
-from cnn_jax.ops.conv_transpose import resolve_crop
 from cnn_jax.ops.spec import check_window, dilated, resolve_padding
+from cnn_jax.ops.transposed_convolution import resolve_crop
 
 
 def output_size(

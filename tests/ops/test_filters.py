@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 
 from cnn_jax.ops import filters
-from cnn_jax.ops.conv import conv
+from cnn_jax.ops.convolution import conv
 
 
 @pytest.mark.parametrize('name', filters.FILTERS)

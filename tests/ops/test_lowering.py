@@ -208,7 +208,7 @@ def broken(monkeypatch):
         raise RuntimeError('out of registers')
 
     module = types.SimpleNamespace(supports=lambda *_: None, forward=forward)
-    monkeypatch.setitem(kernels.KERNELS, 'broken', module)
+    monkeypatch.setitem(kernels.KERNELS._values, 'broken', module)
     for op in ('conv', 'conv_transpose'):
         names = (*cnn_jax.implementations(op), 'broken')
         monkeypatch.setitem(rules.dispatch._OPERATIONS, op, names)

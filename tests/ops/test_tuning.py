@@ -29,7 +29,7 @@ def no_table(monkeypatch, tmp_path):
 def pure_jax(monkeypatch):
     """As on a machine without the native kernel."""
     none = types.SimpleNamespace(supports=lambda spec, op, platform: 'not here')
-    monkeypatch.setitem(kernels.KERNELS, 'onednn', none)
+    monkeypatch.setitem(kernels.KERNELS._values, 'onednn', none)
 
 
 def choices(spec, platform):

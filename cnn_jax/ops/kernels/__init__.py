@@ -1,6 +1,6 @@
 """The kernels: one file each, one line each in `KERNELS`.
 
-A kernel module defines any of
+A kernel is a module, or any object, that defines any of
 
     forward(x, w, spec) -> y          x (batch, *input_size, in_features)
     input_grad(dy, w, spec) -> dx     w (*window, in_features // groups, out_features)
@@ -10,11 +10,14 @@ as plain traceable JAX, and `supports(spec, op, platform)`, which returns None o
 not; the platforms are JAX's: 'cpu', 'cuda', 'rocm', 'tpu'. The three are bilinear and transposes of
 each other, so a missing one is derived from one that is there. All operands and the result have
 `spec.dtype`; 16-bit floats are accumulated in float32 and rounded once.
+
+Another package adds a kernel by `KERNELS.register('mine', kernel)`. It then runs wherever it is
+named (`implementation='mine'`), and by default where tuning has measured it to be the fastest.
 """
 
 import functools
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,30 +27,29 @@ from cnn_jax.ops.kernels import (
     fft,
     im2col,
     interior,
-    lax,
     onednn,
     scan,
     shift,
     subpixel,
     winograd,
+    xla,
 )
 from cnn_jax.ops.kernels.views import transpose
 from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import ConvSpec, accumulator
+from cnn_jax.registry import Registry
 
-KERNELS: dict[str, ModuleType] = {
-    'lax': lax,
-    'scan': scan,
-    'im2col': im2col,
-    'shift': shift,
-    'dot': dot,
-    'winograd': winograd,
-    'fft': fft,
-    'interior': interior,
-    'subpixel': subpixel,
-    'onednn': onednn,
-}
-
+KERNELS: Registry[Any] = Registry('kernel')
+KERNELS.register('lax', xla)
+KERNELS.register('scan', scan)
+KERNELS.register('im2col', im2col)
+KERNELS.register('shift', shift)
+KERNELS.register('dot', dot)
+KERNELS.register('winograd', winograd)
+KERNELS.register('fft', fft)
+KERNELS.register('interior', interior)
+KERNELS.register('subpixel', subpixel)
+KERNELS.register('onednn', onednn)
 
 Array = jax.Array
 Bilinear = Callable[[Array, Array, ConvSpec], Array]
@@ -76,7 +78,7 @@ def function(name: str, op: str) -> Bilinear:
     return functools.partial(_derived, kernel, op)
 
 
-def _derived(kernel: ModuleType, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
+def _derived(kernel: Any, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
     dtype, wide = spec.dtype, accumulator(spec.dtype)
     # JAX adds cotangents up in the dtype of what they belong to: it must be the accumulator's.
     spec = spec.replace(dtype=str(wide))

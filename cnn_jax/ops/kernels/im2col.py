@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.kernels import patch_rows, phases
+from cnn_jax.ops.kernels import patch_rows, polyphase
 from cnn_jax.ops.kernels.views import (
     as_words,
     dilate_and_pad,
@@ -55,9 +55,9 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
-    if spec.in_features < FEW_FEATURES or phases.unsupported(spec):
+    if spec.in_features < FEW_FEATURES or polyphase.unsupported(spec):
         return patch_rows.input_grad(dy, w, spec)
-    return phases.input_grad(dy, w, spec, forward)
+    return polyphase.input_grad(dy, w, spec, forward)
 
 
 def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.kernels import lax as lax_kernel
+from cnn_jax.ops.kernels import xla
 from cnn_jax.ops.kernels.views import swap_features
 from cnn_jax.ops.spec import ConvSpec
 
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
-    if op == 'filter_grad' and (reason := lax_kernel.supports(spec, op, platform)):
+    if op == 'filter_grad' and (reason := xla.supports(spec, op, platform)):
         return reason
     if any(e > 1 for e in spec.input_dilation):
         return f'an input dilated by {spec.input_dilation} has a strided transpose'
@@ -43,10 +43,10 @@ def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
         strides=(1,) * spec.ndim,
         padding=((0, 0),) * spec.ndim,
     )
-    return lax_kernel.forward(dy, taps, plain)
+    return xla.forward(dy, taps, plain)
 
 
 def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     # The transpose of `input_grad` in w would multiply x by the zeros around dy: an infinity of x
     # would reach every tap.
-    return lax_kernel.filter_grad(x, dy, spec)
+    return xla.filter_grad(x, dy, spec)

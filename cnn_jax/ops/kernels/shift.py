@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.kernels import depthwise, phases
+from cnn_jax.ops.kernels import depthwise, polyphase
 from cnn_jax.ops.kernels.views import dilate_and_pad, tap_slices, transpose
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
@@ -23,7 +23,7 @@ MOST_TAPS = 256
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if math.prod(spec.window) > MOST_TAPS:
         return f'writes out every tap: needs a window of at most {MOST_TAPS}, got {spec.window}'
-    is_derived = op == 'filter_grad' or (op == 'input_grad' and phases.unsupported(spec))
+    is_derived = op == 'filter_grad' or (op == 'input_grad' and polyphase.unsupported(spec))
     if is_derived and not jnp.issubdtype(spec.dtype, jnp.floating):
         return f'derives its {op}, which needs floating point, got {spec.dtype}'
     return None
@@ -43,9 +43,9 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
-    if phases.unsupported(spec):
+    if polyphase.unsupported(spec):
         return transpose(lambda x: forward(x, w, spec), spec.x_shape, dy)
-    return phases.input_grad(dy, w, spec, forward)
+    return polyphase.input_grad(dy, w, spec, forward)
 
 
 def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:

@@ -1,22 +1,22 @@
-"""Transposed convolution by phases (`phases.py`), each an XLA convolution."""
+"""Transposed convolution by its polyphase components (`polyphase.py`), each an XLA convolution."""
 
 import jax
 
-from cnn_jax.ops.kernels import lax, phases
+from cnn_jax.ops.kernels import polyphase, xla
 from cnn_jax.ops.spec import ConvSpec
 
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
-    if op == 'filter_grad' and (reason := lax.supports(spec, op, platform)):
+    if op == 'filter_grad' and (reason := xla.supports(spec, op, platform)):
         return reason
-    return phases.unsupported(spec)
+    return polyphase.unsupported(spec)
 
 
 def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    return phases.input_grad(dy, w, spec, lax.forward)
+    return polyphase.input_grad(dy, w, spec, xla.forward)
 
 
 def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
     # The transpose of `input_grad` in w would multiply x by the zeros around dy: an infinity of x
     # would reach every tap.
-    return lax.filter_grad(x, dy, spec)
+    return xla.filter_grad(x, dy, spec)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax.ops.kernels import phases
+from cnn_jax.ops.kernels import polyphase
 from cnn_jax.ops.kernels.views import dilate_and_pad
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
@@ -48,8 +48,8 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
     # The kernel's features are swapped after its transform, where XLA makes the swap part of the
-    # matrix product; swapped twice, the copy that phases.py makes is never made.
-    return phases.input_grad(
+    # matrix product; swapped twice, the copy that polyphase.py makes is never made.
+    return polyphase.input_grad(
         dy, w, spec, lambda dy, w, spec: _convolve(dy, w.swapaxes(-1, -2), spec, swap=True)
     )
 

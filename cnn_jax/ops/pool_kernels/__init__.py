@@ -14,16 +14,16 @@ Nothing but spatial axes is cut, merged or split, and those one by one: so batch
 symbolic, and arrays may lie on a mesh of explicit axes.
 """
 
-from types import ModuleType
+from typing import Any
 
 from cnn_jax.ops.pool_kernels import reduce_window, reshape, shift
 from cnn_jax.ops.pool_spec import PoolSpec
+from cnn_jax.registry import Registry
 
-KERNELS: dict[str, ModuleType] = {
-    'reshape': reshape,
-    'shift': shift,
-    'reduce_window': reduce_window,
-}
+KERNELS: Registry[Any] = Registry('pooling kernel')
+KERNELS.register('reshape', reshape)
+KERNELS.register('shift', shift)
+KERNELS.register('reduce_window', reduce_window)
 
 
 def reason_against(name: str, spec: PoolSpec) -> str | None:

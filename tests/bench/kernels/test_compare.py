@@ -42,7 +42,7 @@ def test_a_wrong_kernel_is_found(monkeypatch):
     )
     refusing = types.SimpleNamespace(supports=lambda spec, op, platform: 'not today')
     for name, module in (('wrong', wrong), ('broken', broken), ('refusing', refusing)):
-        monkeypatch.setitem(kernels.KERNELS, name, module)
+        monkeypatch.setitem(kernels.KERNELS._values, name, module)
     monkeypatch.setattr(
         compare.dispatch, 'implementations', lambda op: ('lax', 'wrong', 'broken', 'refusing')
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks, dispatch, kernels, patches
-from cnn_jax.ops.conv import channels_last, one_batch_axis, restore_batch
+from cnn_jax.ops.convolution import channels_last, one_batch_axis, restore_batch
 from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.lowering.rules import bind
 from cnn_jax.ops.operands import add_bias, check_operands

@@ -1,7 +1,7 @@
-"""Convolution: check the arguments, bring them into one canonical form, make JAX's equation of it.
+"""Convolution: checks the arguments, brings them into one canonical form and binds JAX's primitive.
 
-`conv`, `conv_general_dilated` (the drop-in for `jax.lax.conv_general_dilated`) and, in
-`conv_transpose.py`, the transposed convolution, all end in `lowering.rules.bind`.
+`conv`, `conv_general_dilated` (a drop-in for `jax.lax.conv_general_dilated`) and
+`transposed_convolution.conv_transpose` all end in `lowering.rules.bind`.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The input gradient (the transposed convolution) by phases: no multiplication by zero.
+"""The input gradient (the transposed convolution) in polyphase form: no product with a zero.
 
 With stride s, position h of the input meets the taps t with d t = h + lo (mod s) only. The
 positions of one phase a = h mod s therefore form a stride-1 convolution of dy with every
@@ -32,7 +32,7 @@ class Phase(NamedTuple):
 
 def unsupported(spec: ConvSpec) -> str | None:
     if any(e > 1 for e in spec.input_dilation):
-        return f'phases of an input dilated by {spec.input_dilation} are not worked out'
+        return f'the polyphase form is not implemented for input_dilation={spec.input_dilation}'
     return None
 
 
