@@ -26,9 +26,9 @@ from cnn_jax import models, training
 from cnn_jax.bench import machine
 from cnn_jax.bench.tpu import aot
 from cnn_jax.training import cli
-from cnn_jax.training.devices import AXIS, Devices
-from cnn_jax.training.feed import Feed
-from cnn_jax.training.step import on_devices, several_steps
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.prefetch import Prefetcher
+from cnn_jax.training.step import several_steps
 
 DATASET = flags.DEFINE_string('dataset', 'digits', 'data set, by name')
 MODEL = flags.DEFINE_string('model', 'small_cnn', 'model, by name')
@@ -44,16 +44,14 @@ class Loop:
     """The loop of `training.train` without evaluations, checkpoints and the writing of metrics."""
 
     def __init__(self, job: training.Job, *, resident: bool = True):
-        config, devices = job.config, job.devices
-        body = job.step(AXIS if config.parallel == 'pmap' else None)
-        self.call = on_devices(several_steps(body, 1, resident), devices, config.parallel, resident)
-        self.feed = Feed(
+        config = job.config
+        self.call = job.parallel.compile(several_steps(job.step(), 1, resident), resident)
+        self.prefetcher = Prefetcher(
             job.dataset.splits['train'],
             config.batch_size,
-            devices,
             seed=config.seed,
             steps_per_call=1,
-            parallel=config.parallel,
+            parallel=job.parallel,
             resident=resident,
         )
         self.state, self.step = job.init(), 0
@@ -61,7 +59,7 @@ class Loop:
     def __call__(self, steps: int) -> None:
         pending = None
         for _ in range(steps):
-            self.state, metrics = self.call(self.state, *self.feed.get(self.step, 1))
+            self.state, metrics = self.call(self.state, *self.prefetcher.get(self.step, 1))
             if pending is not None:
                 jax.device_get(pending)
             pending = metrics
@@ -70,7 +68,7 @@ class Loop:
 
     def collectives(self) -> dict[str, aot.Collective]:
         """Of one step, by kind."""
-        lowered = self.call.lower(self.state, *self.feed.get(self.step, 1))
+        lowered = self.call.lower(self.state, *self.prefetcher.get(self.step, 1))
         return aot.collectives(lowered.compile().as_text())
 
 
@@ -78,7 +76,7 @@ class StepAlone(Loop):
     """The compiled step, called with the same examples."""
 
     def __call__(self, steps: int) -> None:
-        arguments = self.feed.get(0, 1)
+        arguments = self.prefetcher.get(0, 1)
         for _ in range(steps):
             self.state, metrics = self.call(self.state, *arguments)
         jax.block_until_ready(metrics)
@@ -187,9 +185,9 @@ def overhead() -> None:
             low, middle, high = np.percentile(samples, (25, 50, 75))
             print(f'| {size} | {name} | {middle:.2f} | {low:.2f} to {high:.2f} |', flush=True)
         for name, loop in (('set on the device', here), ('batches read ahead', ahead)):
-            waited, begun = loop.feed.waited, time.monotonic()
+            waited, begun = loop.prefetcher.waited, time.monotonic()
             loop(10 * STEPS.value)
-            share = (loop.feed.waited - waited) / (time.monotonic() - begun)
+            share = (loop.prefetcher.waited - waited) / (time.monotonic() - begun)
             waits.append(f'| {size} | {name} | {share:.2%} |')
     print('\n| batch | examples | time spent waiting for them |\n| --: | --- | --: |')
     print('\n'.join(waits))

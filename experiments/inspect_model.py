@@ -90,7 +90,7 @@ def _subject(run):
     from cnn_jax.inspection import attribution
 
     f = flags.FLAGS
-    model = run.net.merge(run.params, run.rest)
+    model = run.net.merge(run.params, run.model_state)
     model.eval()
     test = run.dataset.splits['test']
     numbers = cli.integers('images')
@@ -121,7 +121,7 @@ def _draw(run, subject, output):
     _draw_filters(run, model, path)
     raw = test.inputs[np.array(numbers)]
     inputs = data.normalize(raw)
-    maps = report.layer_results(run.net, data, run.params, run.rest, raw)
+    maps = report.layer_results(run.net, data, run.params, run.model_state, raw)
     maps = {name: m for name, m in maps.items() if '.' not in name}
     shown = _texts(raw, data) if data.kind == 'text' else raw
     runs.feature_maps(

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import scripts
 from kill_resume import FLAGS
@@ -77,11 +78,13 @@ def restored(folder: pathlib.Path) -> int:
     """The step that is restored; its arrays must be those that were written."""
     from absl import logging
 
+    from cnn_jax.training import processes
     from cnn_jax.training.checkpoints import Checkpoints, digests, named_leaves
 
     logging.set_verbosity(logging.FATAL)  # Orbax says much of what it meets
     said = []
-    with Checkpoints(folder, read_only=True, say=said.append) as checkpoints:
+    say = mock.patch.object(processes, 'say', said.append)
+    with say, Checkpoints(folder, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         like = checkpoints.shapes(min(steps))  # an undamaged one
         found, meta = checkpoints.restore_newest(like)

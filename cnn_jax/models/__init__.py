@@ -38,7 +38,7 @@ from cnn_jax.models import (
 from cnn_jax.models.base import AXES, Maker, Model
 from cnn_jax.ops.dispatch import implementations
 
-__all__ = ['Model', 'create', 'names', 'options', 'set_from_inputs']
+__all__ = ['Model', 'create', 'names', 'options', 'data_dependent_init']
 
 
 SET_FROM = 5000  # training inputs, as Jordan 2024 takes for airbench
@@ -49,7 +49,7 @@ class _Entry:
     build: Callable[..., Model]
     kinds: tuple[str, ...] = ('image',)
     task: str = 'classification'
-    set_from_inputs: Callable[[jax.Array], dict[str, jax.Array]] | None = None
+    data_dependent_init: Callable[[jax.Array], dict[str, jax.Array]] | None = None
 
 
 def _preset(build: Callable[..., Model], **fixed: Any) -> Callable[..., Model]:
@@ -78,7 +78,7 @@ _MODELS: dict[str, _Entry] = {
     'wrn28_10': _Entry(_preset(wide_resnet.wide_resnet, depth=28, widen=10)),
     'wrn16_4': _Entry(_preset(wide_resnet.wide_resnet, depth=16, widen=4)),
     'mobilenet': _Entry(mobilenet.mobilenet),
-    'airbench': _Entry(airbench.airbench, set_from_inputs=airbench.whitening),
+    'airbench': _Entry(airbench.airbench, data_dependent_init=airbench.whitening),
     'm3': _Entry(_preset(raw_audio.raw_audio, depth=3), ('audio',)),
     'm5': _Entry(_preset(raw_audio.raw_audio, depth=5), ('audio',)),
     'm11': _Entry(_preset(raw_audio.raw_audio, depth=11), ('audio',)),
@@ -108,13 +108,13 @@ def options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def set_from_inputs(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
+def data_dependent_init(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
     """What model `name` has its fixed weights set to before the training, by name; mostly nothing.
 
     Args:
         inputs: n -> the first n training inputs, or as many as there are, normalised.
     """
-    compute = _entry(name).set_from_inputs
+    compute = _entry(name).data_dependent_init
     return compute(inputs(SET_FROM)) if compute else {}
 
 

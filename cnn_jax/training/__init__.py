@@ -7,7 +7,7 @@ from cnn_jax.training.loop import Interrupted, NotFiniteError, train
 from cnn_jax.training.metrics import class_table, summary
 from cnn_jax.training.report import draw
 from cnn_jax.training.saved import SavedRun, load_run
-from cnn_jax.training.state import Net, init_state
+from cnn_jax.training.state import FunctionalModel, init_state
 from cnn_jax.training.step import make_step
 from cnn_jax.training.workdir import Workdir, WorkdirError, read_config, read_metrics
 
@@ -16,7 +16,7 @@ __all__ = [
     'DamagedError',
     'Interrupted',
     'Job',
-    'Net',
+    'FunctionalModel',
     'NotFiniteError',
     'SaveError',
     'SavedRun',

@@ -1,7 +1,7 @@
 """Checkpoints that are verified when they are read, and closed when they are done.
 
-Orbax writes and deletes; this class adds what it does not do: a CRC of every array (Orbax restores
-a flipped bit without a word), the way back to the newest checkpoint that is whole, a ranking that
+Orbax writes and deletes; this class adds what it does not do: a CRC of every array (Orbax does
+not notice a flipped bit), the way back to the newest checkpoint that is whole, a ranking that
 NaN cannot win, and waiting at the end.
 """
 
@@ -11,7 +11,7 @@ import math
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,9 +40,8 @@ class Checkpoints:
     Args:
         folder: made if it does not exist, unless `read_only`.
         keep_last: how many of the newest are kept.
-        keep_best: how many of those with the highest score are kept besides.
+        keep_best: how many of those with the highest score are also kept.
         read_only: neither makes nor moves nor deletes anything.
-        say: called with one line for everything that a user should know.
     """
 
     def __init__(
@@ -52,10 +51,9 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         read_only: bool = False,
-        say: Callable[[str], None] = print,
     ):
         self.folder = pathlib.Path(folder).absolute()
-        self._read_only, self._say = read_only, say
+        self._read_only = read_only
         if not read_only and processes.is_first():
             # Orbax would do it too, but in a thread that nobody waits for.
             for left in self.folder.glob('*.orbax-checkpoint-tmp'):
@@ -187,7 +185,7 @@ class Checkpoints:
             try:
                 found = self.restore(step, like, partial=partial)
             except DamagedError as error:
-                self._say(f'checkpoint {step} is damaged ({error}); trying the one before')
+                processes.say(f'checkpoint {step} is damaged ({error}); trying the one before')
                 problems.append(step)
                 continue
             for damaged in problems:
@@ -216,10 +214,6 @@ class Checkpoints:
             found[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), jnp.dtype(dtype))
         return found
 
-    def best_step(self) -> int | None:
-        """The step with the highest score, or None."""
-        return self._manager.best_step()
-
     def _set_aside(self, step: int) -> None:
         if self._read_only:
             return
@@ -231,7 +225,7 @@ class Checkpoints:
             (self.folder / str(step)).rename(target)
         processes.agree(None)
         self._manager.reload()
-        self._say(f'moved the damaged checkpoint {step} to {target}')
+        processes.say(f'moved the damaged checkpoint {step} to {target}')
 
 
 @contextlib.contextmanager

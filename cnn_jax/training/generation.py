@@ -8,14 +8,14 @@ import optax
 
 from cnn_jax.data.dataset import normalize
 from cnn_jax.training.optimizer import Schedule
-from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_state
 from cnn_jax.training.step import Batch, Step
 
 PLAYERS = ('discriminator', 'generator')
 
 
 def autoencoder_step(
-    net: Net, optimizer: optax.GradientTransformation, schedule: Schedule, *, seed: int
+    net: FunctionalModel, optimizer: optax.GradientTransformation, schedule: Schedule, *, seed: int
 ) -> Step:
     """The step of an autoencoder or a VAE, see `step.make_step`.
 
@@ -24,27 +24,29 @@ def autoencoder_step(
     grad_norm, learning_rate and leaf_norms.
     """
 
-    def loss_and_more(params: Arrays, rest: Arrays, key: jax.Array, images: jax.Array):
-        terms, rest = net.use(params, rest, key, lambda model: model.loss_terms(images, key))
-        means = {name: value.mean() for name, value in terms.items()}
-        return sum(means.values()), (means, rest)
-
-    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
-        key = jax.random.fold_in(jax.random.key(seed), state['step'])
-        images = normalize(batch['inputs'])
-        (loss, (means, rest)), grads = jax.value_and_grad(loss_and_more, has_aux=True)(
-            state['params'], state['rest'], key, images
+    def loss_and_more(params: Arrays, model_state: Arrays, key: jax.Array, images: jax.Array):
+        terms, model_state = net.use(
+            params, model_state, key, lambda model: model.loss_terms(images, key)
         )
-        updates, opt = optimizer.update(grads, state['opt'], state['params'])
-        params = optax.apply_updates(state['params'], updates)
-        new = {'step': state['step'] + 1, 'params': params, 'rest': rest, 'opt': opt}
-        return new, {'loss': loss} | means | _common(grads, schedule, state['step'])
+        means = {name: value.mean() for name, value in terms.items()}
+        return sum(means.values()), (means, model_state)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        images = normalize(batch['inputs'])
+        (loss, (means, model_state)), grads = jax.value_and_grad(loss_and_more, has_aux=True)(
+            state.params, state.model_state, key, images
+        )
+        updates, opt = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(state.step + 1, params, model_state, opt)
+        return new, {'loss': loss} | means | _common(grads, schedule, state.step)
 
     return step
 
 
 def gan_step(
-    nets: dict[str, Net],
+    nets: dict[str, FunctionalModel],
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
@@ -57,8 +59,8 @@ def gan_step(
     norm, as in Radford et al. 2015.
 
     Args:
-        nets: the two `PLAYERS`; state['params'] and state['rest'] hold both, by names that begin
-            with the player's, state['opt'] has an entry for each.
+        nets: the two `PLAYERS`; state.params and state.model_state hold both, by names that begin
+            with the player's, state.opt_state has an entry for each.
         optimizer: of either.
         schedule: step -> learning rate; only for the metrics.
         seed: of the noise.
@@ -71,80 +73,76 @@ def gan_step(
     generator, discriminator = nets['generator'], nets['discriminator']
     (latent,) = generator.model.input_shape
 
-    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
-        key = jax.random.fold_in(jax.random.key(seed), state['step'])
-        params, rest = (
-            {player: of_player(state[kind], player) for player in PLAYERS}
-            for kind in ('params', 'rest')
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        params, model_state = (
+            {player: of_player(arrays, player) for player in PLAYERS}
+            for arrays in (state.params, state.model_state)
         )
         real = normalize(batch['inputs']) * 2 - 1
         noise = jax.random.normal(key, (len(real), latent))
-        fake, back, rest['generator'] = jax.vjp(
-            lambda p: generator.train(p, rest['generator'], key, noise),
+        fake, back, model_state['generator'] = jax.vjp(
+            lambda p: generator.train(p, model_state['generator'], key, noise),
             params['generator'],
             has_aux=True,
         )
 
         def update(player: str, grads: Arrays) -> Any:
-            updates, opt = optimizer.update(grads, state['opt'][player], params[player])
+            updates, opt = optimizer.update(grads, state.opt_state[player], params[player])
             params[player] = optax.apply_updates(params[player], updates)
             return opt
 
         grads, opt = {}, {}
         judging = jax.value_and_grad(discriminator_loss, argnums=1, has_aux=True)
-        (judge_loss, (judged, rest['discriminator'])), grads['discriminator'] = judging(
-            discriminator, params['discriminator'], rest['discriminator'], real, fake
+        (judge_loss, (judged, model_state['discriminator'])), grads['discriminator'] = judging(
+            discriminator, params['discriminator'], model_state['discriminator'], real, fake
         )
         opt['discriminator'] = update('discriminator', grads['discriminator'])
         # The images are differentiated against the judge, and the generator against its images:
         # so neither gradient can reach the other player's parameters.
         maker_loss, wanted = jax.value_and_grad(generator_loss, argnums=3)(
-            discriminator, params['discriminator'], rest['discriminator'], fake
+            discriminator, params['discriminator'], model_state['discriminator'], fake
         )
         (grads['generator'],) = back(wanted)
         opt['generator'] = update('generator', grads['generator'])
-        new = {
-            'step': state['step'] + 1,
-            'params': of_both(params),
-            'rest': of_both(rest),
-            'opt': opt,
-        }
+        new = TrainState(state.step + 1, of_both(params), of_both(model_state), opt)
         metrics = {'discriminator_loss': judge_loss, 'generator_loss': maker_loss} | judged
-        return new, metrics | _common(of_both(grads), schedule, state['step'])
+        return new, metrics | _common(of_both(grads), schedule, state.step)
 
     return step
 
 
 def discriminator_loss(
-    net: Net, params: Arrays, rest: Arrays, real: jax.Array, fake: jax.Array
+    net: FunctionalModel, params: Arrays, model_state: Arrays, real: jax.Array, fake: jax.Array
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Arrays]]:
     """Mean -log D(real) - log(1 - D(fake)); and the mean D of both, and the new statistics."""
     key = jax.random.key(0)  # a judge draws nothing at random
-    of_real, rest = net.train(params, rest, key, real)
-    of_fake, rest = net.train(params, rest, key, fake)
+    of_real, model_state = net.train(params, model_state, key, real)
+    of_fake, model_state = net.train(params, model_state, key, fake)
     loss = jax.nn.softplus(-of_real).mean() + jax.nn.softplus(of_fake).mean()
     judged = {'real': jax.nn.sigmoid(of_real).mean(), 'fake': jax.nn.sigmoid(of_fake).mean()}
-    return loss, (judged, rest)
+    return loss, (judged, model_state)
 
 
-def generator_loss(net: Net, params: Arrays, rest: Arrays, fake: jax.Array) -> jax.Array:
+def generator_loss(
+    net: FunctionalModel, params: Arrays, model_state: Arrays, fake: jax.Array
+) -> jax.Array:
     """Mean -log D(fake)."""
-    logits, _ = net.train(params, rest, jax.random.key(0), fake)
+    logits, _ = net.train(params, model_state, jax.random.key(0), fake)
     return jax.nn.softplus(-logits).mean()
 
 
 def init_gan_state(
-    nets: dict[str, Net], optimizer: optax.GradientTransformation, seed: int
-) -> State:
+    nets: dict[str, FunctionalModel], optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
     """The state before the first step of `gan_step`; traceable."""
     states = {player: init_state(nets[player], optimizer, seed) for player in PLAYERS}
-    both = {kind: {p: s[kind] for p, s in states.items()} for kind in ('params', 'rest', 'opt')}
-    return {
-        'step': jnp.zeros((), jnp.int32),
-        'params': of_both(both['params']),
-        'rest': of_both(both['rest']),
-        'opt': both['opt'],
-    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=of_both({player: state.params for player, state in states.items()}),
+        model_state=of_both({player: state.model_state for player, state in states.items()}),
+        opt_state={player: state.opt_state for player, state in states.items()},
+    )
 
 
 def of_player(arrays: Arrays, player: str) -> Arrays:

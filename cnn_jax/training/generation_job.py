@@ -15,11 +15,11 @@ from cnn_jax.errors import UserError
 from cnn_jax.training import generation
 from cnn_jax.training.config import GenerateConfig
 from cnn_jax.training.devices import Devices
+from cnn_jax.training.evaluation import Evaluation
 from cnn_jax.training.job import BaseJob, common_parts, load_data
-from cnn_jax.training.judge import Verdict
 from cnn_jax.training.prediction import in_batches, predictor
 from cnn_jax.training.saved import SavedRun, load_run
-from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_state
 from cnn_jax.training.step import Step
 from cnn_jax.viz import samples
 
@@ -62,29 +62,29 @@ class GenerationJob(BaseJob):
         """By network."""
         raise NotImplementedError
 
-    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
+    def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
         """Codes (N, latent) to images in [0, 1]; traceable."""
         raise NotImplementedError
 
-    def encode(self, params: Arrays, rest: Arrays, inputs: jax.Array) -> jax.Array:
+    def encode(self, params: Arrays, model_state: Arrays, inputs: jax.Array) -> jax.Array:
         """Raw images to codes (N, latent); traceable."""
         raise NotImplementedError
 
     def example_sums(
-        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+        self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
         """Sums of metrics over the examples of an evaluation batch; traceable."""
         raise NotImplementedError
 
-    def judge(self) -> 'GenerationJudge':
-        return GenerationJudge(self)
+    def evaluator(self) -> 'GenerationEvaluator':
+        return GenerationEvaluator(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderJob(GenerationJob):
     """An autoencoder or a VAE to train."""
 
-    net: Net
+    net: FunctionalModel
 
     encodes = True
 
@@ -95,31 +95,31 @@ class AutoencoderJob(GenerationJob):
     @property
     def latent(self) -> int:
         inputs = self.dataset.splits['train'].inputs[:1]
-        return jax.eval_shape(self.encode, self.net.params, self.net.rest, inputs).shape[-1]
+        return jax.eval_shape(self.encode, self.net.params, self.net.model_state, inputs).shape[-1]
 
     @property
     def num_parameters(self) -> dict[str, int]:
         return {self.config.model: self.net.num_parameters}
 
-    def _init(self) -> State:
+    def _init(self) -> TrainState:
         return init_state(self.net, self.optimizer, self.config.seed)
 
-    def step(self, axis_name: str | None = None) -> Step:
+    def step(self) -> Step:
         return generation.autoencoder_step(
             self.net, self.optimizer, self.schedule, seed=self.config.seed
         )
 
-    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(self._model(params, rest).decode(codes))
+    def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(self._model(params, model_state).decode(codes))
 
-    def encode(self, params: Arrays, rest: Arrays, inputs: jax.Array) -> jax.Array:
-        return self._model(params, rest).encode(normalize(inputs))
+    def encode(self, params: Arrays, model_state: Arrays, inputs: jax.Array) -> jax.Array:
+        return self._model(params, model_state).encode(normalize(inputs))
 
     def example_sums(
-        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+        self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
         """Loss and its terms (nats an image), and the mean squared error of reconstructions."""
-        model, images = self._model(params, rest), normalize(batch['inputs'])
+        model, images = self._model(params, model_state), normalize(batch['inputs'])
         terms = model.loss_terms(images, key)
         error = (jax.nn.sigmoid(model(images)) - images) ** 2
         each = {'loss': sum(terms.values())} | terms
@@ -127,8 +127,8 @@ class AutoencoderJob(GenerationJob):
         weights = batch['weights']
         return {n: jnp.where(weights > 0, value, 0.0).sum() for n, value in each.items()}
 
-    def _model(self, params: Arrays, rest: Arrays) -> Any:
-        model = self.net.merge(params, rest)
+    def _model(self, params: Arrays, model_state: Arrays) -> Any:
+        model = self.net.merge(params, model_state)
         model.eval()
         return model
 
@@ -137,7 +137,7 @@ class AutoencoderJob(GenerationJob):
 class GanJob(GenerationJob):
     """A GAN to train."""
 
-    nets: dict[str, Net]
+    nets: dict[str, FunctionalModel]
 
     losses = ('discriminator_loss', 'generator_loss')
     draws = True
@@ -151,29 +151,29 @@ class GanJob(GenerationJob):
     def num_parameters(self) -> dict[str, int]:
         return {player: net.num_parameters for player, net in self.nets.items()}
 
-    def _init(self) -> State:
+    def _init(self) -> TrainState:
         return generation.init_gan_state(self.nets, self.optimizer, self.config.seed)
 
-    def step(self, axis_name: str | None = None) -> Step:
+    def step(self) -> Step:
         return generation.gan_step(self.nets, self.optimizer, self.schedule, seed=self.config.seed)
 
-    def paint(self, params: Arrays, rest: Arrays, codes: jax.Array) -> jax.Array:
+    def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
         """With the running averages of batch norm, so that an image depends on its code alone."""
-        own = (generation.of_player(arrays, 'generator') for arrays in (params, rest))
+        own = (generation.of_player(arrays, 'generator') for arrays in (params, model_state))
         return (self.nets['generator'].predict(*own, codes) + 1) / 2
 
     def example_sums(
-        self, params: Arrays, rest: Arrays, key: jax.Array, batch: Arrays
+        self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
         """The probability of being real that the discriminator gives to the examples."""
         del key
-        own = (generation.of_player(arrays, 'discriminator') for arrays in (params, rest))
+        own = (generation.of_player(arrays, 'discriminator') for arrays in (params, model_state))
         images = normalize(batch['inputs']) * 2 - 1
         real = jax.nn.sigmoid(self.nets['discriminator'].predict(*own, images)[:, 0])
         return {'real': jnp.where(batch['weights'] > 0, real, 0.0).sum()}
 
 
-class GenerationJudge:
+class GenerationEvaluator:
     """Draws what a model can do, and measures it."""
 
     def __init__(self, job: GenerationJob):
@@ -183,7 +183,7 @@ class GenerationJudge:
         self._classify = predictor(job.classifier) if job.classifier else None
         self._key = jax.random.fold_in(jax.random.key(job.config.seed), NOISE)
 
-    def watch(self, state: State, step: int, split: str) -> Verdict:
+    def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
         """Draws samples and reconstructions, and measures them on `split`."""
         found, shown = self._measure(state, split)
         samples.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
@@ -194,9 +194,9 @@ class GenerationJudge:
             if isinstance(value, float)
         }
         loss = found['test'].get('loss')
-        return Verdict(metrics, describe(found, split), None if loss is None else -loss)
+        return Evaluation(metrics, describe(found, split), None if loss is None else -loss)
 
-    def final(self, state: State, step: int) -> dict[str, Any]:
+    def final(self, state: TrainState, step: int) -> dict[str, Any]:
         """The numbers on the test split, and all pictures."""
         job = self._job
         found, _ = self._measure(state, 'test')
@@ -211,7 +211,7 @@ class GenerationJudge:
         return result
 
     def _measure(
-        self, state: State, split: str
+        self, state: TrainState, split: str
     ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
         """Numbers by group (test, samples, reconstructions), and images to show."""
         job, examples = self._job, self._job.dataset.splits[split]
@@ -230,29 +230,29 @@ class GenerationJudge:
                 found['reconstructions'] = self._judged(images, examples.labels[:count])
         return found, shown
 
-    def _means(self, state: State, split: str) -> dict[str, float]:
+    def _means(self, state: TrainState, split: str) -> dict[str, float]:
         job, sums = self._job, {}
         examples = job.dataset.splits[split]
         for number, batch in enumerate(evaluation_batches(examples, job.config.batch_size)):
             key = jax.random.fold_in(self._key, number)
             rows = job.devices.put_rows(batch)
-            new = jax.device_get(self._sums(state['params'], state['rest'], key, rows))
+            new = jax.device_get(self._sums(state.params, state.model_state, key, rows))
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in new.items()}
         return {name: value / len(examples) for name, value in sums.items()}
 
     def _judged(self, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
         return judged(self._classify(images), labels)
 
-    def _images(self, state: State, codes: Any) -> np.ndarray:
+    def _images(self, state: TrainState, codes: Any) -> np.ndarray:
         """uint8, as a data set has them."""
-        paint = lambda part: self._paint(state['params'], state['rest'], part)  # noqa: E731
+        paint = lambda part: self._paint(state.params, state.model_state, part)  # noqa: E731
         return np.rint(255 * in_batches(paint, jax.device_get(codes))).astype(np.uint8)
 
-    def _codes(self, state: State, inputs: np.ndarray) -> np.ndarray:
-        encode = lambda part: self._encode(state['params'], state['rest'], part)  # noqa: E731
+    def _codes(self, state: TrainState, inputs: np.ndarray) -> np.ndarray:
+        encode = lambda part: self._encode(state.params, state.model_state, part)  # noqa: E731
         return in_batches(encode, inputs)
 
-    def _interpolations(self, state: State) -> np.ndarray:
+    def _interpolations(self, state: TrainState) -> np.ndarray:
         """uint8 (PAIRS, BETWEEN, *image), between images with two further columns, the images."""
         job, test = self._job, self._job.dataset.splits['test']
         if not job.encodes:
@@ -338,7 +338,7 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
     return AutoencoderJob(net=nets[config.model], **common)
 
 
-def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, Net]:
+def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, FunctionalModel]:
     """The networks by name: the model itself, or the two players."""
     chosen = config.read_model_options()
     prefix = 'dcgan_' if config.model == 'dcgan' else ''
@@ -351,8 +351,8 @@ def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, Net]:
             f'{", ".join(sorted(every))}'
         )
 
-    def net(name: str) -> Net:
-        return Net(
+    def net(name: str) -> FunctionalModel:
+        return FunctionalModel(
             lambda rngs: models.create(
                 prefix + name,
                 input_shape=dataset.input_shape,

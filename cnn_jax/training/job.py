@@ -1,7 +1,7 @@
 """From a configuration to what it names: data, model, optimiser, and the length of the run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -13,12 +13,14 @@ from cnn_jax import data, models
 from cnn_jax.data.order import steps_per_epoch
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
-from cnn_jax.training import augment
+from cnn_jax.training import augment, parallel
 from cnn_jax.training.config import RunConfig, TrainConfig
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.judge import ClassifierJudge, Judge
+from cnn_jax.training.evaluation import ClassifierEvaluator, Evaluator
 from cnn_jax.training.optimizer import Schedule, learning_rate, make_optimizer
-from cnn_jax.training.state import Arrays, Net, State, init_state
+from cnn_jax.training.parallel import Jit
+from cnn_jax.training.processes import say
+from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_state
 from cnn_jax.training.step import Step, make_step
 from cnn_jax.training.weights import (
     check_torchvision,
@@ -33,10 +35,9 @@ from cnn_jax.training.workdir import read_config
 class BaseJob:
     """What runs of every task are made of, and what `loop.train` asks of them.
 
-    A task adds its networks and `_init`, `step`, `judge`.
+    A task adds its networks and `_init`, `step`, `evaluator`.
 
     Attributes:
-        parallel: 'jit' or 'pmap', see `step.on_devices`.
         losses: the metrics of a step that a user wants to see on the terminal.
     """
 
@@ -48,24 +49,27 @@ class BaseJob:
     steps_per_epoch: int
     total_steps: int
 
-    parallel = 'jit'
     losses: ClassVar[Sequence[str]] = ('loss',)
 
-    def _init(self) -> State:
+    def _init(self) -> TrainState:
         """The state before the first step; traceable."""
         raise NotImplementedError
 
-    def step(self, axis_name: str | None = None) -> Step:
-        """The step body; `axis_name` for pmap."""
+    def step(self) -> Step:
+        """The step body."""
         raise NotImplementedError
 
-    def judge(self) -> Judge:
+    def evaluator(self) -> Evaluator:
         """What evaluates the state."""
         raise NotImplementedError
 
-    def init(self, say: Callable[[str], None] = print) -> State:
-        """The state before the first step, on all devices; `say`: what a user should know of it."""
-        del say
+    @property
+    def parallel(self) -> Jit:
+        """How the devices share a step."""
+        return Jit(self.devices)
+
+    def init(self) -> TrainState:
+        """The state before the first step, on all devices."""
         init = jax.jit(self._init, out_shardings=self.devices.replicated)
         # It runs once: on a CPU, compiling it well would take longer than all it does.
         fast = {'xla_backend_optimization_level': 0} if self.devices.platform == 'cpu' else None
@@ -90,41 +94,46 @@ class Job(BaseJob):
     """A classifier to train: checked and ready; nothing is computed yet."""
 
     config: TrainConfig
-    net: Net
+    net: FunctionalModel
 
     @property
-    def parallel(self) -> str:
-        return self.config.parallel
+    def parallel(self) -> Jit:
+        return parallel.WAYS[self.config.parallel](self.devices)
 
-    def _init(self) -> State:
+    def _init(self) -> TrainState:
         return init_state(self.net, self.optimizer, self.config.seed, ema=self.config.ema > 0)
 
-    def init(self, say: Callable[[str], None] = print) -> State:
+    def init(self) -> TrainState:
         state = super().init()
         train = self.dataset.splits['train'].inputs
-        fixed = models.set_from_inputs(
+        fixed = models.data_dependent_init(
             self.config.model, lambda n: self.dataset.normalize(jnp.asarray(train[:n]))
         )
-        state['rest'] |= self.devices.put(fixed)
+        state = state._replace(model_state=state.model_state | self.devices.put(fixed))
         if self.config.init_from:
             source, step = read_weights(self.config.init_from)
             say(f'weights of {self.config.init_from} at step {step}')
-            own = take_over(state['params'] | state['rest'], source, say)
+            own = take_over(state.params | state.model_state, source)
             return self._with_weights(state, own)
         if self.config.pretrained:
-            own = from_torchvision(self.net, state, self.config.pretrained, say)
+            own = from_torchvision(self.net, state, self.config.pretrained)
             return self._with_weights(state, own)
         return state
 
-    def _with_weights(self, state: State, own: Arrays) -> State:
-        put = self.devices.put
-        state = state | {key: put({n: own[n] for n in state[key]}) for key in ('params', 'rest')}
-        return state | ({'ema': put({n: own[n] for n in state['ema']})} if 'ema' in state else {})
+    def _with_weights(self, state: TrainState, own: Arrays) -> TrainState:
+        def placed(values: Arrays) -> Arrays:
+            return self.devices.put({name: own[name] for name in values})
 
-    def judge(self) -> Judge:
-        return ClassifierJudge(self.net, self.dataset, self.devices, self.config.batch_size)
+        return state._replace(
+            params=placed(state.params),
+            model_state=placed(state.model_state),
+            ema=None if state.ema is None else placed(state.ema),
+        )
 
-    def step(self, axis_name: str | None = None) -> Step:
+    def evaluator(self) -> Evaluator:
+        return ClassifierEvaluator(self.net, self.dataset, self.devices, self.config.batch_size)
+
+    def step(self) -> Step:
         config = self.config
         chosen = augment.parse(config.augment, self.dataset.kind)
         return make_step(
@@ -141,7 +150,7 @@ class Job(BaseJob):
             unroll=self.devices.platform == 'cpu',
             remat=config.remat,
             seed=config.seed,
-            axis_name=axis_name,
+            axis_name=self.parallel.axis_name,
         )
 
 
@@ -160,7 +169,7 @@ def load_data(config: RunConfig) -> data.Dataset:
     return dataclasses.replace(dataset, mean=pretrained.MEAN, std=pretrained.STD)
 
 
-def make_net(config: TrainConfig, dataset: data.Dataset) -> Net:
+def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
     """The model of a configuration for a data set, and a check that they fit.
 
     Raises:
@@ -179,9 +188,9 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> Net:
             **dataset.model_options | config.read_model_options(),
         )
 
-    net = Net(make)
+    net = FunctionalModel(make)
     logits = jax.eval_shape(
-        lambda x: net.predict(*map(_zeros, (net.params, net.rest)), dataset.normalize(x)),
+        lambda x: net.predict(*map(_zeros, (net.params, net.model_state)), dataset.normalize(x)),
         jax.ShapeDtypeStruct((1, *dataset.input_shape), dataset.splits['train'].inputs.dtype),
     )
     if logits.shape != (1, dataset.num_classes):
@@ -193,8 +202,7 @@ def make_job(config: TrainConfig) -> Job:
     """Raises ValueError, TypeError or OSError for whatever does not fit, before anything runs."""
     devices = Devices.all()
     devices.check_batch(config.batch_size, config.accumulate)
-    if config.parallel == 'pmap' and jax.process_count() > 1:
-        raise UserError("parallel='pmap': is for one process; use jit with several")
+    parallel.WAYS[config.parallel](devices).check()
     if config.init_from:
         read_config(config.init_from)
     dataset = load_data(config)

@@ -9,14 +9,14 @@ import numpy as np
 from tqdm import tqdm
 
 from cnn_jax.training.checkpoints import Checkpoints, first_of
-from cnn_jax.training.devices import AXIS, peak_memory
-from cnn_jax.training.feed import Feed
+from cnn_jax.training.devices import peak_memory
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import BaseJob
-from cnn_jax.training.processes import end_with_peers, is_first
+from cnn_jax.training.prefetch import Prefetcher
+from cnn_jax.training.processes import end_with_peers, is_first, say
 from cnn_jax.training.profile import Profiler
-from cnn_jax.training.state import State
-from cnn_jax.training.step import on_devices, several_steps
+from cnn_jax.training.state import TrainState
+from cnn_jax.training.step import several_steps
 from cnn_jax.training.workdir import MetricsLog, Workdir
 
 STEPS_PER_CALL = 50  # on accelerators; see `step.several_steps`
@@ -31,7 +31,7 @@ class Interrupted(Exception):
     """A signal asked to stop; everything is saved."""
 
 
-def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
+def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
     """Trains to the end, from wherever the folder's newest checkpoint is.
 
     Returns:
@@ -51,7 +51,6 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
                 workdir.checkpoints,
                 keep_last=config.keep_last,
                 keep_best=config.keep_best,
-                say=say,
             )
         )
         stack.enter_context(end_with_peers())  # before the checkpoints, whose end waits for others
@@ -62,24 +61,18 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[State, dict[str, Any]]:
         profiler = Profiler(config.read_profile_steps(), workdir.path / 'profile')
         stack.callback(profiler.close)
         run = _Run(job, checkpoints, log, interrupt, profiler)
-        stack.callback(run.feed.close)
+        stack.callback(run.prefetcher.close)
         state = run.to_end(state, start)
-        return state, run.judge.final(state, job.total_steps)
+        return state, run.evaluator.final(state, job.total_steps)
 
 
-def say(line: str) -> None:
-    """A line for the user, beside the progress bar, from the first process alone."""
-    if is_first():
-        tqdm.write(line)
-
-
-def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[State, int]:
-    found = checkpoints.restore_newest(job.state_like())
+def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    found = checkpoints.restore_newest(job.state_like().to_dict())
     if found is None:
-        return job.init(say), 0
-    state, meta = found
+        return job.init(), 0
+    saved, meta = found
     say(f'resuming {workdir.path} at step {meta["step"]} of {job.total_steps}')
-    return state, meta['step']
+    return TrainState.from_dict(saved), meta['step']
 
 
 class _Run:
@@ -97,19 +90,17 @@ class _Run:
         self.interrupt, self.profiler = interrupt, profiler
         config, devices, dataset = job.config, job.devices, job.dataset
         self.steps_per_call = 1 if devices.platform == 'cpu' else STEPS_PER_CALL
-        self.feed = Feed(
+        self.prefetcher = Prefetcher(
             dataset.splits['train'],
             config.batch_size,
-            devices,
             seed=config.seed,
             steps_per_call=self.steps_per_call,
             parallel=job.parallel,
         )
-        body = job.step(AXIS if job.parallel == 'pmap' else None)
-        calls = several_steps(body, self.steps_per_call, self.feed.resident)
-        self.call = on_devices(calls, devices, job.parallel, self.feed.resident)
-        self.judge = job.judge()
-        self.watch = _Stopwatch(config.batch_size, self.feed)
+        calls = several_steps(job.step(), self.steps_per_call, self.prefetcher.resident)
+        self.call = job.parallel.compile(calls, self.prefetcher.resident)
+        self.evaluator = job.evaluator()
+        self.stopwatch = _Stopwatch(config.batch_size, self.prefetcher)
         # Steps between two of each; the last step is always one.
         every = lambda text: max(1, config.in_steps(text, job.steps_per_epoch))  # noqa: E731
         self.eval_every, self.save_every = every(config.eval_every), every(config.checkpoint_every)
@@ -117,7 +108,7 @@ class _Run:
     def is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.job.total_steps
 
-    def to_end(self, state: State, start: int) -> State:
+    def to_end(self, state: TrainState, start: int) -> TrainState:
         """The state after the last step."""
         step, total = start, self.job.total_steps
         hidden = None if is_first() else True  # None: where there is no terminal
@@ -128,22 +119,22 @@ class _Run:
                 score = self.evaluate(state, step) if self.is_due(step, self.eval_every) else None
                 stop = stop or self.interrupt.at(step)
                 if stop or self.is_due(step, self.save_every):
-                    self.checkpoints.save(step, state, score=score)
+                    self.checkpoints.save(step, state.to_dict(), score=score)
                 if stop:
                     self.checkpoints.wait()
                     raise Interrupted(f'{stop}: stopped after step {step} of {total}, saved')
         return state
 
     def to_step(
-        self, state: State, step: int, end: int, bar: tqdm
-    ) -> tuple[State, int, str | None]:
+        self, state: TrainState, step: int, end: int, bar: tqdm
+    ) -> tuple[TrainState, int, str | None]:
         """On to step `end`, or to where a signal arrives; all metrics are logged and finite."""
-        self.watch.resume()
+        self.stopwatch.resume()
         pending = stop = None
         while step < end and not stop:
-            count = self.profiler.at(step, min(self.feed.room(step), end - step))
+            count = self.profiler.at(step, min(self.prefetcher.room(step), end - step))
             with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
-                state, metrics = self.call(state, *self.feed.get(step, count))
+                state, metrics = self.call(state, *self.prefetcher.get(step, count))
             # The devices work on this call while the host reads what the one before gave.
             if pending is not None:
                 self.record(*pending, bar)
@@ -153,13 +144,13 @@ class _Run:
                 stop = self.interrupt.at(step)
         if pending is not None:
             self.record(*pending, bar)
-        self.watch.pause()
+        self.stopwatch.pause()
         return state, step, stop
 
     def record(self, step: int, count: int, metrics: dict[str, jax.Array], bar: tqdm) -> None:
         """Checks and logs the metrics of steps `step`..`step + count - 1` (from 0)."""
         metrics = {name: values[:count] for name, values in jax.device_get(metrics).items()}
-        self.watch.count(count)
+        self.stopwatch.count(count)
         bar.update(count)
         for i in range(count):
             done = step + i + 1
@@ -175,7 +166,7 @@ class _Run:
         return {'step': step, 'epoch': step / self.job.steps_per_epoch}
 
     def what_is_not_finite(self, step: int, row: dict[str, float], leaf_norms: np.ndarray) -> str:
-        names = np.array(sorted(self.job.state_like()['params']))[~np.isfinite(leaf_norms)]
+        names = np.array(sorted(self.job.state_like().params))[~np.isfinite(leaf_norms)]
         losses = {name.replace('_', ' '): row[name] for name in self.job.losses}
         what = [f'the {name} is {v}' for name, v in losses.items() if not np.isfinite(v)]
         if len(names):
@@ -187,11 +178,11 @@ class _Run:
             'learning_rate or clip_norm may help'
         )
 
-    def evaluate(self, state: State, step: int) -> float | None:
+    def evaluate(self, state: TrainState, step: int) -> float | None:
         """Evaluates the watched split and says a line; returns the score, by which to rank."""
         epochs = self.job.total_steps / self.job.steps_per_epoch
-        speed = self.watch.read()
-        found = self.judge.watch(state, step, self.job.watched)
+        speed = self.stopwatch.read()
+        found = self.evaluator.evaluate(state, step, self.job.watched)
         row = self.at(step) | speed | {'memory_peak_bytes': peak_memory()} | found.metrics
         if self.log:
             self.log.write(row)
@@ -207,8 +198,8 @@ class _Run:
 class _Stopwatch:
     """The speed of steps alone: without evaluations, saves, and the first step, which compiles."""
 
-    def __init__(self, batch_size: int, feed: Feed):
-        self._batch_size, self._feed = batch_size, feed
+    def __init__(self, batch_size: int, prefetcher: Prefetcher):
+        self._batch_size, self._prefetcher = batch_size, prefetcher
         self._compiled = False
         self._begun: float | None = None
         self._reset()
@@ -217,7 +208,7 @@ class _Stopwatch:
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def resume(self) -> None:
-        self._begun, self._waited_before = time.monotonic(), self._feed.waited
+        self._begun, self._waited_before = time.monotonic(), self._prefetcher.waited
 
     def count(self, steps: int) -> None:
         """So many steps are done."""
@@ -229,7 +220,7 @@ class _Stopwatch:
 
     def pause(self) -> None:
         self._seconds += time.monotonic() - self._begun
-        self._waited += self._feed.waited - self._waited_before
+        self._waited += self._prefetcher.waited - self._waited_before
 
     def read(self) -> dict[str, float]:
         """Speed since the last reading; nothing where nothing was measured."""

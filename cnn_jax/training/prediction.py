@@ -41,11 +41,11 @@ def predictor(run: SavedRun) -> Callable[[np.ndarray], np.ndarray]:
     """`probabilities` of this run, compiled once for all calls."""
 
     @jax.jit
-    def predict(params, rest, part):
-        return jax.nn.softmax(run.net.predict(params, rest, run.dataset.normalize(part)))
+    def predict(params, model_state, part):
+        return jax.nn.softmax(run.net.predict(params, model_state, run.dataset.normalize(part)))
 
-    params, rest = jax.device_get((run.params, run.rest))
-    return lambda inputs: in_batches(lambda part: predict(params, rest, part), inputs)
+    params, model_state = jax.device_get((run.params, run.model_state))
+    return lambda inputs: in_batches(lambda part: predict(params, model_state, part), inputs)
 
 
 def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from cnn_jax.errors import UserError
 
@@ -61,6 +62,12 @@ def join(
 def is_first() -> bool:
     """Whether this process writes and speaks for all."""
     return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """Prints a line above the progress bar, in the first process alone."""
+    if is_first():
+        tqdm.write(line)
 
 
 def are_several() -> bool:

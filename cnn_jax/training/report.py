@@ -7,16 +7,16 @@ import numpy as np
 
 from cnn_jax.data import Dataset
 from cnn_jax.training.job import Job
-from cnn_jax.training.state import Arrays, Net, State
+from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 from cnn_jax.training.workdir import Workdir, read_metrics
 from cnn_jax.viz import runs
 
 EXAMPLES = 4  # test images whose feature maps are drawn
 
 
-def draw(workdir: Workdir, job: Job, state: State, result: dict[str, Any]) -> None:
+def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) -> None:
     """Learning curves, confusion matrix, and for images the filters and feature maps."""
-    net, dataset, params, rest = job.net, job.dataset, state['params'], state['rest']
+    net, dataset, params, model_state = job.net, job.dataset, state.params, state.model_state
     folder = workdir.pictures
     runs.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
     runs.confusion_matrix(
@@ -31,22 +31,22 @@ def draw(workdir: Workdir, job: Job, state: State, result: dict[str, Any]) -> No
     if kernels:
         runs.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
     inputs = dataset.splits['test'].inputs[:EXAMPLES]
-    maps = layer_results(net, dataset, params, rest, inputs)
+    maps = layer_results(net, dataset, params, model_state, inputs)
     runs.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
 
 
 def layer_results(
-    net: Net, dataset: Dataset, params: Arrays, rest: Arrays, inputs: np.ndarray
+    net: FunctionalModel, dataset: Dataset, params: Arrays, model_state: Arrays, inputs: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What every layer makes of `inputs`, in the order of the layers: name -> (N, ...)."""
     order: list[str] = []  # a dict comes out of jit sorted by name
 
     @jax.jit
-    def run(params, rest, inputs):
+    def run(params, model_state, inputs):
         maps: dict[str, jax.Array] = {}
-        net.predict(params, rest, dataset.normalize(inputs), maps)
+        net.predict(params, model_state, dataset.normalize(inputs), maps)
         order.extend(maps)
         return maps
 
-    maps = run(params, rest, inputs)
+    maps = run(params, model_state, inputs)
     return {name: np.asarray(maps[name]) for name in order}

@@ -10,9 +10,9 @@ from cnn_jax.data import Dataset
 from cnn_jax.training.checkpoints import Checkpoints
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.evaluation import Evaluator
+from cnn_jax.training.evaluation import SplitEvaluator
 from cnn_jax.training.job import load_data, make_net
-from cnn_jax.training.state import Arrays, Net
+from cnn_jax.training.state import Arrays, FunctionalModel
 from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
 
 
@@ -22,10 +22,10 @@ class SavedRun:
 
     config: TrainConfig
     dataset: Dataset
-    net: Net
+    net: FunctionalModel
     step: int
     params: Arrays
-    rest: Arrays
+    model_state: Arrays
     devices: Devices
 
     def evaluate(self, split: str, batch_size: int = 0, *, flips: bool = False) -> dict[str, Any]:
@@ -36,8 +36,8 @@ class SavedRun:
         size = batch_size or self.config.batch_size
         size += -size % self.devices.count
         split_ = self.dataset.splits[split]
-        evaluator = Evaluator(self.net, self.dataset, split_, self.devices, size, flips=flips)
-        return evaluator(self.params, self.rest)
+        evaluator = SplitEvaluator(self.net, self.dataset, split_, self.devices, size, flips=flips)
+        return evaluator(self.params, self.model_state)
 
 
 def load_run(
@@ -59,7 +59,7 @@ def load_run(
 
     Raises:
         ValueError: no run there, no (such) checkpoint, or a damaged one.
-        OSError: the data set is not to be had.
+        OSError: the data set is not available.
     """
     config = read_config(path)
     if not isinstance(config, TrainConfig):
@@ -87,7 +87,7 @@ def load_run(
     lie = devices.replicated
     like = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie),
-        {name: net.params, 'rest': net.rest},
+        {name: net.params, 'rest': net.model_state},
     )
     with Checkpoints(folder, read_only=True) as checkpoints:
         if step is None:

@@ -9,7 +9,7 @@ seed and its own number, so a resumed run draws what the uninterrupted one would
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,40 @@ import optax
 from flax import nnx
 
 Arrays = dict[str, jax.Array]
-State = dict[str, Any]  # step, params, rest, opt, and ema where there is one
 
 
-class Net:
+class TrainState(NamedTuple):
+    """The state of a training run: all that changes from step to step.
+
+    Attributes:
+        step: steps done, int32.
+        params: the parameters, by name.
+        model_state: what else the model changes in training (batch statistics), by name.
+        opt_state: the state of the optimiser.
+        ema: a moving average of the parameters; None where there is none.
+    """
+
+    step: jax.Array
+    params: Arrays
+    model_state: Arrays
+    opt_state: Any
+    ema: Arrays | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields under their names in a checkpoint."""
+        saved = dict(zip(_SAVED_AS, self, strict=True))
+        return {name: value for name, value in saved.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> 'TrainState':
+        """Returns the state that `to_dict` gave."""
+        return cls(*map(saved.get, _SAVED_AS))
+
+
+_SAVED_AS = ('step', 'params', 'rest', 'opt', 'ema')  # the format of checkpoints: never change
+
+
+class FunctionalModel:
     """A model as pure functions of named arrays.
 
     Args:
@@ -28,17 +58,17 @@ class Net:
 
     Attributes:
         params: name -> shape and dtype of every parameter.
-        rest: the same of what else changes in training (batch statistics).
+        model_state: the same of what else changes in training (batch statistics).
         model: the abstract model, for its attributes.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
         self._make = make
         self.model = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-        self._graphdef, params, random, rest = _split(self.model)
-        self._structures = [jax.tree.structure(tree) for tree in (params, random, rest)]
+        self._graphdef, params, random, model_state = _split(self.model)
+        self._structures = [jax.tree.structure(tree) for tree in (params, random, model_state)]
         self._random = jax.tree.leaves(random)
-        self.params, self.rest = _named(params), _named(rest)
+        self.params, self.model_state = _named(params), _named(model_state)
 
     @property
     def num_parameters(self) -> int:
@@ -46,10 +76,12 @@ class Net:
 
     def init(self, seed: int) -> tuple[Arrays, Arrays]:
         """Initial parameters and other state; traceable."""
-        _, params, _, rest = _split(self._make(nnx.Rngs(seed)))
-        return _named(params), _named(rest)
+        _, params, _, model_state = _split(self._make(nnx.Rngs(seed)))
+        return _named(params), _named(model_state)
 
-    def merge(self, params: Arrays, rest: Arrays, key: jax.Array | None = None) -> nnx.Module:
+    def merge(
+        self, params: Arrays, model_state: Arrays, key: jax.Array | None = None
+    ) -> nnx.Module:
         """The model with these arrays; `key` seeds its random streams."""
         key = jax.random.key(0) if key is None else key
         random = [
@@ -61,36 +93,40 @@ class Net:
         leaves = [
             [params[name] for name in self.params],
             random,
-            [rest[name] for name in self.rest],
+            [model_state[name] for name in self.model_state],
         ]
         trees = [jax.tree.unflatten(s, x) for s, x in zip(self._structures, leaves, strict=True)]
         return nnx.merge(self._graphdef, *trees, copy=True)
 
     def split(self, model: nnx.Module) -> tuple[Arrays, Arrays]:
         """Parameters and other state of a model that `merge` made."""
-        _, params, _, rest = _split(model)
-        return _named(params), _named(rest)
+        _, params, _, model_state = _split(model)
+        return _named(params), _named(model_state)
 
     def train(
-        self, params: Arrays, rest: Arrays, key: jax.Array, inputs: jax.Array
+        self, params: Arrays, model_state: Arrays, key: jax.Array, inputs: jax.Array
     ) -> tuple[jax.Array, Arrays]:
         """Logits in training mode, and the rest as the pass left it."""
-        return self.use(params, rest, key, lambda model: model(inputs))
+        return self.use(params, model_state, key, lambda model: model(inputs))
 
     def use(
-        self, params: Arrays, rest: Arrays, key: jax.Array, what: Callable[[nnx.Module], Any]
+        self, params: Arrays, model_state: Arrays, key: jax.Array, what: Callable[[nnx.Module], Any]
     ) -> tuple[Any, Arrays]:
         """What `what` makes of the model in training mode, and the rest as it left it."""
-        model = self.merge(params, rest, key)
+        model = self.merge(params, model_state, key)
         model.train()
         found = what(model)
         return found, _named(_split(model)[3])
 
     def predict(
-        self, params: Arrays, rest: Arrays, inputs: jax.Array, intermediates: dict | None = None
+        self,
+        params: Arrays,
+        model_state: Arrays,
+        inputs: jax.Array,
+        intermediates: dict | None = None,
     ) -> jax.Array:
         """Logits in evaluation mode; `intermediates` is filled with the layers' results."""
-        model = self.merge(params, rest)
+        model = self.merge(params, model_state)
         model.eval()
         if intermediates is None:
             return model(inputs)
@@ -98,20 +134,14 @@ class Net:
 
 
 def init_state(
-    net: Net, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
-) -> State:
+    net: FunctionalModel, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
+) -> TrainState:
     """The state before the first step; traceable. `ema`: with an average of the parameters."""
-    params, rest = net.init(seed)
-    state = {
-        'step': jnp.zeros((), jnp.int32),
-        'params': params,
-        'rest': rest,
-        'opt': optimizer.init(params),
-    }
-    if ema:
-        # A copy: the step gives the memory of each array to its successor.
-        state['ema'] = jax.tree.map(jnp.copy, params)
-    return state
+    params, model_state = net.init(seed)
+    # The average is a copy: the step gives the memory of each array to its successor.
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, model_state, optimizer.init(params), average)
 
 
 def _split(model: nnx.Module):

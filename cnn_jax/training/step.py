@@ -1,4 +1,4 @@
-"""One training step: a pure function, and the two ways to run it on several devices."""
+"""One training step as a pure function, and several of them in one call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,19 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_jax.training.devices import AXIS, Devices
 from cnn_jax.training.optimizer import Schedule
-from cnn_jax.training.state import Arrays, Net, State
+from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 
 Batch = dict[str, jax.Array]  # inputs (N, ...) as the data set has them, labels (N,) int32
-Step = Callable[[State, Batch], tuple[State, Arrays]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, Arrays]]
 
 # Recomputed in the backward pass under `remat`: everything but what these make.
 _KEPT = ('conv_general_dilated', 'dot_general')
 
 
 def make_step(
-    net: Net,
+    net: FunctionalModel,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
@@ -49,7 +48,7 @@ def make_step(
         augment: (key, inputs, targets) -> (inputs, targets), see `augment.make_augment`.
         mixed_targets: `augment` mixes targets, and so needs them as distributions.
         label_smoothing: share of the target given to all classes alike.
-        ema: decay of the average in state['ema']; 0 for none.
+        ema: decay of the average in state.ema; 0 for none.
         accumulate: the batch is computed in so many equal parts, one after the other, whose
             gradients are averaged: the gradient of the whole batch. Batch norm sees the parts.
         unroll: write the parts out instead of a loop (XLA's CPU backend runs loops on one thread).
@@ -73,43 +72,43 @@ def make_step(
             return labels
         return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
 
-    def loss_and_more(params: Arrays, rest: Arrays, key: jax.Array, part: Batch):
-        logits, rest = forward(params, rest, key, part['inputs'])
+    def loss_and_more(params: Arrays, model_state: Arrays, key: jax.Array, part: Batch):
+        logits, model_state = forward(params, model_state, key, part['inputs'])
         cross_entropy = (
             optax.softmax_cross_entropy if soft else optax.softmax_cross_entropy_with_integer_labels
         )
         loss = cross_entropy(logits, part['targets']).mean()
         hits = (jnp.argmax(logits, axis=-1) == part['labels']).mean(dtype=jnp.float32)
-        return loss, (rest, hits)
+        return loss, (model_state, hits)
 
     gradient = jax.value_and_grad(loss_and_more, has_aux=True)
 
-    def whole(params: Arrays, rest: Arrays, key: jax.Array, batch: Batch):
+    def whole(params: Arrays, model_state: Arrays, key: jax.Array, batch: Batch):
         """Loss, accuracy, other state, gradient of a batch, computed in parts."""
         if accumulate == 1:
-            (loss, (rest, hits)), grads = gradient(params, rest, key, batch)
-            return loss, hits, rest, grads
+            (loss, (model_state, hits)), grads = gradient(params, model_state, key, batch)
+            return loss, hits, model_state, grads
         # Every part takes rows from the share of every device, so that none has to move.
         split = lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
         parts = jax.tree.map(split, batch)
 
         def add(carry, numbered):
             index, part = numbered
-            rest, sums = carry
+            model_state, sums = carry
             part_key = jax.random.fold_in(key, index)
-            (loss, (rest, hits)), grads = gradient(params, rest, part_key, part)
-            return (rest, jax.tree.map(jnp.add, sums, (loss, hits, grads))), None
+            (loss, (model_state, hits)), grads = gradient(params, model_state, part_key, part)
+            return (model_state, jax.tree.map(jnp.add, sums, (loss, hits, grads))), None
 
         zero = jnp.zeros((), jnp.float32)
-        start = rest, (zero, zero, jax.tree.map(jnp.zeros_like, params))
-        (rest, sums), _ = jax.lax.scan(
+        start = model_state, (zero, zero, jax.tree.map(jnp.zeros_like, params))
+        (model_state, sums), _ = jax.lax.scan(
             add, start, (jnp.arange(accumulate), parts), unroll=accumulate if unroll else 1
         )
         loss, hits, grads = jax.tree.map(lambda a: a / accumulate, sums)
-        return loss, hits, rest, grads
+        return loss, hits, model_state, grads
 
-    def step(state: State, batch: Batch) -> tuple[State, Arrays]:
-        key = jax.random.fold_in(jax.random.key(seed), state['step'])
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         labels = batch['labels']
@@ -117,25 +116,25 @@ def make_step(
         if augment:
             inputs, targets = augment(jax.random.fold_in(key, 1), inputs, targets)
         parts = {'inputs': inputs, 'labels': labels, 'targets': targets}
-        loss, hits, rest, grads = whole(
-            state['params'], state['rest'], jax.random.fold_in(key, 2), parts
+        loss, hits, model_state, grads = whole(
+            state.params, state.model_state, jax.random.fold_in(key, 2), parts
         )
         if axis_name:
-            loss, hits, rest, grads = jax.lax.pmean((loss, hits, rest, grads), axis_name)
-        updates, opt = optimizer.update(grads, state['opt'], state['params'])
-        params = optax.apply_updates(state['params'], updates)
+            loss, hits, model_state, grads = jax.lax.pmean(
+                (loss, hits, model_state, grads), axis_name
+            )
+        updates, opt = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         leaf_norms = jnp.stack([jnp.linalg.norm(grads[name].ravel()) for name in sorted(grads)])
         metrics = {
             'loss': loss,
             'accuracy': hits,
             'grad_norm': jnp.linalg.norm(leaf_norms),
-            'learning_rate': jnp.asarray(schedule(state['step']), jnp.float32),
+            'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'leaf_norms': leaf_norms,
         }
-        new = {'step': state['step'] + 1, 'params': params, 'rest': rest, 'opt': opt}
-        if ema:
-            new['ema'] = optax.incremental_update(params, state['ema'], 1 - ema)
-        return new, metrics
+        average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
+        return TrainState(state.step + 1, params, model_state, opt, average), metrics
 
     return step
 
@@ -162,7 +161,7 @@ def several_steps(step: Step, steps_per_call: int, resident: bool):
     """
 
     def on_batch(state, data, rows, i):
-        take = rows[state['step'] % len(rows)] if resident else i
+        take = rows[state.step % len(rows)] if resident else i
         return step(state, {name: column[take] for name, column in data.items()})
 
     def one(state, data, rows, count):
@@ -182,40 +181,3 @@ def several_steps(step: Step, steps_per_call: int, resident: bool):
         return jax.lax.fori_loop(0, count, body, (state, history))
 
     return one if steps_per_call == 1 else loop
-
-
-def on_devices(calls, devices: Devices, parallel: str, resident: bool):
-    """`several_steps`' function, compiled for several devices; the state's memory is reused.
-
-    Args:
-        calls: what `several_steps` returned; its step was made with `axis_name=AXIS` for pmap.
-        devices: the mesh.
-        parallel: 'jit': one program over the global batch, which XLA divides. 'pmap': the body once
-            per device on its own rows.
-        resident: as for `several_steps`.
-
-    Returns:
-        (state, data, rows, count) -> (state, metrics), with what is shared out as `share_out` does.
-    """
-    if parallel == 'jit':
-        return jax.jit(calls, donate_argnums=0, out_shardings=devices.replicated)
-    return jax.pmap(
-        calls,
-        axis_name=AXIS,
-        in_axes=(None, None, 0, None) if resident else (None, 0, None, None),
-        out_axes=None,
-        donate_argnums=0,
-        devices=list(devices.mesh.devices.flat),
-    )
-
-
-def share_out(array: Any, devices: Devices, parallel: str, *, whole: bool = True) -> jax.Array:
-    """(K, N, ...) on the devices, shared out along N; for pmap (devices, K, N / devices, ...).
-
-    `whole`: every process has all of N, or else its own rows alone.
-    """
-    if parallel == 'jit':
-        return devices.put_rows(array, axis=1, whole=whole)
-    steps, size, *shape = array.shape
-    parts = array.reshape(steps, devices.count, size // devices.count, *shape)
-    return devices.put_rows(parts.swapaxes(0, 1))

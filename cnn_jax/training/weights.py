@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
 from cnn_jax.training.checkpoints import Checkpoints, DamagedError
-from cnn_jax.training.state import Net, State
+from cnn_jax.training.processes import say
+from cnn_jax.training.state import FunctionalModel, TrainState
 from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
 
 KINDS = ('params', 'ema')
@@ -41,7 +41,7 @@ def read_weights(
             try:
                 return _read(checkpoints, candidate, KINDS[averaged]), candidate
             except DamagedError as error:
-                print(f'checkpoint {candidate} of {path} is damaged ({error})')
+                say(f'checkpoint {candidate} of {path} is damaged ({error})')
     raise WorkdirError(f'workdir={str(path)!r} holds no whole checkpoint')
 
 
@@ -58,10 +58,8 @@ def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarra
     return {name.partition('/')[2]: np.asarray(value) for name, value in flat.items()}
 
 
-def take_over(
-    values: dict[str, Any], source: dict[str, np.ndarray], say: Callable[[str], None]
-) -> dict[str, Any]:
-    """`values` with those of `source` where name and shape are the same; all else is said.
+def take_over(values: dict[str, Any], source: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns `values` with those of `source` where name and shape agree; lists the others.
 
     Raises:
         ValueError: nothing fits.
@@ -77,24 +75,22 @@ def take_over(
     return {n: source[n].astype(v.dtype) if n in fitting else v for n, v in values.items()}
 
 
-def check_torchvision(net: Net, path: str) -> None:
+def check_torchvision(net: FunctionalModel, path: str) -> None:
     """Raises what `from_torchvision` would: ValueError, OSError or ImportError."""
     tensors = pretrained.read(path)
     pretrained.fitting(net.model, tensors, head=pretrained.head_fits(net.model, tensors))
 
 
-def from_torchvision(
-    net: Net, state: State, path: str, say: Callable[[str], None]
-) -> dict[str, jax.Array]:
+def from_torchvision(net: FunctionalModel, state: TrainState, path: str) -> dict[str, jax.Array]:
     """Parameters and other state from a file in torchvision's layout.
 
-    A last layer for another number of classes keeps its initial values, which is said.
+    A last layer for another number of classes keeps its initial values; a line says so.
 
     Raises:
         ValueError: a file that does not fit; see `models.pretrained.load_torchvision`.
     """
     tensors = pretrained.read(path)
-    model = net.merge(state['params'], state['rest'])
+    model = net.merge(state.params, state.model_state)
     head = pretrained.head_fits(model, tensors)
     pretrained.put_torchvision(model, tensors, head=head)
     say(f'weights of {path}' + ('' if head else ', but for the last layer: other classes'))

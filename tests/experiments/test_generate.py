@@ -85,7 +85,7 @@ def test_resumed_to_the_same_bits(name, tmp_path, capsys, request):
     again = fit(dataclasses.asdict(training.read_config(folder)), copy)
     assert 'at step 2 of 4' in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, again[0], state)
-    assert again[1] == result and int(state['step']) == 4
+    assert again[1] == result and int(state.step) == 4
     files = sorted(file.name for file in (copy / 'grids').iterdir())
     assert files == ['final.npz', 'step-00000004.npz']
     for file in files:

@@ -5,12 +5,14 @@ import math
 import os
 import pathlib
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.training import processes
 from cnn_jax.training.checkpoints import Checkpoints, DamagedError, SaveError, named_leaves
 
 
@@ -60,7 +62,8 @@ def assert_is(found, step):
 
 def restore_newest(folder, **options):
     said = []
-    with Checkpoints(folder, say=said.append, **options) as checkpoints:
+    say = mock.patch.object(processes, 'say', said.append)
+    with say, Checkpoints(folder, **options) as checkpoints:
         found, meta = checkpoints.restore_newest(LIKE)
         return found, meta['step'], said, checkpoints.steps()
 
@@ -137,7 +140,7 @@ def test_none_whole_is_an_error_and_nothing_is_moved(folder):
         for file in files(folder / step / 'state'):
             flip(file)
     before = files(folder)
-    with Checkpoints(folder, say=lambda _: None) as checkpoints:
+    with Checkpoints(folder) as checkpoints:
         with pytest.raises(DamagedError, match='is whole .tried 2, 1.'):
             checkpoints.restore_newest(LIKE)
     assert files(folder) == before
@@ -183,7 +186,6 @@ def test_newest_and_best_are_kept_and_nan_is_never_best(tmp_path):
             checkpoints.save(step, state(step), score=score)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
-        assert checkpoints.best_step() == 2
         with pytest.raises(ValueError, match='step=3: there are .2, 4, 5. already'):
             checkpoints.save(3, state(3))
 

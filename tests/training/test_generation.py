@@ -12,7 +12,7 @@ from flax import nnx
 from cnn_jax import models
 from cnn_jax.training import generation
 from cnn_jax.training.generation_job import judged
-from cnn_jax.training.state import Net, init_state
+from cnn_jax.training.state import FunctionalModel, init_state
 
 SHAPE = {'input_shape': (8, 8, 1), 'num_classes': 1}
 RATE = 0.1
@@ -28,19 +28,19 @@ def once(function, *arguments):
 
 def vae(**options):
     options = {'features': (2,), 'hidden': 3} | options
-    return Net(lambda rngs: models.create('vae', **SHAPE, rngs=rngs, **options))
+    return FunctionalModel(lambda rngs: models.create('vae', **SHAPE, rngs=rngs, **options))
 
 
 def test_elbo_of_a_vae_by_quadrature():
     """The divergence by integrating densities, the likelihood by SciPy's Bernoulli."""
     net = vae()
-    params, rest = once(lambda: net.init(1))
+    params, model_state = once(lambda: net.init(1))
     # A spread of means and variances far from the initial ones near 0.
     params['encoder/code/kernel'] = 3 * params['encoder/code/kernel']
     images, key = IMAGES / np.float32(255), jax.random.key(3)
 
     def run(params):
-        model = net.merge(params, rest)
+        model = net.merge(params, model_state)
         mean, log_variance = model.distribution(images)
         noise = jax.random.normal(key, mean.shape)
         logits = model.decode(mean + jnp.exp(log_variance / 2) * noise)
@@ -79,20 +79,20 @@ def test_step_of_a_vae_descends_its_bound():
 
     def bound(params):
         images = jnp.asarray(IMAGES, jnp.float32) / 255
-        return sum(net.merge(params, state['rest']).negative_elbo(images, key)).mean()
+        return sum(net.merge(params, state.model_state).negative_elbo(images, key)).mean()
 
-    loss, grads = once(jax.value_and_grad(bound), state['params'])
+    loss, grads = once(jax.value_and_grad(bound), state.params)
     np.testing.assert_allclose(metrics['loss'], loss, rtol=1e-5)
     for name, grad in grads.items():
-        wanted = state['params'][name] - RATE / 64 * grad
-        np.testing.assert_allclose(new['params'][name], wanted, rtol=1e-4, atol=1e-6)
+        wanted = state.params[name] - RATE / 64 * grad
+        np.testing.assert_allclose(new.params[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope='module')
 def played():
     """Networks, and the state before and after one step of a GAN."""
     nets = {
-        player: Net(
+        player: FunctionalModel(
             lambda rngs, player=player: models.create(
                 f'dcgan_{player}', **SHAPE, rngs=rngs, **({'latent': 5} if 'g' == player[0] else {})
             )
@@ -113,14 +113,10 @@ def test_each_player_of_a_gan_follows_its_own_loss(played):
     real = jnp.asarray(IMAGES, jnp.float32) / 127.5 - 1
 
     def module(state, player):
-        return nets[player].merge(*(generation.of_player(state[k], player) for k in state_kinds))
+        return nets[player].merge(*(generation.of_player(arrays, player) for arrays in state[1:3]))
 
-    state_kinds = 'params', 'rest'
-    mixed = {
-        'params': before['params']
-        | {n: a for n, a in after['params'].items() if n.startswith('discriminator')},
-        'rest': before['rest'],
-    }
+    newer = {n: a for n, a in after.params.items() if n.startswith('discriminator')}
+    mixed = before._replace(params=before.params | newer)
 
     def gradients(before, mixed):
         def of_judge(judge):
@@ -136,28 +132,28 @@ def test_each_player_of_a_gan_follows_its_own_loss(played):
             nnx.value_and_grad(of_maker)(module(before, 'generator')),
         )
 
-    found = once(gradients, {k: before[k] for k in state_kinds}, mixed)
+    found = once(gradients, before, mixed)
     for player, (loss, grads) in zip(generation.PLAYERS, found, strict=True):
         np.testing.assert_allclose(metrics[f'{player}_loss'], loss, rtol=1e-5)
         flat = {'/'.join(map(str, path)): value for path, value in nnx.to_flat_state(grads)}
-        names = [name for name in before['params'] if name.startswith(player)]
+        names = [name for name in before.params if name.startswith(player)]
         assert len(flat) == len(names) > 1
         for name in names:
             grad = np.asarray(flat[name.removeprefix(player + '/')][...])
             assert np.abs(grad).max() > 0
-            wanted = before['params'][name] - RATE * grad
-            np.testing.assert_allclose(after['params'][name], wanted, rtol=1e-4, atol=1e-6)
+            wanted = before.params[name] - RATE * grad
+            np.testing.assert_allclose(after.params[name], wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_both_players_keep_batch_statistics(played):
     _, before, after, metrics = played
-    means = [name for name in before['rest'] if name.endswith('mean')]
+    means = [name for name in before.model_state if name.endswith('mean')]
     assert {name.partition('/')[0] for name in means} == {'generator'}  # 8 x 8: none in the judge
     for name in means:
-        assert np.abs(after['rest'][name] - before['rest'][name]).max() > 0
+        assert np.abs(after.model_state[name] - before.model_state[name]).max() > 0
     assert 0 < metrics['fake'] < 1 and 0 < metrics['real'] < 1
-    assert int(after['step']) == 1
-    assert metrics['leaf_norms'].shape == (len(before['params']),)
+    assert int(after.step) == 1
+    assert metrics['leaf_norms'].shape == (len(before.params),)
 
 
 def test_codes_between():

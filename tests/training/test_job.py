@@ -19,8 +19,8 @@ def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
     config = TrainConfig(model='airbench', model_options='widths=(4,4,4)', steps=1, batch_size=8)
     net = make_net(config, dataset)
     job = Job(net=net, **common_parts(config, dataset, Devices.all()))
-    kernel = job.init()['rest']['layers/whiten/kernel']
-    assert kernel.shape == net.rest['layers/whiten/kernel'].shape == (2, 2, 3, 24)
+    kernel = job.init().model_state['layers/whiten/kernel']
+    assert kernel.shape == net.model_state['layers/whiten/kernel'].shape == (2, 2, 3, 24)
     white = jax.lax.conv(
         dataset.normalize(images).transpose(0, 3, 1, 2),
         kernel.transpose(3, 2, 0, 1)[:12],
@@ -29,4 +29,4 @@ def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
     )
     covariance = np.einsum('nchw,ndhw->cd', white, white) / white[:, 0].size
     np.testing.assert_allclose(covariance, np.eye(12), atol=5e-3)
-    assert models.set_from_inputs('lecture_cnn', None) == {}
+    assert models.data_dependent_init('lecture_cnn', None) == {}

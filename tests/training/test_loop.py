@@ -45,9 +45,9 @@ def finished(tmp_path_factory):
 
 def test_no_hidden_transfers_in_the_whole_loop(finished):
     state, result, _ = finished
-    assert int(state['step']) == result['step'] == STEPS
+    assert int(state.step) == result['step'] == STEPS
     with jax.transfer_guard('disallow'), pytest.raises(Exception, match='[Dd]isallowed'):
-        jnp.add(state['step'], np.ones(3))  # the guard does see what is not sent by name
+        jnp.add(state.step, np.ones(3))  # the guard does see what is not sent by name
 
 
 def test_bfloat16_layers_leave_all_else_float32(finished):

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.state import Net, init_state
+from cnn_jax.training.state import FunctionalModel, init_state
 from cnn_jax.training.step import make_step
 from tests.training import tiny
 
@@ -27,8 +27,8 @@ def assert_same_run(found, wanted, **tolerance):
     for name in ('loss', 'accuracy', 'grad_norm'):
         np.testing.assert_allclose(found[1][name], wanted[1][name], **tolerance)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found[0]['params'],
-        wanted[0]['params'],
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found[0].params,
+        wanted[0].params,
     )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_one_step_is_the_formula():
     state, metrics = tiny.run(1, optimizer=optax.sgd(0.1), devices=jax.devices()[:1])
     np.testing.assert_allclose(metrics['loss'], [loss], rtol=1e-6)
     for name, value in wanted.items():
-        np.testing.assert_allclose(state['params'][name], value, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(state.params[name], value, rtol=1e-5, atol=1e-7)
     norm = np.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(grads)))
     np.testing.assert_allclose(metrics['grad_norm'], [norm], rtol=1e-5)
 
@@ -114,18 +114,18 @@ def test_batch_norm_is_global_under_jit_and_per_device_under_pmap():
     np.testing.assert_allclose(batch_statistics({})[1]['loss'], whole[1]['loss'], **CLOSE)
 
     # Per device: the mean of the losses of four runs on a quarter of the batch each.
-    dataset, net = tiny.tiny_dataset(), Net(model)
-    params, rest = net.init(0)
+    dataset, net = tiny.tiny_dataset(), FunctionalModel(model)
+    params, model_state = net.init(0)
     parts = dataset.normalize(dataset.splits['train'].inputs[:16]).reshape(4, 4, 5, 5, 1)
     labels = dataset.splits['train'].labels[:16].reshape(4, 4)
     losses, means = [], []
     for x, y in zip(parts, labels, strict=True):
-        logits, after = net.train(params, rest, jax.random.key(0), jnp.asarray(x))
+        logits, after = net.train(params, model_state, jax.random.key(0), jnp.asarray(x))
         losses.append(optax.softmax_cross_entropy_with_integer_labels(logits, y).mean())
         means.append(after['norm/mean'])
     mapped = batch_statistics({'parallel': 'pmap'})
     np.testing.assert_allclose(mapped[1]['loss'], [np.mean(losses)], **CLOSE)
-    np.testing.assert_allclose(mapped[0]['rest']['norm/mean'], np.mean(means, 0), **CLOSE)
+    np.testing.assert_allclose(mapped[0].model_state['norm/mean'], np.mean(means, 0), **CLOSE)
     assert abs(mapped[1]['loss'] - whole[1]['loss']) > 1e-3
 
 
@@ -134,25 +134,25 @@ def test_label_smoothing_and_average():
     state, metrics = tiny.run(
         2, 48, optimizer=optax.sgd(0.0), label_smoothing=0.3, ema=0.9, devices=jax.devices()[:1]
     )
-    dataset, net = tiny.tiny_dataset(), Net(tiny.Tiny)
-    params, rest = net.init(0)
+    dataset, net = tiny.tiny_dataset(), FunctionalModel(tiny.Tiny)
+    params, model_state = net.init(0)
     train = dataset.splits['train']
-    logits = net.predict(params, rest, jnp.asarray(dataset.normalize(train.inputs)))
+    logits = net.predict(params, model_state, jnp.asarray(dataset.normalize(train.inputs)))
     log = jax.nn.log_softmax(logits)
     right, all_ = log[np.arange(48), train.labels].mean(), log.mean()
     np.testing.assert_allclose(metrics['loss'][0], -(0.7 * right + 0.3 * all_), rtol=1e-5)
-    for name, value in state['params'].items():  # an average of equal values
-        np.testing.assert_allclose(state['ema'][name], value, rtol=1e-6)
+    for name, value in state.params.items():  # an average of equal values
+        np.testing.assert_allclose(state.ema[name], value, rtol=1e-6)
 
     moved, _ = tiny.run(1, optimizer=optax.sgd(0.5), ema=0.9, devices=jax.devices()[:1])
     for name, start in params.items():
-        wanted = 0.9 * np.asarray(start) + 0.1 * np.asarray(moved['params'][name])
-        np.testing.assert_allclose(moved['ema'][name], wanted, rtol=1e-6, atol=1e-7)
+        wanted = 0.9 * np.asarray(start) + 0.1 * np.asarray(moved.params[name])
+        np.testing.assert_allclose(moved.ema[name], wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_remat_keeps_less():
     """What the backward pass is given: without the results of normalisation and ReLU."""
-    net = Net(functools.partial(tiny.Tiny, norm=True))
+    net = FunctionalModel(functools.partial(tiny.Tiny, norm=True))
     optimizer = optax.sgd(0.1)
     state = init_state(net, optimizer, 0)
     batch = {'inputs': jnp.ones((16, 5, 5, 1)), 'labels': jnp.zeros(16, jnp.int32)}
@@ -171,7 +171,7 @@ def test_no_hidden_transfers():
     """The loop puts on the devices what it needs, by name; nothing slips in beside."""
     with jax.transfer_guard('disallow'):
         state, _ = tiny.run(2, steps_per_call=2)
-    assert int(state['step']) == 2
+    assert int(state.step) == 2
 
 
 def test_batch_must_divide_by_the_devices():

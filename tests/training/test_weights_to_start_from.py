@@ -10,14 +10,16 @@ from cnn_jax import models
 from cnn_jax.models import pretrained
 from cnn_jax.training import TrainConfig, Workdir, WorkdirError, make_job
 from cnn_jax.training.optimizer import keep_norm, make_optimizer
-from cnn_jax.training.state import Net
+from cnn_jax.training.state import FunctionalModel, TrainState
 from cnn_jax.training.weights import check_torchvision, from_torchvision
 from tests.training.tiny import tiny_dataset
 
 
 def net(classes):
     options = {'input_shape': (32, 32, 3), 'head': 'dense', 'width': 1 / 16}
-    return Net(lambda rngs: models.create('vgg11', num_classes=classes, rngs=rngs, **options))
+    return FunctionalModel(
+        lambda rngs: models.create('vgg11', num_classes=classes, rngs=rngs, **options)
+    )
 
 
 @pytest.fixture(scope='module')
@@ -32,12 +34,12 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.parametrize('classes', [3, 5])
-def test_weights_in_torchvisions_layout_start_a_run(file, classes):
+def test_weights_in_torchvisions_layout_start_a_run(file, classes, capsys):
     tensors, path = file
-    here, said = net(classes), []
+    here = net(classes)
     zeros = {name: jnp.zeros(s.shape, s.dtype) for name, s in here.params.items()}
     check_torchvision(here, path)
-    got = from_torchvision(here, {'params': zeros, 'rest': {}}, path, said.append)
+    got = from_torchvision(here, TrainState(jnp.zeros(()), zeros, {}, ()), path)
     assert got.keys() == zeros.keys()
     first = next(name for name in got if got[name].shape[:3] == (3, 3, 3))
     expected = tensors['features.0.weight'].transpose(2, 3, 1, 0)
@@ -45,7 +47,7 @@ def test_weights_in_torchvisions_layout_start_a_run(file, classes):
     untouched = [name for name in got if not np.any(got[name])]
     last = [name for name in got if got[name].shape[-1] == classes]
     assert sorted(untouched) == (sorted(last) if classes == 5 else [])
-    assert ('other classes' in said[0]) == (classes == 5)
+    assert ('other classes' in capsys.readouterr().out) == (classes == 5)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_runs(file, tmp_path):

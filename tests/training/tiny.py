@@ -6,9 +6,10 @@ import optax
 from flax import nnx
 
 from cnn_jax.data import Dataset, Split
-from cnn_jax.training.devices import AXIS, Devices
-from cnn_jax.training.state import Net, init_state
-from cnn_jax.training.step import make_step, on_devices, several_steps, share_out
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.parallel import WAYS
+from cnn_jax.training.state import FunctionalModel, init_state
+from cnn_jax.training.step import make_step, several_steps
 
 CLASSES = 3
 
@@ -56,18 +57,19 @@ def run(
 ):
     """Trains a little; returns (state, metrics by name, a value a step)."""
     dataset, devices = tiny_dataset(), Devices.all(devices)
+    way = WAYS[parallel](devices)
     optimizer = optimizer or optax.sgd(0.1, 0.9)
-    net = Net(model)
+    net = FunctionalModel(model)
     step = make_step(
         net,
         optimizer,
         lambda _: 0.1,
         num_classes=CLASSES,
         normalize=dataset.normalize,
-        axis_name=AXIS if parallel == 'pmap' else None,
+        axis_name=way.axis_name,
         **options,
     )
-    call = on_devices(several_steps(step, steps_per_call, resident), devices, parallel, resident)
+    call = way.compile(several_steps(step, steps_per_call, resident), resident)
     init = jax.jit(
         lambda: init_state(net, optimizer, 0, ema='ema' in options),
         out_shardings=devices.replicated,
@@ -80,10 +82,10 @@ def run(
     everything = everything.astype(np.int32)
     for count in counts or [steps_per_call] * (steps // steps_per_call):
         if resident:
-            arguments = devices.put(columns), share_out(everything, devices, parallel)
+            arguments = devices.put(columns), way.place(everything)
         else:
             rows = everything[first : first + steps_per_call]
-            batches = {k: share_out(v[rows], devices, parallel) for k, v in columns.items()}
+            batches = {k: way.place(v[rows]) for k, v in columns.items()}
             arguments = batches, None
         state, metrics = call(state, *arguments, devices.put(np.int32(count)))
         first += count

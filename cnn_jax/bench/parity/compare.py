@@ -142,8 +142,8 @@ def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> dict[str, Any
         order=order,
     )
     for i, seed in enumerate(seeds):
-        params, rest = jax.jit(net.init, static_argnums=0)(seed)
-        np.savez(folder / f'weights_{i}.npz', **jax.tree.map(np.asarray, params | rest))
+        params, model_state = jax.jit(net.init, static_argnums=0)(seed)
+        np.savez(folder / f'weights_{i}.npz', **jax.tree.map(np.asarray, params | model_state))
         if config.augment:
             path = folder / f'augmented_{i}.npy'
             _write_augmented(path, config, dataset.kind, jax.random.key(seed), inputs, order[i])

@@ -20,12 +20,12 @@ import tqdm
 from cnn_jax import models
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizer import make_optimizer
-from cnn_jax.training.state import Net
+from cnn_jax.training.state import FunctionalModel
 
 
-def make_net(task, dtype) -> Net:
+def make_net(task, dtype) -> FunctionalModel:
     """The model of a task, without parameters."""
-    return Net(
+    return FunctionalModel(
         lambda rngs: models.create(
             task['config']['model'],
             input_shape=tuple(task['input_shape']),
@@ -56,29 +56,29 @@ class Run:
         self.task, self.data, self.dtype = task, data, dtype
         self.net = make_net(task, dtype)
         cast = lambda names: {n: jnp.asarray(weights[n], dtype) for n in names}  # noqa: E731
-        self.params, self.rest = cast(self.net.params), cast(self.net.rest)
+        self.params, self.model_state = cast(self.net.params), cast(self.net.model_state)
         rates = jnp.asarray(task['learning_rates'], dtype)
         self.optimizer = make_optimizer(TrainConfig(**task['config']), lambda step: rates[step])
         self.memory = self.optimizer.init(self.params)
         self._step = jax.jit(self._update, donate_argnums=(0, 1, 2))
         self.gradient = jax.jit(jax.grad(self.loss, has_aux=True))
 
-    def loss(self, params, rest, x, y):
-        model = self.net.merge(params, rest)
+    def loss(self, params, model_state, x, y):
+        model = self.net.merge(params, model_state)
         model.train()
         logits = raw_logits(model, x)
         if self.task['loss'] == 'pixels':
             loss = optax.sigmoid_binary_cross_entropy(logits, y).mean()
         else:
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        return loss, (logits, {name: _variable(model, name) for name in rest})
+        return loss, (logits, {name: _variable(model, name) for name in model_state})
 
-    def _update(self, params, rest, memory, x, y):
-        (loss, (_, rest)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
-            params, rest, x, y
+    def _update(self, params, model_state, memory, x, y):
+        (loss, (_, model_state)), gradient = jax.value_and_grad(self.loss, has_aux=True)(
+            params, model_state, x, y
         )
         updates, memory = self.optimizer.update(gradient, memory, params)
-        return optax.apply_updates(params, updates), rest, memory, loss
+        return optax.apply_updates(params, updates), model_state, memory, loss
 
     def batch(self, rows, inputs=None, split='train'):
         """What the step takes; `inputs` where they are not those of the data."""
@@ -87,8 +87,8 @@ class Run:
         return x, x if self.task['loss'] == 'pixels' else self.data[f'{split}_labels'][rows]
 
     def step(self, rows, inputs=None):
-        self.params, self.rest, self.memory, loss = self._step(
-            self.params, self.rest, self.memory, *self.batch(rows, inputs)
+        self.params, self.model_state, self.memory, loss = self._step(
+            self.params, self.model_state, self.memory, *self.batch(rows, inputs)
         )
         return float(loss)
 
@@ -98,7 +98,7 @@ class Run:
         total, size = 0.0, len(self.data['test_inputs'])
         for start in range(0, size, 250):
             x, y = self.batch(slice(start, start + 250), split='test')
-            logits = predict(self.params, self.rest, x)
+            logits = predict(self.params, self.model_state, x)
             if self.task['loss'] == 'pixels':
                 total += float(optax.sigmoid_binary_cross_entropy(logits, y).mean()) * len(y)
             else:
@@ -106,8 +106,8 @@ class Run:
         return total / size
 
 
-def _predict(net, params, rest, x):
-    model = net.merge(params, rest)
+def _predict(net, params, model_state, x):
+    model = net.merge(params, model_state)
     model.eval()
     return raw_logits(model, x)
 
@@ -133,7 +133,7 @@ def main(folder):
     results = {}
     for dtype in ('float32', 'float64'):
         run = Run(task, data, np.load(folder / 'weights_0.npz'), dtype)
-        gradient, (logits, _) = run.gradient(run.params, run.rest, *run.batch(*first[0]))
+        gradient, (logits, _) = run.gradient(run.params, run.model_state, *run.batch(*first[0]))
         results[f'{dtype}/logits'] = np.asarray(logits)
         results |= {f'{dtype}/gradient/{n}': np.asarray(g) for n, g in gradient.items()}
         losses = []

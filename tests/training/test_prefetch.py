@@ -1,4 +1,4 @@
-"""The feed gives every step its examples, whatever was asked before."""
+"""The prefetcher gives every step its examples, whatever was asked before."""
 
 import jax
 import numpy as np
@@ -6,7 +6,8 @@ import pytest
 
 from cnn_jax.data import batch_rows
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.feed import Feed
+from cnn_jax.training.parallel import WAYS
+from cnn_jax.training.prefetch import Prefetcher
 from tests.training.tiny import tiny_dataset
 
 
@@ -14,7 +15,8 @@ from tests.training.tiny import tiny_dataset
 @pytest.mark.parametrize('parallel', ['jit', 'pmap'])
 def test_every_step_gets_its_rows(resident, parallel):
     split, devices = tiny_dataset().splits['train'], Devices.all(jax.devices()[:2])
-    feed = Feed(split, 8, devices, seed=5, steps_per_call=3, parallel=parallel, resident=resident)
+    way = WAYS[parallel](devices)
+    feed = Prefetcher(split, 8, seed=5, steps_per_call=3, parallel=way, resident=resident)
     for step, count in [(0, 3), (3, 3), (6, 1), (250, 3), (254, 2), (256, 3), (4, 2)]:
         assert count <= feed.room(step)
         data, rows, number = feed.get(step, count)

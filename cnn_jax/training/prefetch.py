@@ -8,8 +8,7 @@ import jax
 import numpy as np
 
 from cnn_jax.data import Loader, Split
-from cnn_jax.training.devices import Devices
-from cnn_jax.training.step import share_out
+from cnn_jax.training.parallel import Jit
 
 # A set up to this size lies on every device for the whole training.
 RESIDENT_BYTES = 1 << 30
@@ -19,7 +18,7 @@ RESIDENT_BYTES = 1 << 30
 ROWS_STEPS = 256
 
 
-class Feed:
+class Prefetcher:
     """What `step.several_steps` is to be called with, by the number of the step.
 
     What follows is made ready in another thread while the caller works; whatever was made ready for
@@ -28,10 +27,9 @@ class Feed:
     Args:
         split: the examples.
         batch_size: examples in a step, over all devices.
-        devices: where to.
         seed: of the order.
         steps_per_call: most steps in a call.
-        parallel: 'jit' or 'pmap'.
+        parallel: how the devices share a step.
         resident: whether the set lies on the devices; None: if it is small enough.
 
     Attributes:
@@ -43,27 +41,27 @@ class Feed:
         self,
         split: Split,
         batch_size: int,
-        devices: Devices,
         *,
         seed: int,
         steps_per_call: int,
-        parallel: str,
+        parallel: Jit,
         resident: bool | None = None,
     ):
         size = split.inputs.nbytes + split.labels.nbytes
         self.resident = size <= RESIDENT_BYTES if resident is None else resident
         self.waited = 0.0
-        self._devices, self._parallel, self._steps_per_call = devices, parallel, steps_per_call
+        self._parallel, self._devices = parallel, parallel.devices
+        self._steps_per_call = steps_per_call
         processes = {}
         if self.resident:
-            self._data = devices.put({'inputs': split.inputs[:], 'labels': split.labels})
+            self._data = self._devices.put({'inputs': split.inputs[:], 'labels': split.labels})
         else:
             processes = {
                 'process_index': jax.process_index(),
                 'process_count': jax.process_count(),
             }
         self._loader = Loader(split, batch_size, seed=seed, **processes)
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, 'feed')
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, 'prefetch')
         self._ready: dict[tuple[int, int], concurrent.futures.Future] = {}
         self._counts: dict[int, jax.Array] = {}
 
@@ -98,7 +96,7 @@ class Feed:
         self._pool.shutdown(cancel_futures=True)
 
     def _place(self, array: np.ndarray, whole: bool) -> jax.Array:
-        return share_out(array, self._devices, self._parallel, whole=whole)
+        return self._parallel.place(array, whole=whole)
 
     def _rows(self, step: int, count: int) -> jax.Array:
         rows = np.stack([self._loader.rows(step + i) for i in range(count)])
