@@ -65,9 +65,51 @@ def define_process_flags() -> None:
     )
 
 
+def define_workdir_flag() -> None:
+    flags.DEFINE_string(
+        'workdir', '', 'folder of the run (default: runs/<dataset>-<model>-<digest of the flags>)'
+    )
+
+
+def train(config_class: type) -> None:
+    """Trains or resumes the run that the flags describe: the body of the training scripts."""
+    from cnn_jax import training
+    from cnn_jax.training.tasks import TASKS
+
+    with bad_input():
+        join_processes()
+        config = from_flags(config_class)
+        task = TASKS.lookup(config.task)
+        name = training.workdir.default_name(config)
+        workdir = training.Workdir(flags.FLAGS.workdir or f'runs/{name}', config)
+        result = workdir.result()
+        if result and task.is_complete(config, result):
+            reached = f'{task.summary(result)}, written to {workdir.path}'
+            processes.say(f'already finished at step {result["step"]}: {reached}')
+            return
+        job = task.make_job(config, workdir.path)
+        lock = workdir.hold()
+        if processes.is_first():
+            workdir.describe(job.dataset)
+    parameters = ', '.join(f'{name} {n:,}' for name, n in job.num_parameters.items())
+    processes.say(
+        f'training {config.model} (parameters: {parameters}) on {config.dataset} '
+        f'({len(job.dataset.splits["train"]):,} examples), {job.total_steps} steps of '
+        f'{config.batch_size}, on {job.devices}'
+    )
+    with lock, training_errors():
+        state, result = training.train(job, workdir)
+        if processes.is_first():
+            job.draw(workdir, state, result)
+            workdir.finish(result)
+            print(f'{task.summary(result)}, written to {workdir.path}')
+
+
 def join_processes() -> None:
-    """See `processes.join`."""
+    """Joins the processes of the run where the script has flags for it; see `processes.join`."""
     values = flags.FLAGS
+    if 'coordinator' not in values:
+        return
     processes.join(
         values.coordinator,
         values.num_processes,

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from cnn_jax.errors import UserError
-from cnn_jax.training import durations
+from cnn_jax.training import durations, plugins
+from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 SCHEMA = 1
 
@@ -54,17 +55,22 @@ class RunConfig:
         identity=False,
     )
     validation: float = option(
-        0.0, 'share of the training examples kept apart for validation', at_least=0.0, below=1.0
+        0.0, 'share of the training examples held out for validation', at_least=0.0, below=1.0
     )
 
     model: str = option('lecture_cnn', 'model, by name')
     model_options: str = option('', "the model's own options, such as 'hidden=(64,32),window=5'")
     implementation: str = option(
-        '', 'kernel of convolutions and pools, by name (default: the choice made for the device)'
+        '', 'kernel of convolutions and pools, by name (default: chosen for the device)'
+    )
+    plugin: str = option(
+        '',
+        'your own modules or .py files, separated by commas, whose names are then known here',
+        identity=False,
     )
     dtype: str = option(
         'float32',
-        'what layers compute in; parameters, optimiser and sums are float32 in any case',
+        'dtype of the layers; parameters, optimiser and sums are always float32',
         choices=('float32', 'bfloat16'),
     )
 
@@ -72,42 +78,48 @@ class RunConfig:
     steps: int = option(0, 'length of the training in steps, instead of epochs', at_least=0)
     examples: float = option(0.0, 'length in examples seen, instead of epochs', at_least=0.0)
     batch_size: int = option(64, 'examples in a step, over all devices', at_least=1)
-    seed: int = option(0, 'of initial parameters, order of examples, and dropout', at_least=0)
+    seed: int = option(
+        0, 'seed of the initial parameters, the order of examples, and dropout', at_least=0
+    )
 
-    optimizer: str = option('adamw', 'optimiser', choices=('sgd', 'adam', 'adamw', 'muon', 'lars'))
+    optimizer: str = option('adamw', 'optimiser', choices=OPTIMIZERS)
     learning_rate: float = option(1e-3, 'highest learning rate', at_least=0.0)
-    momentum: float = option(0.9, 'of sgd, lars and muon', at_least=0.0, below=1.0)
+    momentum: float = option(0.9, 'momentum of sgd, lars and muon', at_least=0.0, below=1.0)
     beta1: float = option(
         0.9,
-        'of adam and adamw: share of the average gradient that is kept',
+        'decay of the average gradient of adam and adamw',
         at_least=0.0,
         below=1.0,
     )
-    nesterov: bool = option(True, "Nesterov's form of the momentum")
-    weight_decay: float = option(1e-4, 'on kernels only', at_least=0.0)
-    clip_norm: float = option(0.0, 'greatest norm of the whole gradient; 0: any', at_least=0.0)
+    nesterov: bool = option(True, 'use Nesterov momentum')
+    weight_decay: float = option(1e-4, 'weight decay, on kernels only', at_least=0.0)
+    clip_norm: float = option(
+        0.0, 'clip the norm of the whole gradient to this; 0: no clipping', at_least=0.0
+    )
     max_norm: float = option(
-        0.0, 'greatest norm of the weights into one unit of a dense layer; 0: any', at_least=0.0
+        0.0,
+        'largest norm of the weights into one unit of a dense layer; 0: no limit',
+        at_least=0.0,
     )
     schedule: str = option(
         'cosine',
-        'of the learning rate after the warm-up',
-        choices=('constant', 'step', 'cosine', 'linear', 'one_cycle'),
+        'schedule of the learning rate after the warm-up',
+        choices=SCHEDULES,
     )
     warmup: str = option('0steps', 'duration of the linear rise of the learning rate')
     milestones: str = option(
         '0.5,0.75', 'for schedule=step: where the rate falls, as shares of the training'
     )
-    decay_factor: float = option(0.1, 'for schedule=step: what the rate is multiplied by')
+    decay_factor: float = option(0.1, 'for schedule=step: factor of the rate at each milestone')
 
     log_every: int = option(
-        10, 'steps between two lines of training metrics', at_least=1, identity=False
+        10, 'steps between two rows of training metrics', at_least=1, identity=False
     )
     eval_every: str = option('1epoch', 'duration between two evaluations', identity=False)
     checkpoint_every: str = option('1epoch', 'duration between two checkpoints', identity=False)
-    keep_last: int = option(2, 'newest checkpoints kept', at_least=1, identity=False)
+    keep_last: int = option(2, 'newest checkpoints that are kept', at_least=1, identity=False)
     keep_best: int = option(
-        1, 'checkpoints kept for their accuracy besides', at_least=0, identity=False
+        1, 'checkpoints with the highest accuracy that are also kept', at_least=0, identity=False
     )
     profile_steps: str = option(
         '',
@@ -116,6 +128,8 @@ class RunConfig:
     )
 
     def __post_init__(self):
+        _check(type(self).__dataclass_fields__['plugin'], self.plugin)
+        object.__setattr__(self, 'plugin', plugins.load(self.plugin))  # before names are looked up
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         for name in ('warmup', 'eval_every', 'checkpoint_every'):
@@ -169,9 +183,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote; a field that was not there yet has its default.
-
-        Of `RunConfig` itself it reads a configuration of any task.
+        """Reads what `to_json` wrote; a field that did not exist yet has its default.
 
         Raises:
             ValueError: not such a text, or it holds a field this version does not know.
@@ -180,10 +192,8 @@ class RunConfig:
         if not isinstance(values, Mapping) or values.pop('schema', None) != SCHEMA:
             raise UserError(f'not a training configuration of schema {SCHEMA}')
         task = values.pop('task', TrainConfig.task)
-        if cls is RunConfig:
-            cls = {each.task: each for each in (TrainConfig, GenerateConfig)}.get(task, cls)
         if task != cls.task:
-            raise UserError(f'a run of {task}, not of {cls.task or "any task known here"}')
+            raise UserError(f'a run of {task}, not of {cls.task}')
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(values) - known:
             raise UserError(f'unknown fields: {", ".join(sorted(unknown))}')

@@ -57,11 +57,6 @@ class GenerationJob(BaseJob):
         """The length of a code."""
         raise NotImplementedError
 
-    @property
-    def num_parameters(self) -> dict[str, int]:
-        """By network."""
-        raise NotImplementedError
-
     def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
         """Codes (N, latent) to images in [0, 1]; traceable."""
         raise NotImplementedError

@@ -28,7 +28,7 @@ from cnn_jax.training.weights import (
     read_weights,
     take_over,
 )
-from cnn_jax.training.workdir import read_config
+from cnn_jax.training.workdir import Workdir, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,14 @@ class BaseJob:
         )
 
     @property
+    def num_parameters(self) -> dict[str, int]:
+        """By network."""
+        raise NotImplementedError
+
+    def draw(self, workdir: Workdir, state: TrainState, result: dict[str, Any]) -> None:
+        """Draws the pictures of the finished run."""
+
+    @property
     def watched(self) -> str:
         """The split evaluated after every epoch, by which checkpoints are ranked."""
         return 'validation' if 'validation' in self.dataset.splits else 'test'
@@ -119,6 +127,15 @@ class Job(BaseJob):
             own = from_torchvision(self.net, state, self.config.pretrained)
             return self._with_weights(state, own)
         return state
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        return {self.config.model: self.net.num_parameters}
+
+    def draw(self, workdir: Workdir, state: TrainState, result: dict[str, Any]) -> None:
+        from cnn_jax.training.report import draw
+
+        draw(workdir, self, state, result)
 
     def _with_weights(self, state: TrainState, own: Arrays) -> TrainState:
         def placed(values: Arrays) -> Arrays:

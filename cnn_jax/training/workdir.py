@@ -25,6 +25,7 @@ from cnn_jax.data import Dataset
 from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 from cnn_jax.training.config import RunConfig
+from cnn_jax.training.tasks import read_config_text
 
 CONFIG, METRICS, RESULT, LOCK = 'config.json', 'metrics.jsonl', 'result.json', '.lock'
 DATASET = 'dataset.json'
@@ -166,7 +167,7 @@ def read_config(path: str | os.PathLike) -> RunConfig:
     """
     file = pathlib.Path(path).expanduser() / CONFIG
     try:
-        return RunConfig.from_json(file.read_text())
+        return read_config_text(file.read_text())
     except FileNotFoundError:
         raise WorkdirError(f'workdir={str(path)!r} holds no {CONFIG}: not a training run') from None
     except (OSError, ValueError, TypeError) as error:
