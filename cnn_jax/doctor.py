@@ -171,9 +171,7 @@ def default_precision() -> str:
 
 
 def native() -> str:
-    """Whether the native CPU kernel is at hand."""
-    if 'onednn' not in kernels.KERNELS:
-        return 'not part of this version'
+    """Returns whether the native CPU kernel can be used, or why not."""
     reason = kernels.reason_against('onednn', 'forward', parse(PROBLEMS[2][0]).spec())
     return 'oneDNN, built' if reason is None else f'not available: {reason}'
 

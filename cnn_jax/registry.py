@@ -1,8 +1,8 @@
 """Tables of named things that users can add to: models, data sets, schedules and the like."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from cnn_jax.errors import UserError
 
@@ -20,21 +20,29 @@ class Registry(Mapping[str, T], Generic[T]):
         self.kind = kind
         self._values: dict[str, T] = {}
 
-    def register(self, name: str, value: T | None = None) -> Callable[[T], T] | T:
+    def register(self, name: str, value: T | None = None, *, replace: bool = False) -> Any:
         """Adds a value under a name; without a value, a decorator that does.
+
+        Args:
+            name: by which the value is looked up.
+            value: what to add.
+            replace: whether the name may be taken: for a notebook cell that runs again.
+
+        Returns:
+            The value, or the decorator.
 
         Raises:
             UserError: the name is taken by another value.
         """
         if value is None:
-            return lambda decorated: self.register(name, decorated)
-        if name in self._values and self._values[name] is not value:
-            raise UserError(f'{self.kind} {name!r} is already registered')
+            return lambda decorated: self.register(name, decorated, replace=replace)
+        if not replace and name in self._values and self._values[name] is not value:
+            raise UserError(f'{self.kind} {name!r} is already registered; replace=True replaces it')
         self._values[name] = value
         return value
 
     def lookup(self, name: str) -> T:
-        """The value of a name.
+        """Returns the value of a name.
 
         Raises:
             UserError: there is none; the message lists the names, and the most similar one.

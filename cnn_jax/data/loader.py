@@ -1,5 +1,6 @@
 """Batches of a split: for training by step number, for evaluation once through in order."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,13 +47,8 @@ class Loader:
         return {'inputs': self._split.inputs[rows], 'labels': self._split.labels[rows]}
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self.iterate(0)
-
-    def iterate(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Batches from `step` on, without end."""
-        while True:
-            yield self.batch(step)
-            step += 1
+        """Yields the batches from step 0 on, without end."""
+        return map(self.batch, itertools.count())
 
 
 def evaluation_batches(

@@ -1,16 +1,13 @@
-"""Models by name: the one table, and `create`.
+"""Models by name: `create` makes one, `register` adds one of your own.
 
-    model = create('lecture_cnn', input_shape=(28, 28, 1), num_classes=10, rngs=nnx.Rngs(0))
-    logits = model(images)
-
-A model file holds functions `build(make, input_shape, num_classes, *, options...) -> Model`; the
-options are what can be overridden by name.
+model = create('lecture_cnn', input_shape=(28, 28, 1), num_classes=10, rngs=nnx.Rngs(0))
+logits = model(images)
 """
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,63 +32,127 @@ from cnn_jax.models import (
     vgg,
     wide_resnet,
 )
-from cnn_jax.models.base import AXES, Maker, Model
+from cnn_jax.models.base import AXES, Classifier, LayerFactory, Model, flat_features
 from cnn_jax.ops.dispatch import implementations
+from cnn_jax.registry import Registry
 
-__all__ = ['Model', 'create', 'names', 'options', 'data_dependent_init']
+__all__ = [
+    'MODELS',
+    'Classifier',
+    'LayerFactory',
+    'Model',
+    'create',
+    'data_dependent_init',
+    'flat_features',
+    'names',
+    'options',
+    'register',
+]
 
 
-SET_FROM = 5000  # training inputs, as Jordan 2024 takes for airbench
+INIT_EXAMPLES = 5000  # as in Jordan 2024 for airbench
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A registered model.
+
+    Attributes:
+        build: see `register`.
+        kinds: what the data can be: 'image', 'audio', 'text'.
+        task: 'classification', 'autoencoder', 'generator' or 'discriminator'.
+        data_dependent_init: function of normalised training inputs that computes values to replace
+            initial ones, by name; None: there are none.
+    """
+
     build: Callable[..., Model]
     kinds: tuple[str, ...] = ('image',)
     task: str = 'classification'
     data_dependent_init: Callable[[jax.Array], dict[str, jax.Array]] | None = None
 
 
-def _preset(build: Callable[..., Model], **fixed: Any) -> Callable[..., Model]:
-    return functools.partial(build, **fixed)
+MODELS: Registry[Entry] = Registry('model')
 
 
-_MODELS: dict[str, _Entry] = {
-    'lecture_cnn': _Entry(lecture_cnn.lecture_cnn),
-    'lenet5': _Entry(lenet.lenet5),
-    'lenet5_1998': _Entry(lenet.lenet5_1998),
-    'keras_mnist': _Entry(keras_mnist.keras_mnist),
-    'small_cnn': _Entry(small_cnn.small_cnn),
-    'vgg11': _Entry(_preset(vgg.vgg, depth=11)),
-    'vgg13': _Entry(_preset(vgg.vgg, depth=13)),
-    'vgg16': _Entry(_preset(vgg.vgg, depth=16)),
-    'vgg19': _Entry(_preset(vgg.vgg, depth=19)),
-    'vgg11_bn': _Entry(_preset(vgg.vgg, depth=11, batch_norm=True)),
-    'vgg13_bn': _Entry(_preset(vgg.vgg, depth=13, batch_norm=True)),
-    'vgg16_bn': _Entry(_preset(vgg.vgg, depth=16, batch_norm=True)),
-    'vgg19_bn': _Entry(_preset(vgg.vgg, depth=19, batch_norm=True)),
-    'nin': _Entry(nin.nin),
-    'resnet18': _Entry(_preset(resnet.resnet, depth=18)),
-    'resnet34': _Entry(_preset(resnet.resnet, depth=34)),
-    'resnet50': _Entry(_preset(resnet.resnet, depth=50)),
-    'cifar_resnet20': _Entry(_preset(resnet.cifar_resnet, depth=20)),
-    'wrn28_10': _Entry(_preset(wide_resnet.wide_resnet, depth=28, widen=10)),
-    'wrn16_4': _Entry(_preset(wide_resnet.wide_resnet, depth=16, widen=4)),
-    'mobilenet': _Entry(mobilenet.mobilenet),
-    'airbench': _Entry(airbench.airbench, data_dependent_init=airbench.whitening),
-    'm3': _Entry(_preset(raw_audio.raw_audio, depth=3), ('audio',)),
-    'm5': _Entry(_preset(raw_audio.raw_audio, depth=5), ('audio',)),
-    'm11': _Entry(_preset(raw_audio.raw_audio, depth=11), ('audio',)),
-    'm18': _Entry(_preset(raw_audio.raw_audio, depth=18), ('audio',)),
-    'mnist1d_cnn': _Entry(mnist1d.cnn, ('audio',)),
-    'mlp': _Entry(mnist1d.mlp, ('image', 'audio')),
-    'logistic': _Entry(mnist1d.logistic, ('image', 'audio')),
-    'textcnn': _Entry(textcnn.textcnn, ('text',)),
-    'autoencoder': _Entry(autoencoder.autoencoder, task='autoencoder'),
-    'vae': _Entry(_preset(autoencoder.autoencoder, variational=True), task='autoencoder'),
-    'dcgan_generator': _Entry(dcgan.generator, task='generator'),
-    'dcgan_discriminator': _Entry(dcgan.discriminator, task='discriminator'),
-}
+def register(
+    name: str,
+    build: Callable[..., Model] | None = None,
+    *,
+    kinds: Sequence[str] = ('image',),
+    task: str = 'classification',
+    data_dependent_init: Callable[[jax.Array], dict[str, jax.Array]] | None = None,
+    replace: bool = False,
+) -> Callable[..., Any]:
+    """Adds a model under a name; without `build`, a decorator that does.
+
+        @models.register('tiny')
+        def tiny(make, input_shape, num_classes, *, width: int = 8):
+            layers = {
+                'conv': make.conv(input_shape[-1], width, (3, 3)),
+                'relu': nnx.relu,
+                'pool': nn.GlobalAvgPool(),
+                'logits': make.linear(width, num_classes),
+            }
+            return Classifier(nn.Layers(layers), input_shape, num_classes)
+
+    Args:
+        name: by which `create` and --model know it.
+        build: function of a `LayerFactory`, the shape of one example and the number of classes.
+            Its keyword-only arguments are the model's options.
+        kinds, task, data_dependent_init: see `Entry`.
+        replace: see `Registry.register`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if build is None:
+        return lambda decorated: register(
+            name,
+            decorated,
+            kinds=kinds,
+            task=task,
+            data_dependent_init=data_dependent_init,
+            replace=replace,
+        )
+    entry = Entry(build, tuple(kinds), task, data_dependent_init)
+    MODELS.register(name, entry, replace=replace)
+    return build
+
+
+register('lecture_cnn', lecture_cnn.lecture_cnn)
+register('lenet5', lenet.lenet5)
+register('lenet5_1998', lenet.lenet5_1998)
+register('keras_mnist', keras_mnist.keras_mnist)
+register('small_cnn', small_cnn.small_cnn)
+register('vgg11', partial(vgg.vgg, depth=11))
+register('vgg13', partial(vgg.vgg, depth=13))
+register('vgg16', partial(vgg.vgg, depth=16))
+register('vgg19', partial(vgg.vgg, depth=19))
+register('vgg11_bn', partial(vgg.vgg, depth=11, batch_norm=True))
+register('vgg13_bn', partial(vgg.vgg, depth=13, batch_norm=True))
+register('vgg16_bn', partial(vgg.vgg, depth=16, batch_norm=True))
+register('vgg19_bn', partial(vgg.vgg, depth=19, batch_norm=True))
+register('nin', nin.nin)
+register('resnet18', partial(resnet.resnet, depth=18))
+register('resnet34', partial(resnet.resnet, depth=34))
+register('resnet50', partial(resnet.resnet, depth=50))
+register('cifar_resnet20', partial(resnet.cifar_resnet, depth=20))
+register('wrn28_10', partial(wide_resnet.wide_resnet, depth=28, widen=10))
+register('wrn16_4', partial(wide_resnet.wide_resnet, depth=16, widen=4))
+register('mobilenet', mobilenet.mobilenet)
+register('airbench', airbench.airbench, data_dependent_init=airbench.whitening)
+register('m3', partial(raw_audio.raw_audio, depth=3), kinds=('audio',))
+register('m5', partial(raw_audio.raw_audio, depth=5), kinds=('audio',))
+register('m11', partial(raw_audio.raw_audio, depth=11), kinds=('audio',))
+register('m18', partial(raw_audio.raw_audio, depth=18), kinds=('audio',))
+register('mnist1d_cnn', mnist1d.cnn, kinds=('audio',))
+register('mlp', mnist1d.mlp, kinds=('image', 'audio'))
+register('logistic', mnist1d.logistic, kinds=('image', 'audio'))
+register('textcnn', textcnn.textcnn, kinds=('text',))
+register('autoencoder', autoencoder.autoencoder, task='autoencoder')
+register('vae', partial(autoencoder.autoencoder, variational=True), task='autoencoder')
+register('dcgan_generator', dcgan.generator, task='generator')
+register('dcgan_discriminator', dcgan.discriminator, task='discriminator')
 
 
 def names(task: str | None = None) -> tuple[str, ...]:
@@ -99,23 +160,25 @@ def names(task: str | None = None) -> tuple[str, ...]:
 
     The tasks are 'classification', 'autoencoder', 'generator' and 'discriminator'.
     """
-    return tuple(name for name, entry in _MODELS.items() if task in (None, entry.task))
+    return tuple(name for name, entry in MODELS.items() if task in (None, entry.task))
 
 
 def options(name: str) -> dict[str, Any]:
-    """What can be overridden in model `name`, with the defaults."""
-    parameters = inspect.signature(_entry(name).build).parameters.values()
+    """Returns the options of model `name` with their defaults."""
+    parameters = inspect.signature(MODELS.lookup(name).build).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def data_dependent_init(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
-    """What model `name` has its fixed weights set to before the training, by name; mostly nothing.
+    """Computes the weights of model `name` that are set from data before training, by name.
+
+    Most models have none.
 
     Args:
         inputs: n -> the first n training inputs, or as many as there are, normalised.
     """
-    compute = _entry(name).data_dependent_init
-    return compute(inputs(SET_FROM)) if compute else {}
+    compute = MODELS.lookup(name).data_dependent_init
+    return compute(inputs(INIT_EXAMPLES)) if compute else {}
 
 
 def create(
@@ -147,7 +210,7 @@ def create(
         ValueError: an unknown name, option or kernel; data of another kind than the model is for;
             an input that is too small (the message names the smallest that works).
     """
-    entry = _entry(name)
+    entry = MODELS.lookup(name)
     input_shape = _check_shape(name, entry, tuple(input_shape), kind)
     if num_classes < 1:
         raise UserError(f'num_classes={num_classes} must be at least 1')
@@ -161,17 +224,11 @@ def create(
         )
     for option, value in overrides.items():
         _check_option(name, option, value, known[option])
-    make = Maker(rngs, dtype, _check_kernels(implementation))
+    make = LayerFactory(rngs, dtype, _check_kernels(implementation))
     try:
         return entry.build(make, input_shape, num_classes, **overrides)
     except UserError as error:
         raise UserError(f'model {name}: {error}') from error
-
-
-def _entry(name: str) -> _Entry:
-    if name not in _MODELS:
-        raise UserError(f'unknown model {name!r}; there are {", ".join(_MODELS)}')
-    return _MODELS[name]
 
 
 def _check_option(name: str, option: str, value: Any, default: Any) -> None:
@@ -195,7 +252,7 @@ def _check_kernels(implementation: Any) -> tuple[str, ...]:
 
 
 def _check_shape(
-    name: str, entry: _Entry, shape: tuple[int, ...], kind: str | None
+    name: str, entry: Entry, shape: tuple[int, ...], kind: str | None
 ) -> tuple[int, ...]:
     if kind is not None and kind not in entry.kinds:
         raise UserError(f'model {name} is for {" or ".join(entry.kinds)} data, not for {kind}')

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, Maker, flat_features
+from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 
 
 class Fixed(nnx.Variable):
@@ -37,7 +37,7 @@ class Scale(nnx.Module):
 
 
 def airbench(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

@@ -22,7 +22,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Maker, Model
+from cnn_jax.models.base import LayerFactory, Model
 
 
 class Autoencoder(Model):
@@ -74,9 +74,6 @@ class VAE(Autoencoder):
     log variances; `negative_elbo` is the loss, `loss_terms` its two terms by name.
     """
 
-    def __init__(self, encoder: nn.Layers, decoder: nn.Layers, input_shape: Sequence[int]):
-        super().__init__(encoder, decoder, input_shape)
-
     def distribution(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images to mean and log variance of their codes, each (N, latent), float32."""
         both = super().encode(x)
@@ -116,7 +113,7 @@ def _cross_entropy(logits: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def autoencoder(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int = 0,
     *,

@@ -22,7 +22,7 @@ AXES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Maker:
+class LayerFactory:
     """Makes the layers of one model: all with the same source of randomness, dtype and kernels.
 
     Attributes:

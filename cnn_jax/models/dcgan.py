@@ -22,7 +22,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker, Model
+from cnn_jax.models.base import Classifier, LayerFactory, Model
 
 INIT = nnx.initializers.normal(0.02)
 
@@ -56,7 +56,7 @@ class Discriminator(Classifier):
 
 
 def generator(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int = 0,
     *,
@@ -90,7 +90,7 @@ def generator(
 
 
 def discriminator(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int = 1,
     *,

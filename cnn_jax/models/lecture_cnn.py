@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, Maker, flat_features
+from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 
 
 def lecture_cnn(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

@@ -26,7 +26,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker, flat_features
+from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 from cnn_jax.ops.convolution import conv
 
 # Table I: which of the six maps of S2 each of the sixteen maps of C3 sees.
@@ -65,7 +65,7 @@ class TableConv(nnx.Module):
         sources: the input maps of each output map.
     """
 
-    def __init__(self, make: Maker, inputs: int, sources: Sequence[Sequence[int]]):
+    def __init__(self, make: LayerFactory, inputs: int, sources: Sequence[Sequence[int]]):
         self.inputs = inputs
         self.pairs = tuple((i, o) for o, row in enumerate(sources) for i in row)
         self.outputs = len(sources)
@@ -96,7 +96,7 @@ class TableConv(nnx.Module):
 
 
 def lenet5(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,
@@ -137,7 +137,7 @@ def lenet5(
     return Classifier(nn.Layers(layers), input_shape, num_classes)
 
 
-def lenet5_1998(make: Maker, input_shape: Sequence[int], num_classes: int) -> Classifier:
+def lenet5_1998(make: LayerFactory, input_shape: Sequence[int], num_classes: int) -> Classifier:
     """LeNet-5 as in the paper, but for the output layer."""
     layers = {
         'c1': make.conv(input_shape[-1], 6, (5, 5), padding=_first_padding(input_shape)),

@@ -17,11 +17,11 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, Maker, flat_features
+from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 
 
 def cnn(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,
@@ -45,7 +45,7 @@ def cnn(
 
 
 def mlp(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,
@@ -66,7 +66,7 @@ def mlp(
     return Classifier(nn.Layers(layers), input_shape, num_classes)
 
 
-def logistic(make: Maker, input_shape: Sequence[int], num_classes: int) -> Classifier:
+def logistic(make: LayerFactory, input_shape: Sequence[int], num_classes: int) -> Classifier:
     """Multinomial logistic regression: one dense layer."""
     layers = {
         'flatten': nn.Flatten(),

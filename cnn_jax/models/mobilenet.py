@@ -17,7 +17,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker, is_small
+from cnn_jax.models.base import Classifier, LayerFactory, is_small
 
 # Output channels and stride of each depthwise separable block.
 BLOCKS = (
@@ -36,7 +36,7 @@ CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def mobilenet(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

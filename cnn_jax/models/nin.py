@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, Maker
+from cnn_jax.models.base import Classifier, LayerFactory
 
 
 def nin(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

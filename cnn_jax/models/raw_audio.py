@@ -25,7 +25,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker
+from cnn_jax.models.base import Classifier, LayerFactory
 
 # Widths by depth; one tuple per stage.
 STAGES = {
@@ -37,7 +37,7 @@ STAGES = {
 
 
 def raw_audio(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

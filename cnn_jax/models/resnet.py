@@ -25,7 +25,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker, is_small
+from cnn_jax.models.base import Classifier, LayerFactory, is_small
 
 # Depth: blocks per stage, and whether they are bottlenecks (1 x 1, 3 x 3, 1 x 1).
 STAGES = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
@@ -46,7 +46,7 @@ class Subsample(nnx.Module):
 
 
 def resnet(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,
@@ -98,7 +98,7 @@ def resnet(
 
 
 def cifar_resnet(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,
@@ -134,7 +134,7 @@ def cifar_resnet(
 
 
 def _conv_bn(
-    make: Maker, number: str, channels: int, features: int, window: int, strides: int
+    make: LayerFactory, number: str, channels: int, features: int, window: int, strides: int
 ) -> dict[str, Any]:
     return {
         f'conv{number}': make.conv(
@@ -151,7 +151,7 @@ def _conv_bn(
 
 
 def _block(
-    make: Maker, branch: Sequence[tuple[int, int, int, int]], shortcut: nn.Layers | None
+    make: LayerFactory, branch: Sequence[tuple[int, int, int, int]], shortcut: nn.Layers | None
 ) -> nn.Residual:
     """Convolutions (in, out, window, strides) with batch norm, ReLU between and after the sum."""
     layers = {}

@@ -14,11 +14,11 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, Maker
+from cnn_jax.models.base import Classifier, LayerFactory
 
 
 def small_cnn(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

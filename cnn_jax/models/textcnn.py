@@ -19,7 +19,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Maker, Model
+from cnn_jax.models.base import LayerFactory, Model
 
 
 class TextCNN(Model):
@@ -68,7 +68,7 @@ class TextCNN(Model):
 
 
 def textcnn(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

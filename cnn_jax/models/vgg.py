@@ -27,7 +27,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker, flat_features, is_small
+from cnn_jax.models.base import Classifier, LayerFactory, flat_features, is_small
 
 # Convolutions before each of the five pools, by depth.
 STAGES = {
@@ -44,7 +44,7 @@ DENSE_INIT = nnx.initializers.normal(0.01)
 
 
 def vgg(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

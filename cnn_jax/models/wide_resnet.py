@@ -17,13 +17,13 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Maker
+from cnn_jax.models.base import Classifier, LayerFactory
 
 CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def wide_resnet(
-    make: Maker,
+    make: LayerFactory,
     input_shape: Sequence[int],
     num_classes: int,
     *,

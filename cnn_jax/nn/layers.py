@@ -1,9 +1,10 @@
-"""Layers: named layers, one after the other, whose feature maps can be had by name."""
+"""A chain of named layers whose feature maps can be read by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import UserError
@@ -67,12 +68,30 @@ class Layers(Block):
         """
         size = tuple(size)
         for name, layer in self.items():
-            if hasattr(layer, 'output_size'):
-                try:
-                    size = layer.output_size(size)
-                except UserError as error:
-                    raise UserError(f'layer {name}: {error}') from None
+            try:
+                size = _size_after(layer, size)
+            except UserError as error:
+                raise UserError(f'layer {name}: {error}') from None
         return size
+
+
+def _size_after(layer: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the spatial size of a layer's result, also of Flax's own layers and of functions."""
+    if hasattr(layer, 'output_size'):
+        return layer.output_size(size)
+    convolves = isinstance(layer, nnx.Conv | nnx.ConvTranspose)
+    if isinstance(layer, nnx.Module) and not convolves:
+        return size  # Flax's other layers act on features alone
+    x = jax.ShapeDtypeStruct((1, *size, layer.in_features if convolves else 1), jnp.float32)
+    try:
+        result = jax.eval_shape(layer, x).shape[1:-1]
+    except (TypeError, ValueError) as error:
+        if not convolves:
+            return size  # a function that needs more features says nothing about positions
+        raise UserError(f'an input of size {size} does not fit ({error})') from error
+    if 0 in result:
+        raise UserError(f'an input of size {size} is smaller than its window')
+    return result
 
 
 class Residual(Layers):

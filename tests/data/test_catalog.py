@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cnn_jax import data
 from cnn_jax.data import Split, load, names
 from cnn_jax.data.catalog import CATALOG
 from cnn_jax.data.loading import hold_out
@@ -124,3 +125,27 @@ def test_mnist1d_computed_is_mnist1d_published(shared_data, tmp_path):
         a, b = (np.argsort(split.inputs[:, 0, 0], kind='stable') for split in (ours, theirs))
         np.testing.assert_allclose(ours.inputs[a], theirs.inputs[b], atol=1e-6)
         np.testing.assert_array_equal(ours.labels[a], theirs.labels[b])
+
+
+def test_a_data_set_from_outside_loads(monkeypatch):
+    monkeypatch.setattr(CATALOG, '_values', dict(CATALOG))
+
+    def stripes(place, *, count: int = 20):
+        labels = np.arange(count, dtype=np.int32) % 2
+        images = np.zeros((count, 8, 8, 1), np.uint8)
+        images[labels == 1, ::2] = 100
+        split = data.Split(images, labels)
+        splits = {'train': split.take(slice(4, None)), 'test': split.take(slice(4))}
+        return {'splits': splits, 'class_names': ('plain', 'striped')}
+
+    data.register('stripes', stripes, kind='image')
+    loaded = data.load('stripes:count=12', validation=0.25)
+    assert {n: len(split) for n, split in loaded.splits.items()} == {
+        'train': 6,
+        'test': 4,
+        'validation': 2,
+    }
+    assert loaded.num_classes == 2 and loaded.input_shape == (8, 8, 1)
+    assert 'stripes' in data.names() and 'stripes' in data.table()
+    with pytest.raises(ValueError, match="stripes has no option 'size'; it has count"):
+        data.load('stripes:size=1')

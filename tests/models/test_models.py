@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models
+from cnn_jax import models, nn
 from cnn_jax.errors import UserTypeError
+from cnn_jax.models import Classifier, flat_features
 from cnn_jax.models.airbench import identity_init, whitening_kernel
 
 # One small form of every model file for classification: arguments of `create`.
@@ -74,9 +75,35 @@ def test_logits_are_float32_and_feature_maps_are_named(name):
 
 
 def test_no_classifier_is_missing_above():
-    """A model that differs from one above by options only has the same options."""
-    covered = {tuple(models.options(name)) for name in SMALL}
-    assert {tuple(models.options(name)) for name in models.names('classification')} == covered
+    """A model that only presets options of one above is covered by it."""
+    build = {name: models.MODELS[name].build for name in models.names('classification')}
+    written = {name: getattr(made, 'func', made) for name, made in build.items()}
+    assert set(written.values()) == {written[name] for name in SMALL}
+
+
+def test_a_model_from_outside_uses_any_layer_of_flax(monkeypatch):
+    monkeypatch.setattr(models.MODELS, '_values', dict(models.MODELS))
+
+    @models.register('own')
+    def own(make, input_shape, num_classes, *, width: int = 4):
+        layers = {
+            'conv': nnx.Conv(input_shape[-1], width, (3, 3), padding='VALID', rngs=make.rngs),
+            'norm': nnx.LayerNorm(width, rngs=make.rngs),
+            'pool': lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)),
+        }
+        features = flat_features(nn.Layers(layers), input_shape, width)
+        head = {'flatten': nn.Flatten(), 'logits': make.linear(features, num_classes)}
+        return Classifier(nn.Layers(layers | head), input_shape, num_classes)
+
+    model = create('own', input_shape=(8, 9, 3), num_classes=5, width=6)
+    assert model(jnp.ones((2, 8, 9, 3))).shape == (2, 5)
+    assert model.layers.logits.in_features == 3 * 3 * 6  # 8 x 9, 6 x 7, 3 x 3
+    with pytest.raises(ValueError, match='the smallest that works is 4 x 4'):
+        create('own', input_shape=(3, 3, 3), num_classes=5)
+    with pytest.raises(ValueError, match='no option depth; it has width'):
+        create('own', input_shape=(8, 8, 3), num_classes=5, depth=2)
+    with pytest.raises(ValueError, match="unknown model 'ovn'.*did you mean 'own'"):
+        create('ovn', input_shape=(8, 8, 3), num_classes=5)
 
 
 def test_feature_maps_are_those_of_the_run():
