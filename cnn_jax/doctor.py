@@ -23,6 +23,7 @@ from cnn_jax.bench import machine
 from cnn_jax.bench.kernels import compare, reference
 from cnn_jax.bench.kernels.problem import Problem, parse
 from cnn_jax.data import prepared
+from cnn_jax.errors import first_line
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals
 
@@ -104,9 +105,8 @@ def check_kernel(name: str, ndim: int, dtype: str) -> dict[str, Any]:
     try:
         errors = _errors(name, spec, supported)
     except Exception as error:  # whatever a kernel raises here is a finding
-        text = str(error).strip().splitlines()
-        message = f'{type(error).__name__}: {text[0] if text else ""}'
-        return found | {'right': False, 'error': float('inf'), 'finding': f'failed: {message}'}
+        finding = f'failed: {first_line(error)}'
+        return found | {'right': False, 'error': float('inf'), 'finding': finding}
     right = all(e <= reference.tolerance(dtype, spec, op) for op, e in errors.items())
     finding = f'{"right" if right else "WRONG"}, error {max(errors.values()):.0e}'
     return found | {'right': right, 'error': max(errors.values()), 'finding': finding}

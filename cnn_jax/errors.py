@@ -19,6 +19,12 @@ class MissingPackageError(UserError, ImportError):
     """A package that is needed is not installed; the message has the command that installs it."""
 
 
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Returns the type of an error and the first line of its message."""
+    line = next(iter(str(error).strip().splitlines()), '')
+    return f'{type(error).__name__}: {line}'[:limit]
+
+
 @contextlib.contextmanager
 def optional_packages(extra: str) -> Iterator[None]:
     """Wraps imports of packages that only one extra of this package installs.

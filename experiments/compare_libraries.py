@@ -20,6 +20,7 @@ import time
 from absl import flags
 
 from cnn_jax.errors import UserError
+from cnn_jax.tables import aligned
 from cnn_jax.training import cli
 
 flags.DEFINE_list('libraries', [], 'linen, nnx, haiku, equinox, keras (default: all)')
@@ -61,13 +62,12 @@ def main(argv):
             rows.append(
                 {'library': name, 'dtype': dtype} | _times(LIBRARIES[name], features, dtype)
             )
-    lines = [f'{"library":<10}{"dtype":<10}{"XLA ms":>9}{"installed ms":>14}{"ratio":>7}']
-    lines += [
-        f'{r["library"]:<10}{r["dtype"]:<10}{r["xla_ms"]:>9.1f}{r["installed_ms"]:>14.1f}'
-        f'{r["xla_ms"] / r["installed_ms"]:>7.2f}'
-        for r in rows
-    ]
-    lines += [f'{name}: not installed, left out' for name in missing]
+    cells = [('library', 'dtype', 'XLA ms', 'installed ms', 'ratio')]
+    for r in rows:
+        xla, ours = r['xla_ms'], r['installed_ms']
+        numbers = f'{xla:.1f}', f'{ours:.1f}', f'{xla / ours:.2f}'
+        cells.append((r['library'], r['dtype'], *numbers))
+    lines = [aligned(cells, left=2), *(f'{name}: not installed, left out' for name in missing)]
     output = pathlib.Path(f.output)
     output.mkdir(parents=True, exist_ok=True)
     record = {'machine': machine.describe(), 'rows': rows}

@@ -23,10 +23,11 @@ from absl import flags
 from cnn_jax.bench import machine
 from cnn_jax.bench.parity import compare as parity
 from cnn_jax.errors import UserError
+from cnn_jax.tables import aligned
 from cnn_jax.training import cli
 from cnn_jax.training.job import load_data
 
-cli.define_flags(parity.TwinConfig)
+cli.define_flags(parity.ParityConfig)
 flags.DEFINE_integer('seeds', 3, 'trainings', lower_bound=1)
 flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bound=1)
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
@@ -41,7 +42,7 @@ def main(argv):
     with cli.bad_input():
         if importlib.util.find_spec('torch') is None:
             raise UserError('PyTorch is not installed: pip install "cnn_jax[compare]"')
-        config = cli.from_flags(parity.TwinConfig)
+        config = cli.from_flags(parity.ParityConfig)
         name = config.dataset or parity.MODELS[config.model][0]
         config = dataclasses.replace(config, dataset=name)
         dataset = load_data(config)
@@ -84,16 +85,15 @@ def main(argv):
 
 
 def _side_table(results, what):
-    lines = [f'{"":<10}{what + " (mean ± std)":<30}{"ms a step":>11}{"first step s":>14}{"MB":>8}']
+    rows = [('', f'{what} (mean ± std)', 'ms per step', 'first step s', 'MB')]
     for side, name in (('jax', 'cnn_jax'), ('torch', 'PyTorch')):
         r = results[side]
         test = f'{r["test_mean"]:.4f}'
         if r['test_std'] is not None:
             test += f' ± {r["test_std"]:.4f}'
         step = '-' if r['step_ms'] is None else f'{r["step_ms"]:.2f}'
-        first, memory = r['first_step_s'], r['memory_mb']
-        lines.append(f'{name:<10}{test:<30}{step:>11}{first:>14.2f}{memory:>8.0f}')
-    return '\n'.join(lines)
+        rows.append((name, test, step, f'{r["first_step_s"]:.2f}', f'{r["memory_mb"]:.0f}'))
+    return aligned(rows, left=2)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import machine
 from cnn_jax.bench import timing
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -23,10 +24,8 @@ def describe() -> dict[str, Any]:
         'devices': jax.device_count(),
         'processes': jax.process_count(),
         'device_memory_bytes': _device_memory(device),
-        'processor': _processor(),
-        'cores': len(os.sched_getaffinity(0))
-        if hasattr(os, 'sched_getaffinity')
-        else os.cpu_count(),
+        'processor': machine.processor(),
+        'cores': machine.cores(),
         'memory_bytes': _memory(),
         'system': f'{platform.system()} {platform.machine()}',
         'python': platform.python_version(),
@@ -117,17 +116,6 @@ def attainable(peaks: dict[str, Any], dtype: str, intensity: float) -> float:
 def _device_memory(device) -> int | None:
     stats = device.memory_stats() if device.platform != 'cpu' else None
     return stats.get('bytes_limit') if stats else None
-
-
-def _processor() -> str:
-    try:
-        with open('/proc/cpuinfo') as lines:
-            for line in lines:
-                if line.startswith('model name'):
-                    return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

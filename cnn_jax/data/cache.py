@@ -16,13 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from cnn_jax.data.prepared import Prepared
+from cnn_jax.machine import cache_folder
 
 _FORMAT = 1  # to be raised when decoding changes
-
-
-def cache_dir() -> pathlib.Path:
-    """XDG_CACHE_HOME/cnn_jax, by default ~/.cache/cnn_jax; it may be deleted at any time."""
-    return pathlib.Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'cnn_jax'
 
 
 def columns(
@@ -60,4 +56,4 @@ def _file(folder: Prepared, split: str, dtypes: Mapping[str, type], size: int) -
     texts = [(folder.path / file).read_text() for file in ('dataset_info.json', 'features.json')]
     made_of = json.dumps([_FORMAT, split, shards, columns, size, texts])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:32]
-    return cache_dir() / f'{folder.info["name"]}-{split}-{digest}.npz'
+    return cache_folder() / f'{folder.info["name"]}-{split}-{digest}.npz'

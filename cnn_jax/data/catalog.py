@@ -8,6 +8,7 @@ from typing import Any
 from cnn_jax.data import readers
 from cnn_jax.data.readers import Parts
 from cnn_jax.registry import Registry
+from cnn_jax.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,11 +286,9 @@ def table() -> str:
                 entry.source,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
     return '\n'.join(
         [
-            *lines,
+            aligned(rows, left=len(rows[0])),
             '',
             'Options are part of the name: movie_reviews:fold=3. Any other set of images, audio or',
             'texts that TFDS has prepared in data_dir can be named too: <name> or <name>/<config>.',

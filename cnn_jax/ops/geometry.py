@@ -7,6 +7,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import check_window, dilated, resolve_padding
 from cnn_jax.ops.transposed_convolution import resolve_crop
+from cnn_jax.tables import aligned
 
 
 def output_size(
@@ -77,13 +78,11 @@ def explain_padding(
             crops = resolve_crop(padding, convention, span, strides)
             out = tuple(n - lo - hi for n, (lo, hi) in zip(full, crops, strict=True))
             rows.append((f'{convention} {_short(padding)}', _short(crops), _short(out)))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
     title = (
         f'size {_short(size)}, window {_short(window)}, strides {_short(strides)}, '
         f'dilation {_short(dilation)}'
     )
-    lines = ['  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return '\n'.join([title, *(line.rstrip() for line in lines)])
+    return f'{title}\n{aligned(rows, left=3)}'
 
 
 class ReceptiveField(NamedTuple):

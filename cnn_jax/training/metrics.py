@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cnn_jax.tables import aligned
+
 TOP = 5
 
 
@@ -68,12 +70,8 @@ def per_class(confusion: np.ndarray) -> list[dict[str, float]]:
 
 def class_table(confusion: np.ndarray, class_names: Sequence[str]) -> str:
     """`per_class` as lines of text."""
-    rows = per_class(confusion)
-    width = max(map(len, ('class', *class_names)))
-    lines = [f'{"class":{width}}  examples  recall  precision     f1']
-    for name, row in zip(class_names, rows, strict=True):
-        lines.append(
-            f'{name:{width}}  {row["examples"]:8.0f}  {row["recall"]:6.4f}  '
-            f'{row["precision"]:9.4f}  {row["f1"]:5.3f}'
-        )
-    return '\n'.join(lines)
+    rows = [('class', 'examples', 'recall', 'precision', 'f1')]
+    for name, row in zip(class_names, per_class(confusion), strict=True):
+        shares = f'{row["recall"]:.4f}', f'{row["precision"]:.4f}', f'{row["f1"]:.3f}'
+        rows.append((name, f'{row["examples"]:.0f}', *shares))
+    return aligned(rows)

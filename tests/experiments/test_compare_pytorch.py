@@ -44,7 +44,7 @@ def test_script(tmp_path):
 )
 def test_networks(model, options, tmp_path, shared_data):
     dataset = data.load(parity.MODELS[model][0], data_dir=shared_data)
-    config = parity.TwinConfig(
+    config = parity.ParityConfig(
         model=model, model_options=options, steps=2, batch_size=4,
         optimizer='sgd', learning_rate=0.01,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_networks(model, options, tmp_path, shared_data):
     ],
 )
 def test_recipes(flags, tmp_path):
-    config = parity.TwinConfig(steps=6, batch_size=32, learning_rate=0.01, seed=3, **flags)
+    config = parity.ParityConfig(steps=6, batch_size=32, learning_rate=0.01, seed=3, **flags)
     task = parity.prepare(
         tmp_path, parity.Plan(config, compared_steps=6, test_examples=8), data.load('digits')
     )
@@ -96,7 +96,7 @@ def test_recipes(flags, tmp_path):
 )
 def test_what_has_no_counterpart_is_refused(flags, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        parity.TwinConfig(**flags)
+        parity.ParityConfig(**flags)
 
 
 def test_relative_differences_are_per_array_unless_an_array_is_nothing():
@@ -108,6 +108,6 @@ def test_relative_differences_are_per_array_unless_an_array_is_nothing():
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    plan = parity.Plan(parity.TwinConfig(batch_size=10**6))
+    plan = parity.Plan(parity.ParityConfig(batch_size=10**6))
     with pytest.raises(ValueError, match='batch_size=1000000 is more than the 1442'):
         parity.prepare(tmp_path, plan, data.load('digits'))

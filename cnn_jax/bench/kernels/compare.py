@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from cnn_jax.bench import timing
 from cnn_jax.bench.kernels import pool_reference, reference
 from cnn_jax.bench.kernels.problem import POOLS, Problem, parse
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, first_line
 from cnn_jax.ops import dispatch, kernels, tuning
 from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import MAPS as PASSES
@@ -152,7 +152,7 @@ def measure(
                 row |= check(made.result)
                 compiled[candidate.kernel] = dataclasses.replace(made, result=None)
             except Exception as error:  # whatever a kernel raises is a finding about this kernel
-                row['reason'] = f'failed: {_first_line(error)}'
+                row['reason'] = f'failed: {first_line(error)}'
         else:
             row['reason'] = candidate.reason
         found[candidate.kernel] = row
@@ -267,9 +267,3 @@ def multiplied_in(dtype: str, precision: Any) -> str:
 
 def _normal(rng, shape, dtype):
     return jnp.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    line = text.splitlines()[0] if text else ''
-    return f'{type(error).__name__}: {line}'[:300]

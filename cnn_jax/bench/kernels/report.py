@@ -6,6 +6,7 @@ from typing import Any
 
 from cnn_jax.bench import machine
 from cnn_jax.bench.kernels.compare import Measurement, best
+from cnn_jax.tables import aligned
 
 LABELS = {'forward': 'forward', 'input_grad': 'input gradient', 'filter_grad': 'filter gradient'}
 
@@ -67,20 +68,18 @@ def best_table(rows: Sequence[Measurement], torch: Mapping[Key, float] | None = 
         rows: measurements.
         torch: seconds PyTorch takes, by (problem, dtype, direction).
     """
-    head = f'{"problem":<46}{"pass":<16}{"dtype":<10}{"best":<11}{"GFLOP/s":>9}'
-    head += f'{"lax":>9}{"default":>9}'
-    lines = [head + (f'{"PyTorch":>9}' if torch else '') + '   (time, in times of the best)']
+    heads = ['problem', 'pass', 'dtype', 'best', 'GFLOP/s', 'lax', 'default']
+    table = [heads + (['PyTorch'] if torch else [])]
     for key, some in group(rows).items():
         winner = best(some)
+        what = [key[0], LABELS[key[2]], key[1]]
         if winner is None:
-            lines.append(f'{key[0]:<46}{LABELS[key[2]]:<16}{key[1]:<10}none is right')
+            table.append([*what, 'none is right', *[''] * (len(table[0]) - 4)])
             continue
-        line = (
-            f'{key[0]:<46}{LABELS[key[2]]:<16}{key[1]:<10}{winner.kernel:<11}{winner.gflops:>9.3g}'
-            f'{_times(seconds(some, "lax"), winner):>9}{_times(chosen_seconds(some), winner):>9}'
-        )
-        lines.append(line + (f'{_times(torch.get(key), winner):>9}' if torch else ''))
-    return '\n'.join(lines)
+        others = [seconds(some, 'lax'), chosen_seconds(some)] + ([torch.get(key)] if torch else [])
+        times = [_times(other, winner) for other in others]
+        table.append([*what, winner.kernel, f'{winner.gflops:.3g}', *times])
+    return f'{aligned(table, left=4)}\n(lax, default, PyTorch: their time over that of the best)'
 
 
 def _times(other: float | None, winner: Measurement) -> str:

@@ -8,7 +8,6 @@ because two thread pools in one process slow each other down. `times` starts tha
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
@@ -28,15 +27,10 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
         ImportError: PyTorch is not installed.
         RuntimeError: the process failed.
     """
-    command = [sys.executable, '-P', str(pathlib.Path(__file__).resolve()), device, str(rounds)]
-    done = subprocess.run(command, input=json.dumps(jobs), text=True, capture_output=True)
-    if 'No module named' in done.stderr and 'torch' in done.stderr:
-        from cnn_jax.errors import MissingPackageError  # the script itself runs without cnn_jax
+    from cnn_jax.bench.process import run_python  # the script itself runs without cnn_jax
 
-        raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
-    if done.returncode:
-        raise RuntimeError(f'the PyTorch process failed: {done.stderr.strip().splitlines()[-1]}')
-    return json.loads(done.stdout)
+    command = ['-P', str(pathlib.Path(__file__).resolve()), device, str(rounds)]
+    return json.loads(run_python(command, what='PyTorch', given=json.dumps(jobs)))
 
 
 def job(problem: Any, direction: str, dtype: str) -> dict | None:

@@ -14,10 +14,7 @@ written a second time with PyTorch's.
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +24,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnn_jax.bench.parity import jax_side
+from cnn_jax.bench.process import run_python
 from cnn_jax.data import Dataset, batch_rows
 from cnn_jax.data.order import steps_per_epoch
-from cnn_jax.errors import MissingPackageError, UserError
+from cnn_jax.errors import UserError
+from cnn_jax.tables import aligned
 from cnn_jax.training import augment
 from cnn_jax.training.config import TrainConfig, option
 from cnn_jax.training.optimizer import learning_rate
@@ -55,7 +54,7 @@ _NOT_COMPARED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TwinConfig(TrainConfig):
+class ParityConfig(TrainConfig):
     """A training that both sides can do: a recipe of `train.py` means the same here.
 
     What concerns saving and watching a run plays no part; `seed` is that of the first training.
@@ -85,7 +84,7 @@ class Plan:
     the first also step by step, in float32 and float64, and tests on the first `test_examples`
     test examples (0: all)."""
 
-    config: TwinConfig
+    config: ParityConfig
     seeds: int = 1
     compared_steps: int = 20
     test_examples: int = 0
@@ -174,23 +173,10 @@ def run(folder: pathlib.Path, side: str) -> dict[str, np.ndarray]:
         ImportError: PyTorch is not installed.
         RuntimeError: the process failed; its last line is in the message.
     """
-    here = pathlib.Path(__file__)
-    root = here.parents[3]
-    path = os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])
-    script = str(here.with_name('torch_side.py'))
-    how = ['-m', 'cnn_jax.bench.parity.jax_side'] if side == 'jax' else ['-P', script]
-    done = subprocess.run(
-        [sys.executable, *how, str(folder)],
-        # Unfiltered, the exception is the last line.
-        env=os.environ | {'PYTHONPATH': path, 'JAX_TRACEBACK_FILTERING': 'off'},
-        text=True,
-        stderr=subprocess.PIPE,  # its stdout, a progress bar, goes to the terminal
-    )
-    if done.returncode:
-        if "No module named 'torch'" in done.stderr:
-            raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
-        lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
-        raise RuntimeError(f'the {side} side failed: {lines[-1]}')
+    script = str(pathlib.Path(__file__).with_name('torch_side.py'))
+    command = ['-m', 'cnn_jax.bench.parity.jax_side'] if side == 'jax' else ['-P', script]
+    # What it prints is a progress bar.
+    run_python([*command, str(folder)], what=f'the {side} side', shows_output=True)
     return dict(np.load(folder / f'{side}.npz'))
 
 
@@ -239,11 +225,9 @@ def differences(
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
     """`differences` for a terminal."""
-    heads = ['JAX-PyTorch f32', 'JAX f32-f64', 'PyTorch f32-f64', 'JAX-PyTorch f64']
-    lines = [f'{"largest relative difference":<28}' + ''.join(f'{h:>17}' for h in heads)]
-    for quantity, values in found.items():
-        lines.append(f'{quantity:<28}' + ''.join(f'{v:>17.1e}' for v in values.values()))
-    return '\n'.join(lines)
+    heads = ('JAX-PyTorch f32', 'JAX f32-f64', 'PyTorch f32-f64', 'JAX-PyTorch f64')
+    rows = [(name, *(f'{v:.1e}' for v in values.values())) for name, values in found.items()]
+    return aligned([('largest relative difference', *heads), *rows])
 
 
 def seed_results(side: Mapping, seeds: int) -> dict[str, Any]:

@@ -5,19 +5,15 @@ so that speed and memory of both sides are taken alike.
 """
 
 import functools
-import json
-import pathlib
-import resource
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 
 from cnn_jax import models
+from cnn_jax.bench.parity.measure import measure
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizer import make_optimizer
 from cnn_jax.training.state import FunctionalModel
@@ -61,7 +57,15 @@ class Run:
         self.optimizer = make_optimizer(TrainConfig(**task['config']), lambda step: rates[step])
         self.memory = self.optimizer.init(self.params)
         self._step = jax.jit(self._update, donate_argnums=(0, 1, 2))
-        self.gradient = jax.jit(jax.grad(self.loss, has_aux=True))
+        self._gradient = jax.jit(jax.grad(self.loss, has_aux=True))
+
+    def gradient(self, rows, inputs=None):
+        batch = self.batch(rows, inputs)
+        gradient, (logits, _) = self._gradient(self.params, self.model_state, *batch)
+        return np.asarray(logits), jax.tree.map(np.asarray, gradient)
+
+    def parameters(self):
+        return jax.tree.map(np.asarray, self.params)
 
     def loss(self, params, model_state, x, y):
         model = self.net.merge(params, model_state)
@@ -117,48 +121,6 @@ def _variable(model, name):
     return functools.reduce(getattr, name.split('/'), model)[...]
 
 
-def batches_of(folder, order, number):
-    """(rows, inputs) of every step of a training; inputs: None, or what augmentation made."""
-    path, steps = folder / f'augmented_{number}.npy', order[number]
-    inputs = np.load(path, mmap_mode='r') if path.exists() else [None] * len(steps)
-    return list(zip(steps, inputs, strict=True))
-
-
-def main(folder):
-    folder = pathlib.Path(folder)
-    task = json.loads((folder / 'task.json').read_text())
-    jax.config.update('jax_enable_x64', True)
-    data = dict(np.load(folder / 'data.npz'))
-    first = batches_of(folder, data['order'], 0)
-    results = {}
-    for dtype in ('float32', 'float64'):
-        run = Run(task, data, np.load(folder / 'weights_0.npz'), dtype)
-        gradient, (logits, _) = run.gradient(run.params, run.model_state, *run.batch(*first[0]))
-        results[f'{dtype}/logits'] = np.asarray(logits)
-        results |= {f'{dtype}/gradient/{n}': np.asarray(g) for n, g in gradient.items()}
-        losses = []
-        for step in range(task['compared_steps']):
-            losses.append(run.step(*first[step]))
-            if step + 1 in task['kept_steps']:
-                results |= {
-                    f'{dtype}/step/{step + 1}/{n}': np.asarray(p) for n, p in run.params.items()
-                }
-        results[f'{dtype}/losses'] = np.array(losses)
-    for seed in range(task['seeds']):
-        weights = np.load(folder / f'weights_{seed}.npz')
-        run = Run(task, data, weights, 'float32')
-        losses, times = [], []
-        batches = batches_of(folder, data['order'], seed)
-        for batch in tqdm.tqdm(batches, f'cnn_jax, seed {seed}', file=sys.stdout, disable=None):
-            start = time.perf_counter()
-            losses.append(run.step(*batch))
-            times.append(time.perf_counter() - start)
-        results[f'train/{seed}/losses'] = np.array(losses)
-        results[f'train/{seed}/seconds'] = np.array(times)
-        results[f'train/{seed}/test'] = np.array(run.test())
-    results['memory'] = np.array(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    np.savez(folder / 'jax.npz', **results)
-
-
 if __name__ == '__main__':
-    main(sys.argv[1])
+    jax.config.update('jax_enable_x64', True)
+    measure(sys.argv[1], 'jax', Run)

@@ -1,19 +1,18 @@
 """Runs the sides in turns, each in a process of its own, and puts their times side by side."""
 
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from cnn_jax.bench.process import run_python
 from cnn_jax.bench.steps.networks import NETWORKS
-from cnn_jax.errors import MissingPackageError, UserError
+from cnn_jax.errors import UserError
 from cnn_jax.ops.kernels.onednn.build import SWITCH
+from cnn_jax.tables import aligned
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 
 # side -> library, and what its process has in its environment
@@ -49,21 +48,9 @@ def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
         command = ['-P', str(here / 'torch_side.py')]
     else:
         command = ['-m', 'cnn_jax.bench.steps.jax_side']
-    path = os.pathsep.join([str(here.parents[2]), os.environ.get('PYTHONPATH', '')])
-    done = subprocess.run(
-        [sys.executable, *command],
-        input=json.dumps(task),
-        env=os.environ | {'PYTHONPATH': path} | environment,
-        text=True,
-        capture_output=True,
-    )
-    if done.returncode:
-        if "No module named 'torch'" in done.stderr:
-            raise MissingPackageError('PyTorch is not installed: pip install "cnn_jax[compare]"')
-        lines = [line for line in done.stderr.splitlines() if 'Error' in line]
-        reason = lines[-1] if lines else f'exit code {done.returncode}'
-        raise RuntimeError(f'{name} {dtype} {side}: {reason}')
-    return json.loads(done.stdout)
+    what = f'{name} {dtype} {side}'
+    printed = run_python(command, what=what, given=json.dumps(task), environment=environment)
+    return json.loads(printed)
 
 
 def rounds(
@@ -128,21 +115,24 @@ def _check(found):
 
 def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
     """Milliseconds a step and their spread; the ratios are times of the other over ours."""
-    lines = [
-        f'{"network":<28}{"dtype":<10}{"side":<15}{"ms":>9}{"± ms":>8}{"first s":>9}{"MB":>7}'
-        f'{"native is":>12}{"pure is":>10}'
-    ]
+    heads = ('network', 'dtype', 'side', 'ms', '± ms', 'first s', 'MB', 'native is', 'pure is')
+    rows = [heads]
     for (name, dtype, side), values in sums.items():
-        ratios = ''
-        for ours, width in (('native', 12), ('pure', 10)):
-            mine = sums.get((name, dtype, ours))
-            text = f'{values["step_ms"] / mine["step_ms"]:.2f}x' if mine and side != ours else '-'
-            ratios += f'{text:>{width}}'
-        lines.append(
-            f'{NETWORKS[name].title:<28}{dtype:<10}{side:<15}{values["step_ms"]:>9.1f}'
-            f'{values["spread_ms"]:>8.1f}{values["first_s"]:>9.1f}{values["memory_mb"]:>7.0f}{ratios}'
+        numbers = [f'{values[key]:.1f}' for key in ('step_ms', 'spread_ms', 'first_s')]
+        rows.append(
+            (
+                *(NETWORKS[name].title, dtype, side),
+                *(*numbers, f'{values["memory_mb"]:.0f}'),
+                *(_ratio(values, side, sums, (name, dtype, ours)) for ours in ('native', 'pure')),
+            )
         )
-    return '\n'.join(lines)
+    return aligned(rows, left=3)
+
+
+def _ratio(values: Mapping[str, float], side: str, sums: Mapping[Key, Any], ours: Key) -> str:
+    if ours not in sums or ours[2] == side:
+        return '-'
+    return f'{values["step_ms"] / sums[ours]["step_ms"]:.2f}x'
 
 
 def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '') -> Figure:

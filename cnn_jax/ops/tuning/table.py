@@ -14,7 +14,6 @@ import functools
 import json
 import logging
 import os
-import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +21,9 @@ from typing import Any
 
 import jax
 
+from cnn_jax import machine
 from cnn_jax.errors import UserError
-from cnn_jax.ops.kernels.onednn.build import cache_folder
+from cnn_jax.machine import cache_folder
 from cnn_jax.ops.spec import ConvSpec
 
 VARIABLE = 'CNN_JAX_TUNING'
@@ -54,14 +54,7 @@ def device(platform: str) -> str | None:
 
 
 def _processor() -> str:
-    """The processor's name and the number of cores of this process."""
-    try:
-        found = re.search(r'^model name\s*:\s*(.+)$', Path('/proc/cpuinfo').read_text(), re.M)
-    except OSError:
-        found = None
-    name = found[1].strip() if found else platform.processor() or platform.machine()
-    affinity = getattr(os, 'sched_getaffinity', None)
-    return f'{name}, {len(affinity(0)) if affinity else os.cpu_count()} cores'
+    return f'{machine.processor()}, {machine.cores()} cores'
 
 
 def own_path(platform: str) -> Path:

@@ -20,6 +20,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from cnn_jax.machine import cache_folder
+
 TARGET = 'cnn_jax_onednn'
 SOURCE = Path(__file__).with_name('conv.cc')
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
@@ -78,14 +80,6 @@ def _load() -> ctypes.CDLL | str:
         return _open(onednn, _built(onednn, include))
     except (Unavailable, OSError) as error:
         return str(error).partition('\n')[0]
-
-
-def cache_folder() -> Path:
-    """$CNN_JAX_CACHE, else `cnn_jax` in $XDG_CACHE_HOME, else in ~/.cache."""
-    if chosen := os.environ.get('CNN_JAX_CACHE'):
-        return Path(chosen)
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(base) / 'cnn_jax'
 
 
 def _installed(package: str, ending: str) -> Path:

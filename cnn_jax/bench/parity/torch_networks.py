@@ -1,0 +1,224 @@
+"""The networks written a second time, with PyTorch's functions, from their descriptions.
+
+Each takes the parameters by name, as `to_torch` converts them, and inputs with channels first. This
+file imports neither JAX nor this package; only the names of the parameters are shared.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def lecture_cnn(p, x):
+    for i in (1, 2):
+        x = F.max_pool2d(F.relu(conv(p, f'layers/conv{i}', x, padding='same')), 2)
+    x = flatten(x)
+    return dense(p, 'layers/logits', F.relu(dense(p, 'layers/dense1', x)))
+
+
+def vgg16(p, x):
+    for stage, count in enumerate((2, 2, 3, 3, 3), start=1):
+        for i in range(1, count + 1):
+            x = conv(p, f'layers/conv{stage}_{i}', x, padding=1)
+            if f'layers/bn{stage}_{i}/scale' in p:
+                x = batch_norm(p, f'layers/bn{stage}_{i}', x)
+            x = F.relu(x)
+        x = F.max_pool2d(x, 2)
+    return dense(p, 'layers/fc8', x.mean((2, 3)))
+
+
+def cifar_resnet(p, x):
+    x = F.relu(batch_norm(p, 'layers/bn1', conv(p, 'layers/conv1', x, padding=1)))
+    for stage in (1, 2, 3):
+        for i in count(p, f'layers/layer{stage}/block{{}}/conv1/kernel'):
+            at = f'layers/layer{stage}/block{i}'
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = conv(p, f'{at}/conv1', x, stride=stride, padding=1)
+            y = F.relu(batch_norm(p, f'{at}/bn1', y))
+            y = batch_norm(p, f'{at}/bn2', conv(p, f'{at}/conv2', y, padding=1))
+            x = x[:, :, ::stride, ::stride]
+            x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
+    return dense(p, 'layers/fc', x.mean((2, 3)))
+
+
+def wide_resnet(p, x):
+    x = conv(p, 'layers/conv1', x, padding=1)
+    for stage in (1, 2, 3):
+        at, stride = f'layers/layer{stage}/block0', 1 if stage == 1 else 2
+        x = F.relu(batch_norm(p, f'{at}/bn1', x))
+        y = conv(p, f'{at}/residual/conv1', x, stride=stride, padding=1)
+        y = F.relu(batch_norm(p, f'{at}/residual/bn2', y))
+        y = conv(p, f'{at}/residual/conv2', y, padding=1)
+        x = y + conv(p, f'{at}/residual/shortcut/conv', x, stride=stride)
+    return dense(p, 'layers/fc', F.relu(batch_norm(p, 'layers/bn', x)).mean((2, 3)))
+
+
+def mobilenet(p, x):
+    def unit(x, at, stride=1, groups=1):
+        side = p[f'{at}/conv/kernel'].shape[-1]
+        x = conv(p, f'{at}/conv', x, stride=stride, padding=side // 2, groups=groups)
+        return F.relu(batch_norm(p, f'{at}/bn', x))
+
+    x = unit(x, 'layers/stem')
+    for i, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1), start=1):
+        x = unit(x, f'layers/block{i}/depthwise', stride, groups=x.shape[1])
+        x = unit(x, f'layers/block{i}/pointwise')
+    return dense(p, 'layers/fc', x.mean((2, 3)))
+
+
+def lenet5(p, x):
+    x = F.avg_pool2d(torch.tanh(conv(p, 'layers/c1', x, padding=2)), 2)
+    x = F.avg_pool2d(torch.tanh(conv(p, 'layers/c3', x)), 2)
+    x = torch.tanh(dense(p, 'layers/c5', flatten(x)))
+    return dense(p, 'layers/logits', torch.tanh(dense(p, 'layers/f6', x)))
+
+
+def nin(p, x):
+    for stage, side in ((1, 5), (2, 5), (3, 3)):
+        x = F.relu(conv(p, f'layers/conv{stage}', x, padding=side // 2))
+        for i in (1, 2):
+            x = F.relu(conv(p, f'layers/mlp{i}_{stage}', x))
+        if stage == 1:
+            x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+        if stage == 2:
+            x = F.avg_pool2d(x, 3, 2, ceil_mode=True)
+    return x.mean((2, 3))
+
+
+def airbench(p, x):
+    x = F.gelu(conv(p, 'layers/whiten', x))
+    for i in (1, 2, 3):
+        at = f'layers/group{i}'
+        x = F.max_pool2d(conv(p, f'{at}/conv1', x, padding=1), 2)
+        x = F.gelu(batch_norm(p, f'{at}/norm1', x, 1e-12))
+        x = conv(p, f'{at}/conv2', x, padding=1)
+        x = F.gelu(batch_norm(p, f'{at}/norm2', x, 1e-12))
+    return dense(p, 'layers/fc', flatten(F.max_pool2d(x, 3))) / 9
+
+
+def mnist1d_cnn(p, x):
+    for i in (1, 2, 3):
+        x = F.relu(conv(p, f'layers/conv{i}', x, stride=2, padding=1))
+    return dense(p, 'layers/logits', flatten(x))
+
+
+def m5(p, x):
+    for i in range(1, 5):
+        if i == 1:
+            x = conv(p, 'layers/conv1', same(x, 80, 4), stride=4)
+        else:
+            x = conv(p, f'layers/conv{i}', x, padding=1)
+        x = F.max_pool1d(F.relu(batch_norm(p, f'layers/bn{i}', x)), 4)
+    return dense(p, 'layers/fc', x.mean(2))
+
+
+def textcnn(p, ids):
+    x = F.embedding(ids, p['embed/embedding']) * (ids != 0)[..., None]
+    x = x.transpose(1, 2)
+    windows = [w for w in range(2, 9) if f'conv{w}/kernel' in p]
+    pooled = [F.relu(conv(p, f'conv{w}', x)).amax(2) for w in windows]
+    return dense(p, 'logits', torch.cat(pooled, 1))
+
+
+def autoencoder(p, x):
+    for i in (1, 2):
+        x = F.relu(conv(p, f'encoder/conv{i}', same(x, 3, 2), stride=2))
+    shape = x.shape
+    x = F.relu(dense(p, 'encoder/dense', flatten(x)))
+    x = dense(p, 'encoder/code', x)
+    x = F.relu(dense(p, 'decoder/dense', x))
+    x = x.reshape(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
+    for i in (1, 2):
+        full = F.conv_transpose2d(
+            x, p[f'decoder/deconv{i}/kernel'], p[f'decoder/deconv{i}/bias'], stride=2
+        )
+        x = F.relu(full[:, :, :-1, :-1])  # 'SAME' of stride 2 takes the last row and column off
+    return F.conv_transpose2d(
+        x, p['decoder/logits/kernel'], p['decoder/logits/bias'], padding=1
+    ).permute(0, 2, 3, 1)
+
+
+def dcgan_generator(p, z):
+    x = z[:, :, None, None]
+    for i, options in enumerate(({}, {'stride': 2, 'padding': 1})):
+        x = F.conv_transpose2d(x, p[f'layers/deconv{i}/kernel'], **options)
+        x = F.relu(batch_norm(p, f'layers/bn{i}', x))
+    return torch.tanh(F.conv_transpose2d(x, p['layers/image/kernel'], stride=2, padding=1))
+
+
+NETWORKS = {
+    'airbench': airbench,
+    'autoencoder': autoencoder,
+    'cifar_resnet20': cifar_resnet,
+    'dcgan_generator': dcgan_generator,
+    'lecture_cnn': lecture_cnn,
+    'lenet5': lenet5,
+    'm5': m5,
+    'mnist1d_cnn': mnist1d_cnn,
+    'mobilenet': mobilenet,
+    'nin': nin,
+    'textcnn': textcnn,
+    'vgg16': vgg16,
+    'vgg16_bn': vgg16,
+    'wrn28_10': wide_resnet,
+}
+
+
+def count(p, pattern):
+    """0, 1, ... as long as there is a parameter of that name."""
+    i = 0
+    while pattern.format(i) in p:
+        yield i
+        i += 1
+
+
+def conv(p, name, x, **options):
+    function = F.conv1d if x.ndim == 3 else F.conv2d
+    return function(x, p[f'{name}/kernel'], p.get(f'{name}/bias'), **options)
+
+
+def batch_norm(p, name, x, epsilon=1e-5):
+    return F.batch_norm(
+        x, p[f'{name}/mean'], p[f'{name}/var'], p.get(f'{name}/scale'), p[f'{name}/bias'],
+        training=p['training'], momentum=0.1, eps=epsilon,
+    )  # fmt: skip
+
+
+def dense(p, name, x):
+    return F.linear(x, p[f'{name}/kernel'], p.get(f'{name}/bias'))
+
+
+def flatten(x):
+    """In the order of channels-last memory."""
+    return x.movedim(1, -1).flatten(1)
+
+
+def same(x, window, stride):
+    """XLA's 'SAME' padding: the odd element comes last."""
+    flat = []
+    for n in reversed(x.shape[2:]):
+        total = max((-(-n // stride) - 1) * stride + window - n, 0)
+        flat += [total // 2, total - total // 2]
+    return F.pad(x, flat)
+
+
+def is_transposed(name):
+    return 'deconv' in name or name in ('decoder/logits/kernel', 'layers/image/kernel')
+
+
+def to_torch(name, array):
+    """Converts a kernel (*window, in, out) to (out, in, *window), a transposed one to (in, out, ...)"""
+    array = np.asarray(array)
+    if name.endswith('kernel'):
+        n = array.ndim
+        lead = (n - 2, n - 1) if is_transposed(name) else (n - 1, n - 2)
+        array = array.transpose(*lead, *range(n - 2))
+    return np.ascontiguousarray(array)
+
+
+def from_torch(name, array):
+    """Undoes `to_torch`."""
+    if name.endswith('kernel'):
+        lead = (0, 1) if is_transposed(name) else (1, 0)
+        array = array.transpose(*range(2, array.ndim), *lead)
+    return array

@@ -1,0 +1,21 @@
+"""Text tables for terminals."""
+
+from collections.abc import Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Returns rows of cells as lines with aligned columns, two spaces apart.
+
+    Args:
+        rows: the header and the rows, each with the same number of cells.
+        left: how many columns, from the first one on, are aligned to the left; the others are
+            numbers and aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return '\n'.join(
+        '  '.join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
