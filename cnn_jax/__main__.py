@@ -16,8 +16,6 @@ import pathlib
 import runpy
 import sys
 
-from cnn_jax.errors import MissingPackageError
-
 PACKAGE = pathlib.Path(__file__).parent
 MODULES = ('doctor', 'run')
 USAGE = 2  # exit code for a wrong command line, as the scripts use
@@ -51,14 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     path = known[name]
     sys.argv = [str(path), *map(recipe, arguments)]
     sys.path[0] = str(path.parent)
-    try:
-        if name in MODULES:
-            runpy.run_module(f'cnn_jax.{name}', run_name='__main__', alter_sys=True)
-        else:
-            runpy.run_path(str(path), run_name='__main__')
-    except MissingPackageError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(USAGE)
+    if name in MODULES:
+        runpy.run_module(f'cnn_jax.{name}', run_name='__main__', alter_sys=True)
+    else:
+        runpy.run_path(str(path), run_name='__main__')
 
 
 def usage(known: dict[str, pathlib.Path]) -> str:

@@ -22,8 +22,7 @@ import numpy as np
 from cnn_jax.bench import machine
 from cnn_jax.bench.kernels import compare, reference
 from cnn_jax.bench.kernels.problem import Problem, parse
-from cnn_jax.data import prepared
-from cnn_jax.errors import first_line
+from cnn_jax.errors import MissingPackageError, first_line
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals
 
@@ -185,6 +184,10 @@ def lowerings() -> str:
 
 def data_sets(data_dir: str | None = None) -> str:
     """The prepared data sets of a folder (default: TFDS's)."""
+    try:
+        from cnn_jax.data import prepared
+    except MissingPackageError as error:
+        return str(error)
     folder = pathlib.Path(data_dir) if data_dir else prepared.default_data_dir()
     if not folder.is_dir():
         return f'digits (embedded); no folder {folder}'

@@ -22,10 +22,9 @@ import optax
 from absl import flags
 from flax import nnx
 
-from cnn_jax import models, training
+from cnn_jax import cli, models, training
 from cnn_jax.bench import machine
 from cnn_jax.bench.tpu import aot
-from cnn_jax.training import cli
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.prefetch import Prefetcher
 from cnn_jax.training.step import several_steps

@@ -19,8 +19,8 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 from cnn_jax.training.config import TrainConfig
 
 cli.define_flags(TrainConfig)

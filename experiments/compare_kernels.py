@@ -22,8 +22,8 @@ import time
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 
 flags.DEFINE_list('problems', [], 'problem strings, separated by commas')
 flags.DEFINE_string('suite', '', 'named list of problems (default: small)')

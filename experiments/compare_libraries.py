@@ -19,9 +19,9 @@ import time
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
 from cnn_jax.tables import aligned
-from cnn_jax.training import cli
 
 flags.DEFINE_list('libraries', [], 'linen, nnx, haiku, equinox, keras (default: all)')
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')

@@ -20,11 +20,11 @@ import tempfile
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.bench import machine
 from cnn_jax.bench.parity import compare as parity
 from cnn_jax.errors import UserError
 from cnn_jax.tables import aligned
-from cnn_jax.training import cli
 from cnn_jax.training.job import load_data
 
 cli.define_flags(parity.ParityConfig)

@@ -18,7 +18,7 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax.training import cli
+from cnn_jax import cli
 
 flags.DEFINE_list('networks', [], 'small_vgg, vgg16, resnet18, ... (default: all)')
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')

@@ -6,9 +6,8 @@ checkpoint. Nothing in the folder is written.
 
 from absl import flags
 
-from cnn_jax import training
+from cnn_jax import cli, training
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 
 flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
 flags.DEFINE_string('split', 'test', 'which examples: train, validation or test')

@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax.training import cli
+from cnn_jax import cli
 from cnn_jax.training.weights import export
 
 flags.DEFINE_string('workdir', None, 'folder of the run', required=True)

@@ -15,8 +15,8 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 
 SAMPLES = ('china', 'flower')
 TOLERANCE = 1e-4  # float32 against float64 on values up to 16, the sum of |coefficients|

@@ -17,8 +17,8 @@ import pathlib
 
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 
 flags.DEFINE_string('model', '', 'model, by name; with --workdir: what it must be')
 flags.DEFINE_list('input_shape', [], 'of one example (default: 32,32,3)')

@@ -9,9 +9,8 @@ import sys
 
 from absl import flags
 
-from cnn_jax import training
+from cnn_jax import cli, training
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 from cnn_jax.training.prediction import probabilities, read_inputs
 
 flags.DEFINE_string('workdir', None, 'folder of the run', required=True)

@@ -25,8 +25,8 @@ import time
 import numpy as np
 from absl import flags
 
+from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.training import cli
 
 WAYS = ('threads', 'grain')
 

@@ -11,8 +11,7 @@ another process of the run is gone, run all again to resume; 78 a checkpoint cou
 
 from absl import flags
 
-from cnn_jax import data, training
-from cnn_jax.training import cli
+from cnn_jax import cli, training
 
 cli.define_flags(training.TrainConfig)
 cli.define_workdir_flag()
@@ -23,6 +22,8 @@ flags.DEFINE_boolean('list_datasets', False, 'show the data sets that --dataset 
 def main(argv):
     del argv
     if flags.FLAGS.list_datasets:
+        from cnn_jax import data
+
         print(data.table())
         return
     cli.train(training.TrainConfig)

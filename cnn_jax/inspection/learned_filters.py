@@ -7,7 +7,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
+
+from cnn_jax.errors import optional_packages
+
+with optional_packages('viz'):
+    from matplotlib.figure import Figure
 
 from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import new_figure, save

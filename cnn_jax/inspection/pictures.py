@@ -4,8 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+
+from cnn_jax.errors import optional_packages
+
+with optional_packages('viz'):
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 from cnn_jax.inspection.attribution import Patch
 from cnn_jax.ops.geometry import ReceptiveField

@@ -29,7 +29,7 @@ import numpy as np
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.errors import MissingPackageError, UserError
+from cnn_jax.errors import MissingPackageError, UserError, optional_packages
 from cnn_jax.models.base import Classifier
 
 # ImageNet's, per channel, as torchvision's weights expect (their documented transforms).
@@ -316,7 +316,8 @@ def _parameters(model: Classifier, name: str, prefix: str) -> Iterator[_Paramete
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+    with optional_packages('train'):
+        from safetensors.numpy import load_file
 
     return load_file(path)
 

@@ -1,15 +1,18 @@
 """Training: state, step, loop, checkpoints, metrics; see docs/training.md."""
 
-from cnn_jax.training.checkpoints import Checkpoints, DamagedError, SaveError
-from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.job import Job, load_data, make_job, make_net
-from cnn_jax.training.loop import Interrupted, NotFiniteError, train
-from cnn_jax.training.metrics import class_table, summary
-from cnn_jax.training.report import draw
-from cnn_jax.training.saved import SavedRun, load_run
-from cnn_jax.training.state import FunctionalModel, init_state
-from cnn_jax.training.step import make_step
-from cnn_jax.training.workdir import Workdir, WorkdirError, read_config, read_metrics
+from cnn_jax.errors import optional_packages
+
+with optional_packages('train'):
+    from cnn_jax.training.checkpoints import Checkpoints, DamagedError, SaveError
+    from cnn_jax.training.config import TrainConfig
+    from cnn_jax.training.job import Job, load_data, make_job, make_net
+    from cnn_jax.training.loop import Interrupted, NotFiniteError, train
+    from cnn_jax.training.metrics import class_table, summary
+    from cnn_jax.training.report import draw
+    from cnn_jax.training.saved import SavedRun, load_run
+    from cnn_jax.training.state import FunctionalModel, init_state
+    from cnn_jax.training.step import make_step
+    from cnn_jax.training.workdir import Workdir, WorkdirError, read_config, read_metrics
 
 __all__ = [
     'Checkpoints',

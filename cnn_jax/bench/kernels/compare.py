@@ -5,18 +5,18 @@ maps in other roles (see `cnn_jax.ops.spec.ROLES`), so both are measured by the 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cnn_jax.bench import timing
 from cnn_jax.bench.kernels import pool_reference, reference
 from cnn_jax.bench.kernels.problem import POOLS, Problem, parse
-from cnn_jax.errors import UserError, first_line
+from cnn_jax.errors import UserError, first_line, optional_packages
 from cnn_jax.ops import dispatch, kernels, tuning
 from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import MAPS as PASSES
@@ -94,9 +94,24 @@ def passes(problem: Problem) -> tuple[str, ...]:
     return PASSES[:2] if problem.op in POOLS else PASSES
 
 
-# One thread for the reference: NumPy's others would go on spinning for a tenth of a second after
-# it, on the processors that the kernels are timed on.
-@threadpool_limits.wrap(limits=1, user_api='blas')
+def _one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs NumPy on one thread.
+
+    Its other threads would spin for a tenth of a second after the reference is computed, on the
+    processors that the kernels are timed on.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with optional_packages('bench'):
+            from threadpoolctl import threadpool_limits
+        with threadpool_limits(limits=1, user_api='blas'):
+            return function(*args, **kwargs)
+
+    return run
+
+
+@_one_thread
 def measure(
     problem: Problem,
     direction: str,

@@ -207,7 +207,7 @@ def is_transposed(name):
 
 
 def to_torch(name, array):
-    """Converts a kernel (*window, in, out) to (out, in, *window), a transposed one to (in, out, ...)"""
+    """Converts a kernel (*window, in, out) to (out, in, *window), or transposed (in, out, *)."""
     array = np.asarray(array)
     if name.endswith('kernel'):
         n = array.ndim

@@ -12,18 +12,28 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cnn_jax.errors import UserError
-from cnn_jax.training import processes
+from cnn_jax.errors import MissingPackageError, UserError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
 EXIT_NOT_FINITE = 76
-EXIT_NOT_SAVED = 78  # 77 is processes.EXIT_PEER_GONE
+EXIT_NOT_SAVED = 78  # 77 is training.processes.EXIT_PEER_GONE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
 
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+
+
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if not isinstance(error, MissingPackageError):
+        return sys.__excepthook__(kind, error, trace)
+    print(f'error: {_one_line(error)}', file=sys.stderr)
+    return None
+
+
+# The imports of a script come before anything that could catch what they raise.
+sys.excepthook = _excepthook
 
 
 def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> None:
@@ -50,6 +60,8 @@ def from_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> An
 
 def define_process_flags() -> None:
     """The flags that `join_processes` reads."""
+    from cnn_jax.training import processes
+
     flags.DEFINE_string(
         'coordinator',
         '',
@@ -74,6 +86,7 @@ def define_workdir_flag() -> None:
 def train(config_class: type) -> None:
     """Trains or resumes the run that the flags describe: the body of the training scripts."""
     from cnn_jax import training
+    from cnn_jax.training import processes
     from cnn_jax.training.tasks import TASKS
 
     with bad_input():
@@ -107,6 +120,8 @@ def train(config_class: type) -> None:
 
 def join_processes() -> None:
     """Joins the processes of the run where the script has flags for it; see `processes.join`."""
+    from cnn_jax.training import processes
+
     values = flags.FLAGS
     if 'coordinator' not in values:
         return
@@ -167,7 +182,7 @@ def training_errors() -> Iterator[None]:
     except OSError as error:
         if isinstance(error, training.SaveError) or error.errno in NO_ROOM:
             # At once: what else is open would be written at exit, and fail again.
-            processes.leave_at_once(_one_line(error), EXIT_NOT_SAVED)
+            training.processes.leave_at_once(_one_line(error), EXIT_NOT_SAVED)
         raise
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from cnn_jax import cli
 from cnn_jax.errors import MissingPackageError, UserError, UserTypeError
-from cnn_jax.training import cli
 
 
 @pytest.mark.parametrize('error', [UserError, UserTypeError, MissingPackageError, OSError])
