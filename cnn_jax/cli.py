@@ -22,7 +22,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
 
-_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+_DEFINE: dict[Any, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -43,7 +47,7 @@ def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> 
         if field.metadata['choices']:
             text += f' ({"|".join(field.metadata["choices"])})'
         if field.type is bool:
-            flags.DEFINE_boolean(field.name, field.default, text, flag_values=values)
+            flags.DEFINE_boolean(field.name, bool(field.default), text, flag_values=values)
         else:
             _DEFINE[field.type](field.name, field.default, text, flag_values=values)
 
@@ -139,7 +143,7 @@ def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
     Raises:
         UserError: one is no integer or below `at_least`, or there is none.
     """
-    texts = flags.FLAGS[name].value
+    texts = flags.FLAGS[name].value or ()
     try:
         numbers = tuple(map(int, texts))
     except ValueError:

@@ -25,6 +25,7 @@ from cnn_jax.bench.kernels.problem import Problem, parse
 from cnn_jax.errors import MissingPackageError, first_line
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals
+from cnn_jax.ops.spec import ROLES
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -115,17 +116,17 @@ def _errors(name, spec, supported):
     rng = np.random.default_rng(0)
     draw = lambda shape: jnp.asarray(rng.standard_normal(shape, np.float32)).astype(spec.dtype)  # noqa: E731
     operands = {'x': draw(spec.x_shape), 'w': draw(spec.kernel_shape), 'y': draw(spec.y_shape)}
-    given = {
-        op: [operands[role] for role in roles]
-        for op, roles in {'forward': 'xw', 'input_grad': 'yw', 'filter_grad': 'xy'}.items()
-    }
+    given = {op: [operands[role] for role in roles[:2]] for op, roles in ROLES.items()}
     run = jax.jit(
-        lambda given: {op: kernels.function(name, op)(*given[op], spec) for op in supported}
+        lambda given: {
+            op: kernels.function(name, op)(given[op][0], given[op][1], spec) for op in supported
+        }
     )
     results = run(given)
     return {
         op: reference.relative_error(
-            np.asarray(results[op]), reference.MAPS[op](*map(np.asarray, given[op]), spec)
+            np.asarray(results[op]),
+            reference.MAPS[op](np.asarray(given[op][0]), np.asarray(given[op][1]), spec),
         )
         for op in supported
     }

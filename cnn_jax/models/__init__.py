@@ -34,6 +34,7 @@ from cnn_jax.models import (
 )
 from cnn_jax.models.base import AXES, Classifier, LayerFactory, Model, flat_features
 from cnn_jax.ops.dispatch import implementations
+from cnn_jax.ops.types import DTypeLike
 from cnn_jax.registry import Registry
 
 __all__ = [
@@ -187,8 +188,8 @@ def create(
     input_shape: Sequence[int],
     num_classes: int,
     rngs: nnx.Rngs,
-    dtype: Any = jnp.float32,
-    implementation: Any = None,
+    dtype: DTypeLike = jnp.float32,
+    implementation: str | Sequence[str] | None = None,
     kind: str | None = None,
     **overrides: Any,
 ) -> Model:
@@ -234,7 +235,8 @@ def create(
 def _check_option(name: str, option: str, value: Any, default: Any) -> None:
     """Raises UserTypeError unless `value` has the type of the default, where that has one."""
     kind = type(default)
-    allowed = {type(None): object, float: (int, float), tuple: (tuple, list)}.get(kind, kind)
+    others: dict[type, Any] = {type(None): object, float: (int, float), tuple: (tuple, list)}
+    allowed = others.get(kind, kind)
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind in (int, float)):
         raise UserTypeError(
             f'model {name}: {option}={value!r} must be of type {kind.__name__}, like its default '
@@ -242,7 +244,7 @@ def _check_option(name: str, option: str, value: Any, default: Any) -> None:
         )
 
 
-def _check_kernels(implementation: Any) -> tuple[str, ...]:
+def _check_kernels(implementation: str | Sequence[str] | None) -> tuple[str, ...]:
     names = (implementation,) if isinstance(implementation, str) else tuple(implementation or ())
     known = sorted(set().union(*implementations().values()))
     for name in names:

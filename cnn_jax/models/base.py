@@ -12,6 +12,7 @@ from flax import nnx
 from cnn_jax import nn
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops.dispatch import implementations
+from cnn_jax.ops.types import DTypeLike, Size
 
 # Axes of one example of each kind, channels last; a text is a row of token ids.
 AXES = {
@@ -33,10 +34,10 @@ class LayerFactory:
     """
 
     rngs: nnx.Rngs
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     implementation: tuple[str, ...] = ()
 
-    def conv(self, in_features: int, out_features: int, window: Any, **options: Any) -> nn.Conv:
+    def conv(self, in_features: int, out_features: int, window: Size, **options: Any) -> nn.Conv:
         return nn.Conv(
             in_features,
             out_features,
@@ -48,7 +49,7 @@ class LayerFactory:
         )
 
     def conv_transpose(
-        self, in_features: int, out_features: int, window: Any, **options: Any
+        self, in_features: int, out_features: int, window: Size, **options: Any
     ) -> nn.ConvTranspose:
         return nn.ConvTranspose(
             in_features,
@@ -74,11 +75,15 @@ class LayerFactory:
     def dropout(self, rate: float) -> nnx.Dropout:
         return nnx.Dropout(rate, rngs=self.rngs)
 
-    def max_pool(self, window: Sequence[int], strides: Any = None, **options: Any) -> nn.MaxPool:
+    def max_pool(
+        self, window: Sequence[int], strides: int | Sequence[int] | None = None, **options: Any
+    ) -> nn.MaxPool:
         chosen = self.known_to('max_pool')
         return nn.MaxPool(window, strides, implementation=chosen, **options)
 
-    def avg_pool(self, window: Sequence[int], strides: Any = None, **options: Any) -> nn.AvgPool:
+    def avg_pool(
+        self, window: Sequence[int], strides: int | Sequence[int] | None = None, **options: Any
+    ) -> nn.AvgPool:
         chosen = self.known_to('avg_pool')
         return nn.AvgPool(window, strides, implementation=chosen, **options)
 

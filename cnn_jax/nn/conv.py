@@ -11,9 +11,10 @@ from cnn_jax.nn import sizes
 from cnn_jax.ops import spec
 from cnn_jax.ops.convolution import conv
 from cnn_jax.ops.geometry import output_size
+from cnn_jax.ops.types import Implementation, Padding, PaddingMode
 
 # Flax spells these modes as a padding; here they are a padding and a padding mode.
-_FLAX_MODES = {'CIRCULAR': 'circular', 'REFLECT': 'reflect'}
+_FLAX_MODES: dict[str, PaddingMode] = {'CIRCULAR': 'circular', 'REFLECT': 'reflect'}
 
 
 class Conv(nnx.Conv):
@@ -48,9 +49,9 @@ class Conv(nnx.Conv):
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] | None = 1,
         *,
-        padding: Any = 'SAME',
-        padding_mode: str = 'zeros',
-        implementation: Any = None,
+        padding: Padding = 'SAME',
+        padding_mode: PaddingMode = 'zeros',
+        implementation: Implementation = None,
         **flax: Any,
     ):
         sizes.check_features(in_features, out_features, flax.get('feature_group_count', 1))
@@ -60,17 +61,19 @@ class Conv(nnx.Conv):
             dilation = sizes.per_axis(flax.get('kernel_dilation', 1), len(window))
             spans = map(spec.dilated, window, dilation)
             padding = tuple(((span - 1) // 2, span // 2) for span in spans)
-        super().__init__(in_features, out_features, kernel_size, strides, padding=padding, **flax)
+        flax['padding'] = padding  # of more forms than Flax's own types name
+        super().__init__(in_features, out_features, kernel_size, strides, **flax)
         if self.mask is not None and self.mask.shape != self.kernel_shape:
             raise UserError(f'mask has shape {self.mask.shape}, the kernel {self.kernel_shape}')
         self.padding_mode = padding_mode
         self.implementation = implementation
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Convolves.
 
         Args:
             inputs: (*batch, *spatial, in_features).
+            out_sharding: of the result, see `cnn_jax.conv`.
 
         Returns:
             (*batch, *output spatial, out_features), in `dtype`.
@@ -92,6 +95,7 @@ class Conv(nnx.Conv):
             input_dilation=self.input_dilation or 1,
             precision=self.precision,
             preferred_element_type=getattr(self, 'preferred_element_type', None),  # flax >= 0.12
+            out_sharding=out_sharding,
             implementation=self.implementation,
         )
 

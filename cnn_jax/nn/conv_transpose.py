@@ -1,7 +1,6 @@
 """Transposed convolution as a module."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from flax.nnx.nn.linear import default_bias_init, default_kernel_init
 from cnn_jax.nn import sizes
 from cnn_jax.ops import spec
 from cnn_jax.ops.transposed_convolution import conv_transpose, resolve_crop
+from cnn_jax.ops.types import DTypeLike, Implementation, Padding, PrecisionLike
 
 
 class ConvTranspose(nnx.Module):
@@ -53,18 +53,18 @@ class ConvTranspose(nnx.Module):
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] | None = 1,
         *,
-        padding: Any = 'SAME',
+        padding: Padding = 'SAME',
         output_padding: int | Sequence[int] = 0,
         kernel_dilation: int | Sequence[int] | None = 1,
         feature_group_count: int = 1,
         use_bias: bool = True,
         convention: str = 'torch',
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        precision: Any = None,
-        kernel_init: Any = default_kernel_init,
-        bias_init: Any = default_bias_init,
-        implementation: Any = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: PrecisionLike = None,
+        kernel_init: nnx.Initializer = default_kernel_init,
+        bias_init: nnx.Initializer = default_bias_init,
+        implementation: Implementation = None,
         rngs: nnx.Rngs,
     ):
         sizes.check_features(in_features, out_features, feature_group_count)
@@ -85,7 +85,7 @@ class ConvTranspose(nnx.Module):
         if use_bias:
             self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
         else:
-            self.bias = nnx.data(None)
+            self.bias = nnx.data(None)  # type: ignore[arg-type]  # as nnx.Conv has it
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """(*batch, *spatial, in_features) to (*batch, *output spatial, out_features)."""

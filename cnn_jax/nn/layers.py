@@ -113,12 +113,14 @@ class Residual(Layers):
         super().__init__(layers)
         self.activation = activation
         self.has_shortcut = shortcut is not None
-        if self.has_shortcut:
+        if shortcut is not None:
             self.shortcut = shortcut
 
     def __call__(
         self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
     ) -> jax.Array:
         y = super().__call__(x, intermediates, prefix)
-        skip = self.shortcut(x, intermediates, f'{prefix}shortcut.') if self.has_shortcut else x
+        skip = x
+        if self.has_shortcut:
+            skip = self.shortcut(x, intermediates, f'{prefix}shortcut.')
         return y + skip if self.activation is None else self.activation(y + skip)

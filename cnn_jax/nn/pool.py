@@ -16,6 +16,7 @@ from cnn_jax.ops.pool import (
     max_pool,
 )
 from cnn_jax.ops.pool_spec import make_spec
+from cnn_jax.ops.types import Implementation, Padding
 
 
 class MaxPool(nnx.Module):
@@ -37,10 +38,10 @@ class MaxPool(nnx.Module):
         window_shape: Sequence[int],
         strides: int | Sequence[int] | None = None,
         *,
-        padding: Any = 0,
+        padding: Padding = 0,
         dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
-        implementation: Any = None,
+        implementation: Implementation = None,
     ):
         self.window_shape = tuple(window_shape)
         self.strides = strides
@@ -51,7 +52,7 @@ class MaxPool(nnx.Module):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """(*batch, *spatial, features) to (*batch, *output spatial, features)."""
-        return max_pool(
+        y = max_pool(
             inputs,
             self.window_shape,
             self.strides,
@@ -60,6 +61,8 @@ class MaxPool(nnx.Module):
             ceil_mode=self.ceil_mode,
             implementation=self.implementation,
         )
+        assert isinstance(y, jax.Array)  # no indices were asked for
+        return y
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Spatial size of the result for an input of spatial size `size`."""
@@ -84,11 +87,11 @@ class AvgPool(nnx.Module):
         window_shape: Sequence[int],
         strides: int | Sequence[int] | None = None,
         *,
-        padding: Any = 0,
+        padding: Padding = 0,
         dilation: int | Sequence[int] = 1,
         ceil_mode: bool = False,
         count_include_pad: bool = True,
-        implementation: Any = None,
+        implementation: Implementation = None,
     ):
         self.window_shape = tuple(window_shape)
         self.strides = strides

@@ -6,6 +6,7 @@ Here x is (*batch, *size, features) and `out` the output's spatial size.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def _differentiable_maximum(x: Array, out: tuple[int, ...]) -> Array:
 
 
 @_differentiable_maximum.defjvp
-def _(out: tuple[int, ...], primals, tangents) -> tuple[Array, Array]:
+def _(out: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x,), (dx,) = primals, tangents
     y = _differentiable_maximum(x, out)
     if dx.dtype == jax.dtypes.float0:  # of integers

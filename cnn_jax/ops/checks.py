@@ -14,8 +14,6 @@ import numpy as np
 
 from cnn_jax.errors import UserError, UserTypeError
 
-Size = int | Sequence[int]
-
 
 def integer(value: Any, name: str, minimum: int | None = None) -> int:
     """`value` as a Python int; bools, floats and traced values are refused."""
@@ -63,11 +61,9 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
                 f'got {value!r}'
             )
         result = []
-        for i, item in enumerate(value):
-            if is_sequence(item):
-                result.append(per_axis(item, 2, f'{name}[{i}]', minimum))
-            else:
-                result.append((integer(item, f'{name}[{i}]', minimum),) * 2)
+        for i, item in enumerate(value):  # an int stands for both sides
+            lo, hi = per_axis(item, 2, f'{name}[{i}]', minimum)
+            result.append((lo, hi))
         return tuple(result)
     return ((integer(value, name, minimum),) * 2,) * n
 
@@ -81,7 +77,7 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
     return value
 
 
-def array(value: Any, name: str) -> Any:
+def array(value: Any, name: str) -> jax.Array:
     """`value` as a JAX array of a real number type (floating point or integer)."""
     try:
         if value is None:

@@ -17,6 +17,7 @@ from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.lowering.rules import bind
 from cnn_jax.ops.operands import add_bias, check_operands
 from cnn_jax.ops.spec import canonical_precision, check_window, dilated, resolve_padding
+from cnn_jax.ops.types import ArrayLike, DTypeLike, Padding, PaddingMode, PrecisionLike, Size
 
 Array = jax.Array
 
@@ -24,18 +25,18 @@ dispatch.declare('conv', kernels.KERNELS, convolution=True)
 
 
 def conv(
-    x: Any,
-    kernel: Any,
+    x: ArrayLike,
+    kernel: ArrayLike,
     *,
-    strides: checks.Size = 1,
-    padding: Any = 'SAME',
-    dilation: checks.Size = 1,
+    strides: Size = 1,
+    padding: Padding = 'SAME',
+    dilation: Size = 1,
     groups: int = 1,
-    bias: Any = None,
-    padding_mode: str = 'zeros',
-    input_dilation: checks.Size = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    bias: ArrayLike | None = None,
+    padding_mode: PaddingMode = 'zeros',
+    input_dilation: Size = 1,
+    precision: PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
@@ -75,7 +76,7 @@ def conv(
     Raises:
         ValueError, TypeError: naming the argument, its value, and what would be right.
     """
-    x, kernel, bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
+    x, kernel, checked_bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
     groups = int(groups)
@@ -114,7 +115,7 @@ def conv(
         preferred_element_type=None,
         out_sharding=out_sharding,
     )
-    return restore_batch(add_bias(y, bias), batch_shape)
+    return restore_batch(add_bias(y, checked_bias), batch_shape)
 
 
 def _is_known_to_lax(padding: Any, input_dilation: tuple[int, ...], mode: str) -> bool:
@@ -124,17 +125,17 @@ def _is_known_to_lax(padding: Any, input_dilation: tuple[int, ...], mode: str) -
 
 
 def conv_general_dilated(
-    lhs: Any,
-    rhs: Any,
-    window_strides: Any,
-    padding: Any,
-    lhs_dilation: Any = None,
-    rhs_dilation: Any = None,
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
     batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
     *,
     implementation: Implementation = None,

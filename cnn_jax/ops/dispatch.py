@@ -8,16 +8,16 @@ is traced anew under another choice.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import MAPS
+from cnn_jax.ops.types import Implementation
 
 Names = tuple[str, ...]
-Implementation = str | Sequence[str] | Mapping[str, str | Sequence[str] | None] | None
 
 # map of a convolution -> its kernels, in order of preference; one that is left out has the default
 Wish = dict[str, Names]
@@ -33,6 +33,14 @@ def declare(op: str, kernels: Mapping[str, Any], convolution: bool = False) -> N
     _OPERATIONS[op] = kernels
     if convolution:
         _CONVOLUTIONS.add(op)
+
+
+@overload
+def implementations(op: None = None) -> dict[str, Names]: ...
+
+
+@overload
+def implementations(op: str) -> Names: ...
 
 
 def implementations(op: str | None = None) -> dict[str, Names] | Names:
@@ -59,7 +67,8 @@ def use_implementation(
     """
     chosen = dict(_context.value)
     if isinstance(implementation, Mapping):
-        by_op = dict.fromkeys(_CONVOLUTIONS, implementation) | by_op
+        everywhere: dict[str, Implementation] = dict.fromkeys(_CONVOLUTIONS, implementation)
+        by_op = everywhere | by_op
     elif implementation is not None:
         names = _as_names('any operation', implementation, set().union(*_OPERATIONS.values()))
         for op, known in _OPERATIONS.items():

@@ -42,7 +42,8 @@ def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Used]:
 
 
 def _used(eqn: Any) -> Used | None:
-    plan = equations.read(*(v.aval for v in eqn.invars), eqn.params)
+    lhs, rhs = (v.aval for v in eqn.invars)
+    plan = equations.read(lhs, rhs, eqn.params)
     if plan is None:
         return None
     platform, text = default_platform(), internals.mark_of(eqn.ctx)

@@ -7,17 +7,18 @@ from cnn_jax.errors import UserError
 from cnn_jax.ops import checks
 from cnn_jax.ops.spec import check_window, dilated, resolve_padding
 from cnn_jax.ops.transposed_convolution import resolve_crop
+from cnn_jax.ops.types import Padding, Size
 from cnn_jax.tables import aligned
 
 
 def output_size(
-    size: checks.Size,
-    window: checks.Size,
+    size: Size,
+    window: Size,
     *,
-    strides: checks.Size = 1,
-    padding: Any = 'SAME',
-    dilation: checks.Size = 1,
-    input_dilation: checks.Size = 1,
+    strides: Size = 1,
+    padding: Padding = 'SAME',
+    dilation: Size = 1,
+    input_dilation: Size = 1,
 ) -> tuple[int, ...]:
     """The spatial size of `conv`'s result for an input of spatial size `size`.
 
@@ -40,11 +41,11 @@ def output_size(
 
 
 def explain_padding(
-    size: checks.Size,
-    window: checks.Size,
+    size: Size,
+    window: Size,
     *,
-    strides: checks.Size = 1,
-    dilation: checks.Size = 1,
+    strides: Size = 1,
+    dilation: Size = 1,
 ) -> str:
     """A table of what each padding convention adds before and after, and the size that results.
 

@@ -14,7 +14,7 @@ Array = jax.Array
 
 def check_operands(
     x: Any, kernel: Any, bias: Any, groups: Any, preferred_element_type: Any
-) -> tuple[Array, Array, Any, int]:
+) -> tuple[Array, Array, Array | None, int]:
     """The operands as arrays of one dtype, and the number of spatial axes.
 
     Args:

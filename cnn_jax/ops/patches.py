@@ -15,13 +15,14 @@ from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.pool_spec import PoolSpec, spatial_ndim
 from cnn_jax.ops.spec import Pairs, accumulator, check_window, dilated, resolve_padding
+from cnn_jax.ops.types import ArrayLike, Padding, Size
 
 Array = jax.Array
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
 
 
-def pad(x: Any, padding: Any, mode: str = 'zeros', value: float = 0) -> Array:
+def pad(x: ArrayLike, padding: Padding, mode: str = 'zeros', value: float = 0) -> Array:
     """Pads the spatial axes of x.
 
     For x = 1 2 3 4 and padding 2:  zeros 00123400, reflect 32123432, replicate 11123444,
@@ -60,12 +61,12 @@ def pad(x: Any, padding: Any, mode: str = 'zeros', value: float = 0) -> Array:
 
 
 def unfold(
-    x: Any,
-    window: checks.Size,
+    x: ArrayLike,
+    window: Size,
     *,
-    strides: checks.Size = 1,
-    padding: Any = 0,
-    dilation: checks.Size = 1,
+    strides: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
 ) -> Array:
     """All patches of x (im2col).
 
@@ -93,13 +94,13 @@ def unfold(
 
 
 def fold(
-    patches: Any,
-    output_size: checks.Size,
-    window: checks.Size,
+    patches: ArrayLike,
+    output_size: Size,
+    window: Size,
     *,
-    strides: checks.Size = 1,
-    padding: Any = 0,
-    dilation: checks.Size = 1,
+    strides: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
 ) -> Array:
     """The adjoint of `unfold` (col2im): every entry of a patch is added to where it came from.
 
@@ -212,7 +213,7 @@ def _unfold(x: Array, spec: PoolSpec) -> Array:
 def _fold(patches: Array, spec: PoolSpec) -> Array:
     wide = patches.astype(accumulator(patches.dtype))
     features = wide.shape[-1] // math.prod(spec.window)
-    total = 0
+    total: Array | int = 0
     for tap, start in enumerate(_starts(spec)):
         view = lax.slice_in_dim(wide, tap * features, (tap + 1) * features, axis=-1)
         config = []
@@ -222,7 +223,7 @@ def _fold(patches: Array, spec: PoolSpec) -> Array:
             before = at - lo
             config.append((before, n - before - (out - 1) * s - 1, s - 1))
         total += _filled(view, config)
-    return total.astype(patches.dtype)
+    return jnp.asarray(total).astype(patches.dtype)
 
 
 def _starts(spec: PoolSpec) -> list[tuple[int, ...]]:

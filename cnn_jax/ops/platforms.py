@@ -1,5 +1,7 @@
 """Which kind of device computes: 'cpu', 'cuda', 'rocm' or 'tpu', as JAX names its lowerings."""
 
+from typing import Any
+
 import jax
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -7,7 +9,8 @@ PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
 def default_platform() -> str:
     """The platform of the device that JAX computes on unless told otherwise."""
-    device = jax.config.jax_default_device or jax.devices()[0]
+    config: Any = jax.config  # its attributes are made at run time
+    device = config.jax_default_device or jax.devices()[0]
     name = device if isinstance(device, str) else device.platform
     if name != 'gpu':
         return name

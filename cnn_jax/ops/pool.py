@@ -13,6 +13,7 @@ A window that holds a NaN gives NaN, and its gradient goes to the last NaN, as i
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.pool_kernels.winners import numbers
 from cnn_jax.ops.pool_spec import PoolSpec, index_dtype, make_spec, spatial_ndim
 from cnn_jax.ops.spec import accumulator
+from cnn_jax.ops.types import ArrayLike, Padding, Size
 
 Array = jax.Array
 
@@ -34,11 +36,11 @@ for _op in ('max_pool', 'avg_pool', 'lp_pool'):
 
 
 def max_pool(
-    x: Any,
-    window: checks.Size,
-    strides: checks.Size | None = None,
-    padding: Any = 0,
-    dilation: checks.Size = 1,
+    x: ArrayLike,
+    window: Size,
+    strides: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
     implementation: Implementation = None,
@@ -78,16 +80,16 @@ def max_pool(
 
 
 def avg_pool(
-    x: Any,
-    window: checks.Size,
-    strides: checks.Size | None = None,
-    padding: Any = 0,
+    x: ArrayLike,
+    window: Size,
+    strides: Size | None = None,
+    padding: Padding = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
     implementation: Implementation = None,
     *,
-    dilation: checks.Size = 1,
+    dilation: Size = 1,
 ) -> Array:
     """Average over windows; 16-bit floats add up in float32 and are rounded once.
 
@@ -115,15 +117,15 @@ def avg_pool(
 
 
 def lp_pool(
-    x: Any,
+    x: ArrayLike,
     norm_type: float,
-    window: checks.Size,
-    strides: checks.Size | None = None,
+    window: Size,
+    strides: Size | None = None,
     ceil_mode: bool = False,
     implementation: Implementation = None,
     *,
-    padding: Any = 0,
-    dilation: checks.Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
 ) -> Array:
     """The p-norm of windows, (sum of |x|^p)^(1/p), p = `norm_type`; 16-bit floats in float32.
 
@@ -157,7 +159,7 @@ def lp_pool(
 
 
 def adaptive_max_pool(
-    x: Any, output_size: Any, return_indices: bool = False
+    x: ArrayLike, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> Array | tuple[Array, Array]:
     """Maximum over the windows that make an output of size `output_size`.
 
@@ -184,7 +186,7 @@ def adaptive_max_pool(
     return adaptive.maximum(x, out), adaptive.indices(x, out)
 
 
-def adaptive_avg_pool(x: Any, output_size: Any) -> Array:
+def adaptive_avg_pool(x: ArrayLike, output_size: int | Sequence[int | None]) -> Array:
     """Average over the windows that make an output of size `output_size`.
 
     Args:
@@ -204,7 +206,7 @@ def adaptive_avg_pool(x: Any, output_size: Any) -> Array:
     return adaptive.average(x, out)
 
 
-def global_max_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
+def global_max_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
     """Maximum over all spatial axes, with the gradient of `max_pool`.
 
     Args:
@@ -220,11 +222,11 @@ def global_max_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = Fa
     """
     x = checks.array(x, 'x')
     size = _global_window(x, spatial_ndim)
-    y = max_pool(x, size, implementation='reshape')
+    y = _maximum(x, make_spec(x, size, None, 0, 1, False), 'reshape')
     return y if keepdims else lax.squeeze(y, range(-1 - len(size), -1))
 
 
-def global_avg_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
+def global_avg_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
     """Average over all spatial axes; 16-bit floats add up in float32 and are rounded once.
 
     Args, returns and raises: as `global_max_pool`, but x must be floating point.
@@ -235,7 +237,7 @@ def global_avg_pool(x: Any, spatial_ndim: int | None = None, keepdims: bool = Fa
     return y if keepdims else lax.squeeze(y, range(-1 - len(size), -1))
 
 
-def floating(x: Any, name: str) -> Array:
+def floating(x: ArrayLike, name: str) -> Array:
     """`x` as a JAX array of a floating-point type."""
     x = checks.array(x, name)
     if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -249,10 +251,10 @@ def _global_window(x: Array, ndim: int | None) -> tuple[int, ...]:
     return x.shape[-1 - ndim : -1]
 
 
-def _check_output_size(x: Array, output_size: Any) -> tuple[int, ...]:
+def _check_output_size(x: Array, output_size: int | Sequence[int | None]) -> tuple[int, ...]:
     ndim = spatial_ndim(x, output_size, 'output_size')
     size = x.shape[-1 - ndim : -1]
-    if checks.is_sequence(output_size):
+    if isinstance(output_size, Sequence):
         output_size = [n if m is None else m for n, m in zip(size, output_size, strict=True)]
     return checks.per_axis(output_size, ndim, 'output_size')
 
@@ -293,7 +295,7 @@ def _differentiable_maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
 
 
 @_differentiable_maximum.defjvp
-def _(spec: PoolSpec, kernel: str, primals, tangents) -> tuple[Array, Array]:
+def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x,), (dx,) = primals, tangents
     run = pool_kernels.KERNELS[kernel]
     y = _differentiable_maximum(x, spec, kernel)

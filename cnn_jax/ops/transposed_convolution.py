@@ -20,6 +20,7 @@ from cnn_jax.ops.dispatch import Implementation
 from cnn_jax.ops.lowering.rules import bind
 from cnn_jax.ops.operands import add_bias, check_operands
 from cnn_jax.ops.spec import Pairs, canonical_precision, dilated
+from cnn_jax.ops.types import ArrayLike, DTypeLike, Padding, PrecisionLike, Size
 
 Array = jax.Array
 
@@ -29,20 +30,20 @@ dispatch.declare('conv_transpose', kernels.KERNELS, convolution=True)
 
 
 def conv_transpose(
-    x: Any,
-    kernel: Any,
+    x: ArrayLike,
+    kernel: ArrayLike,
     *,
-    strides: checks.Size = 1,
-    padding: Any = 'SAME',
-    output_padding: checks.Size = 0,
-    output_size: checks.Size | None = None,
-    dilation: checks.Size = 1,
+    strides: Size = 1,
+    padding: Padding = 'SAME',
+    output_padding: Size = 0,
+    output_size: Size | None = None,
+    dilation: Size = 1,
     groups: int = 1,
-    bias: Any = None,
+    bias: ArrayLike | None = None,
     padding_mode: str = 'zeros',
     convention: str = 'torch',
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
@@ -88,7 +89,7 @@ def conv_transpose(
     Raises:
         ValueError, TypeError: naming the argument, its value, and what would be right.
     """
-    x, kernel, bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
+    x, kernel, checked_bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
     groups = int(groups)
@@ -139,7 +140,7 @@ def conv_transpose(
         unpadded = jax.ShapeDtypeStruct((y.shape[0], *out_size, y.shape[-1]), y.dtype)
         pad = lambda a: patches.pad(a, repeated, mode=padding_mode)  # noqa: E731
         (y,) = jax.linear_transpose(pad, unpadded)(y)
-    return restore_batch(add_bias(y, bias), batch_shape)
+    return restore_batch(add_bias(y, checked_bias), batch_shape)
 
 
 def _check_padding_mode(mode: str, convention: str, dtype: Any, crops: Pairs) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +10,18 @@ from jax import lax
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
 from cnn_jax.ops.pool_spec import index_dtype, spatial_ndim
+from cnn_jax.ops.types import ArrayLike, Size
 
 Array = jax.Array
 
 
 def max_unpool(
-    x: Any,
-    indices: Any,
-    window: checks.Size,
-    strides: checks.Size | None = None,
-    padding: checks.Size = 0,
-    output_size: checks.Size | None = None,
+    x: ArrayLike,
+    indices: ArrayLike,
+    window: Size,
+    strides: Size | None = None,
+    padding: Size = 0,
+    output_size: Size | None = None,
 ) -> Array:
     """Puts each element of x where its maximum stood, and zeros elsewhere.
 

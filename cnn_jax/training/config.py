@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from cnn_jax.errors import UserError
@@ -135,7 +135,7 @@ class RunConfig:
         for name in ('warmup', 'eval_every', 'checkpoint_every'):
             _parsed(self, name, durations.check)
         for name in ('model_options', 'milestones', 'profile_steps'):
-            _parsed(self, name, lambda _, name=name: getattr(self, f'read_{name}')())
+            _parsed(self, name, lambda _: getattr(self, f'read_{name}')())  # noqa: B023
         lengths = [name for name in ('epochs', 'steps', 'examples') if getattr(self, name)]
         if not lengths:
             raise UserError(f'epochs={self.epochs}: must be above 0, or give steps or examples')
@@ -189,7 +189,7 @@ class RunConfig:
             ValueError: not such a text, or it holds a field this version does not know.
         """
         values = json.loads(text)
-        if not isinstance(values, Mapping) or values.pop('schema', None) != SCHEMA:
+        if not isinstance(values, dict) or values.pop('schema', None) != SCHEMA:
             raise UserError(f'not a training configuration of schema {SCHEMA}')
         task = values.pop('task', TrainConfig.task)
         if task != cls.task:
@@ -285,7 +285,7 @@ def _arguments(text: str) -> dict[str, Any]:
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
         raise UserError('write name=value,name=value')
     return {
-        k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+        str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
         for k in call.keywords
     }
 
@@ -299,9 +299,10 @@ def _parsed(config: RunConfig, name: str, parse: Callable[[str], Any]) -> None:
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:
-    name, rules = field.name, field.metadata
-    if not isinstance(value, field.type) or (field.type is int and isinstance(value, bool)):
-        raise UserError(f'{name}={value!r}: must be of type {field.type.__name__}')
+    name, rules, kind = field.name, field.metadata, field.type
+    assert isinstance(kind, type)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f'{name}={value!r}: must be of type {kind.__name__}')
     if rules['choices'] and value not in rules['choices']:
         raise UserError(f'{name}={value!r}: must be one of {", ".join(rules["choices"])}')
     if isinstance(value, float) and not math.isfinite(value):

@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'TrainState':
         """Returns the state that `to_dict` gave."""
-        return cls(*map(saved.get, _SAVED_AS))
+        return cls._make(map(saved.get, _SAVED_AS))
 
 
 _SAVED_AS = ('step', 'params', 'rest', 'opt', 'ema')  # the format of checkpoints: never change

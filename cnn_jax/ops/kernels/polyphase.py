@@ -44,8 +44,9 @@ def input_grad(
     sizes = tuple(-(-n // s) for n, s in zip(spec.input_size, spec.strides, strict=True))
     shape = (spec.batch, *sizes, spec.in_features)
     results = []
-    for phases in itertools.product(*per_axis):
-        if None in phases:  # a phase that no tap reaches
+    for combination in itertools.product(*per_axis):
+        phases = [phase for phase in combination if phase]
+        if len(phases) < spec.ndim:  # no tap reaches one of them
             results.append(jnp.zeros(shape, spec.dtype))
             continue
         taps = w[tuple(phase.taps for phase in phases)]

@@ -5,7 +5,9 @@ the data; there it beats everything else that is made of JAX operations. Otherwi
 matrix product, as in 'scan' but without the loop.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -35,10 +37,11 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
     multiply = _tap_product(spec)
     grouped = (*spec.y_shape[:-1], spec.groups, spec.in_features // spec.groups)
     kernels = _grouped_kernels(w.astype(dtype), spec)
-    y = sum(
+    products = (
         multiply(x[(slice(None), *taps)].reshape(grouped), kernel)
         for taps, kernel in zip(tap_slices(spec), kernels, strict=True)
     )
+    y = functools.reduce(operator.add, products)
     return y.reshape(spec.y_shape).astype(spec.dtype)
 
 

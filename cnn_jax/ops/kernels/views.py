@@ -1,10 +1,8 @@
 """What several kernels share: the padded input, its shifted views, transposed kernels, chunks."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -67,19 +65,11 @@ def from_words(x: Array, dtype: str) -> Array:
 def product(a: Array, b: Array, spec: ConvSpec) -> Array:
     """The matrix product a b, in the dtype of the accumulator."""
     dtype = accumulator(spec.dtype)
-    if a.dtype != dtype and not _has_16_bit_products(a.dtype):
+    if jax.default_backend() == 'cpu':
+        # XLA:CPU multiplies 16-bit floats into float32 for some shapes on processors with AMX, and
+        # otherwise fails at run time ("Unsupported element type").
         a, b = a.astype(dtype), b.astype(dtype)
     return jnp.matmul(a, b, precision=spec.precision, preferred_element_type=dtype)
-
-
-@functools.cache
-def _has_16_bit_products(dtype: jnp.dtype) -> bool:
-    """Whether the backend multiplies 16-bit floats into float32 itself. XLA:CPU does where there
-    are AMX units, for bfloat16, and elsewhere fails at run time ("Unsupported element type")."""
-    if jax.default_backend() != 'cpu':
-        return True
-    cpu = Path('/proc/cpuinfo')
-    return dtype == jnp.bfloat16 and cpu.exists() and 'amx_bf16' in cpu.read_text()
 
 
 def images_per_chunk(spec: ConvSpec, bytes_per_image: int, budget: int) -> int:

@@ -11,7 +11,10 @@ than in the direct form), and rounding errors are about twice the direct form's.
 transformed and multiplied in float32.
 """
 
+import functools
 import itertools
+import operator
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +83,16 @@ def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:
     return _join({at: y.astype(spec.dtype) for at, y in outputs.items()}, tiles, spec)
 
 
+def _sum(terms: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, terms)
+
+
 def _transform(matrix: np.ndarray, tiles: Tiles, ndim: int) -> Tiles:
     """`matrix` applied along every axis of the tiles' positions."""
     for axis in range(ndim):
         rest = {at[:axis] + at[axis + 1 :] for at in tiles}
         tiles = {
-            (*at[:axis], row, *at[axis:]): sum(
+            (*at[:axis], row, *at[axis:]): _sum(
                 _times(c, tiles[(*at[:axis], i, *at[axis:])])
                 for i, c in enumerate(matrix[row])
                 if c

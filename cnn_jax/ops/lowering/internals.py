@@ -69,7 +69,7 @@ def _keep_marks_out_of_programs() -> None:
     write = _mlir.wrap_xla_metadata_in_place
 
     @functools.wraps(write)
-    def without_marks(ctx, operation):
+    def without_marks(ctx: Any, operation: Any) -> None:
         if mark_of(ctx.jaxpr_eqn_ctx) is not None:
             rest = {k: v for k, v in ctx.jaxpr_eqn_ctx.xla_metadata.items() if k != KEY}
             if not rest:
@@ -77,7 +77,7 @@ def _keep_marks_out_of_programs() -> None:
             ctx = ctx.replace(jaxpr_eqn_ctx=types.SimpleNamespace(xla_metadata=rest))
         write(ctx, operation)
 
-    _mlir.wrap_xla_metadata_in_place = without_marks
+    setattr(_mlir, 'wrap_xla_metadata_in_place', without_marks)  # noqa: B010
 
 
 if not missing:
@@ -93,7 +93,8 @@ def is_export(ctx: Any) -> bool:
 def original(primitive: Any, platform: str) -> Rule:
     """JAX's own rule for lowering `primitive`."""
     entry = _platform_specific_lowerings[platform].get(primitive) or _lowerings[primitive]
-    return getattr(entry, 'rule', entry)
+    rule: Any = getattr(entry, 'rule', entry)  # a pair as of JAX 0.9
+    return rule
 
 
 def register(primitive: Any, platform: str, rule: Rule) -> None:
@@ -118,7 +119,7 @@ def tell_devices(is_partitioned: Callable[[Any], bool]) -> None:
     def asks_too(jaxpr):
         return asks(jaxpr) or has_ours(jaxpr)
 
-    _dispatch.jaxpr_has_prim_requiring_devices = asks_too
+    setattr(_dispatch, 'jaxpr_has_prim_requiring_devices', asks_too)  # noqa: B010
 
 
 def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Sequence[Any]:

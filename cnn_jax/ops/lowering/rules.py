@@ -133,9 +133,9 @@ def _of_one_group(spec: ConvSpec) -> ConvSpec:
 
 def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any:
     text = internals.mark_of(ctx.jaxpr_eqn_ctx)
-    plan = equations.read(*ctx.avals_in, params)
+    plan = equations.read(ctx.avals_in[0], ctx.avals_in[1], params)
     for name, why in chosen(text, plan, platform):
-        if name == 'lax':
+        if name == 'lax' or plan is None:
             break
         if why != NAMED and internals.is_export(ctx) and not kernels.is_portable(name):
             continue  # what is exported runs where this package is not
@@ -150,14 +150,15 @@ def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any
     return originals[platform, lax.conv_general_dilated_p](ctx, lhs, rhs, **params)
 
 
-def _lower(ctx, name, plan, platform, lhs, rhs):
+def _lower(ctx: Any, name: str, plan: equations.Plan, platform: str, lhs: Any, rhs: Any) -> Any:
     function, spec = kernels.function(name, plan.op), plan.spec
     if kernels.reason_against(name, plan.op, spec, platform):
         function = functools.partial(_group_by_group, function)
 
     def run(lhs, rhs):
         with jax.named_scope(f'{plan.op}_{name}'):
-            return plan.back(function(*plan.into(lhs, rhs), spec))
+            a, b = plan.into(lhs, rhs)
+            return plan.back(function(a, b, spec))
 
     return as_kernel(ctx, run, lhs, rhs)
 

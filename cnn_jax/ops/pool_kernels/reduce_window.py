@@ -4,7 +4,9 @@ XLA's gradient of a maximum, select-and-scatter, has no deterministic form on ev
 loop over the taps takes its place, a short program even for a long window.
 """
 
+import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +95,8 @@ def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
     """One tap of every window."""
     reach = [(out - 1) * s + 1 for out, s in zip(spec.output_size, spec.strides, strict=True)]
     batch = padded.shape[: spec.axes[0]]
-    rest = [np.int32(0)] * len(batch)
-    starts = (*rest, *(start[axis] for axis in range(spec.ndim)), np.int32(0))
+    zero: Any = np.int32(0)
+    starts = [*[zero] * len(batch), *(start[axis] for axis in range(spec.ndim)), zero]
     view = lax.dynamic_slice(padded, starts, (*batch, *reach, padded.shape[-1]))
     ones = (1,) * len(batch)
     return lax.slice(view, [0] * view.ndim, view.shape, (*ones, *spec.strides, 1))
@@ -102,8 +104,8 @@ def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
 
 def _outer(inside: list[Array], ndim: int) -> Array:
     """bool (1, ..., *output_size, 1), of `ndim` axes."""
-    result = True
-    for axis, along in enumerate(reversed(inside)):
-        others = [i for i in range(ndim) if i != ndim - 2 - axis]
-        result &= jnp.expand_dims(along, others)
-    return result
+    alone = [
+        jnp.expand_dims(along, [i for i in range(ndim) if i != ndim - 2 - axis])
+        for axis, along in enumerate(reversed(inside))
+    ]
+    return functools.reduce(jnp.logical_and, alone)

@@ -4,6 +4,9 @@ A window of 3 x 3 costs 3 + 3 views instead of 9. The last axis goes first: the 
 the column of row maxima is then the first in row-major order too.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +43,7 @@ def maximum(x: Array, spec: PoolSpec) -> Array:
 def total(x: Array, spec: PoolSpec) -> Array:
     y = x.astype(accumulator(x.dtype))
     for axis in _last_first(spec):
-        y = sum(_taps(y, axis, spec, np.zeros((), y.dtype)))
+        y = functools.reduce(operator.add, _taps(y, axis, spec, np.zeros((), y.dtype)))
     return y
 
 
@@ -63,7 +66,8 @@ def pick(values: Array, codes: Codes, spec: PoolSpec) -> Array:
     y = values.astype(accumulator(values.dtype))
     for axis, code in zip(_last_first(spec), codes, strict=True):
         taps = _taps(y, axis, spec, np.zeros((), y.dtype))
-        y = sum(jnp.where(code == code.dtype.type(k), tap, 0) for k, tap in enumerate(taps))
+        picked = (jnp.where(code == code.dtype.type(k), tap, 0) for k, tap in enumerate(taps))
+        y = functools.reduce(operator.add, picked)
     return y.astype(values.dtype)
 
 

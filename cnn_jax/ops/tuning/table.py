@@ -82,7 +82,7 @@ def save(
     kept = {}
     if path.exists():
         table = _read(path)
-        found, own = (table['platform'], table['device']), (platform, device(platform))
+        found, own = (table['platform'], table['device']), (platform, device(platform) or '?')
         if found != own:
             raise UserError(f'{path} is a table of {": ".join(found)}, this is {": ".join(own)}')
         kept = table['choices']
@@ -111,7 +111,7 @@ def _choices(platform: str) -> Mapping[str, Mapping[str, Times]]:
         return {}
     path = Path(named) if named else own_path(platform)
     if not named and not path.exists():
-        path = Path(__file__).with_name(f'{_slug(here)}.json')
+        path = Path(__file__).with_name(f'{_slug(here or platform)}.json')
         if not path.exists():
             return {}
     try:

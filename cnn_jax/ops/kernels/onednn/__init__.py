@@ -58,7 +58,7 @@ def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
 @sharding.by_batch
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     build.load()
-    first, second, out = ROLES[op]
+    first, second, out = tuple(ROLES[op])
     inner, into, back = arrange.arrange(spec, op)
     dtype = _compute_dtype(inner, op)
     result_type = jax.ShapeDtypeStruct(inner.shape(out), dtype)
