@@ -1,7 +1,7 @@
 """The documents: Python runs, shell commands name real flags, links and paths lead somewhere.
 
-A block ```` ```python ```` runs in one session per page; one with `title="file.py"` is a complete file and
-runs as a script; `pycon` blocks are doctests in the session. `<!-- not run: reason -->` excepts the next.
+Blocks of `python` run in one session per page; one with `title="file.py"` is a complete file, run as a
+script; `pycon` blocks are doctests in the session. `<!-- not run: reason -->` exempts the next block.
 """
 
 import doctest
@@ -29,16 +29,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 # Flags of other programs and of absl.
-FOREIGN = {
-    'help',
-    'helpshort',
-    'flagfile',
-    'all',
-    'version',
-    'strict',
-    'extra',
-    'xla_force_host_platform_device_count',
-}
+FOREIGN = {'help', 'helpshort', 'flagfile'}
 
 
 class Block(NamedTuple):
@@ -103,8 +94,8 @@ def commands() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     pattern = re.compile(r'(?:\b(experiments|launch|tools)/)?\b(\w+)\.(py|sh)\b([^`\n]*)')
     for text in PAGES.values():
-        for folder, stem, suffix, rest in pattern.findall(text.replace('\\\n', ' ')):
-            for folder in [folder] if folder else ('experiments', 'tools', 'launch'):
+        for given, stem, suffix, rest in pattern.findall(text.replace('\\\n', ' ')):
+            for folder in [given] if given else ('experiments', 'tools', 'launch'):
                 script = f'{folder}/{stem}.{suffix}'
                 if (ROOT / script).is_file():
                     found.setdefault(script, set()).update(re.findall(r' \[?--(\w+)', rest))
