@@ -1,7 +1,7 @@
 """The documents: Python runs, shell commands name real flags, links and paths lead somewhere.
 
-Blocks of `python` run in one session per page; one with `title="file.py"` is a complete file, run as a
-script; `pycon` blocks are doctests in the session. `<!-- not run: reason -->` exempts the next block.
+The `python` blocks of a page run in one session; one with `title="file.py"` is a complete file, run
+as a script; `pycon` blocks are doctests. `<!-- not run: reason -->` exempts the next block.
 """
 
 import doctest
