@@ -145,6 +145,8 @@ def test_links_and_paths_exist(name):
         if anchor and path.suffix == '.md':
             headings = re.findall(r'^#+ (.*)$', path.read_text(), re.MULTILINE)
             assert anchor in map(slug, headings), target
+    if name == 'CHANGELOG.md':  # it has old paths
+        return
     for path in re.findall(
         r'`((?:cnn_jax|experiments|launch|tests|tools|docs)/[\w/.]*\w)', PAGES[name]
     ):
