@@ -6,7 +6,7 @@ as a script; `pycon` blocks are doctests. `<!-- not run: reason -->` exempts the
 
 import doctest
 import functools
-import importlib
+import importlib.util
 import os
 import pathlib
 import re
