@@ -6,6 +6,7 @@ logits = model(images)
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -38,7 +39,6 @@ from cnn_jax.ops.types import DTypeLike
 from cnn_jax.registry import Registry
 
 __all__ = [
-    'MODELS',
     'Classifier',
     'LayerFactory',
     'Model',
@@ -268,3 +268,13 @@ def _check_shape(
     if min(shape) < 1:
         raise UserError(f'input_shape={shape} must be positive')
     return shape
+
+
+def set_from_inputs(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
+    """The former name of `data_dependent_init`."""
+    warnings.warn(
+        'cnn_jax.models.set_from_inputs is now data_dependent_init',
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return data_dependent_init(name, inputs)

@@ -1,5 +1,8 @@
 """Training: state, step, loop, checkpoints, metrics; see docs/training.md."""
 
+import warnings
+from typing import Any
+
 from cnn_jax.errors import optional_packages
 
 with optional_packages('train'):
@@ -10,7 +13,7 @@ with optional_packages('train'):
     from cnn_jax.training.metrics import class_table, summary
     from cnn_jax.training.report import draw
     from cnn_jax.training.saved import SavedRun, load_run
-    from cnn_jax.training.state import FunctionalModel, init_state
+    from cnn_jax.training.state import FunctionalModel, TrainState, init_state
     from cnn_jax.training.step import make_step
     from cnn_jax.training.workdir import Workdir, WorkdirError, read_config, read_metrics
 
@@ -24,6 +27,7 @@ __all__ = [
     'SaveError',
     'SavedRun',
     'TrainConfig',
+    'TrainState',
     'Workdir',
     'WorkdirError',
     'class_table',
@@ -39,3 +43,14 @@ __all__ = [
     'summary',
     'train',
 ]
+
+
+_RENAMED = {'Net': 'FunctionalModel'}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    new = _RENAMED[name]
+    warnings.warn(f'cnn_jax.training.{name} is now {new}', DeprecationWarning, stacklevel=2)
+    return globals()[new]

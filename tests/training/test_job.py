@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from cnn_jax import models
 from cnn_jax.data import Dataset, Split
@@ -30,3 +31,12 @@ def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
     covariance = np.einsum('nchw,ndhw->cd', white, white) / white[:, 0].size
     np.testing.assert_allclose(covariance, np.eye(12), atol=5e-3)
     assert models.data_dependent_init('lecture_cnn', None) == {}
+
+
+def test_old_names_work_with_a_warning():
+    from cnn_jax import models, training
+
+    with pytest.warns(DeprecationWarning, match='FunctionalModel'):
+        assert training.Net is training.FunctionalModel
+    with pytest.warns(DeprecationWarning, match='data_dependent_init'):
+        assert models.set_from_inputs('lecture_cnn', None) == {}

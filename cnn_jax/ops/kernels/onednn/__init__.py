@@ -1,6 +1,6 @@
 """oneDNN, Intel's library of deep learning primitives, called through XLA's foreign functions.
 
-On Linux and x86-64, with the extra `cpu` and a C++ compiler; docs/native_kernel.md says how it is
+On Linux and x86-64, with the extra `cpu` and a C++ compiler; docs/kernels.md says how it is
 built and how it uses threads. Source: https://github.com/uxlfoundation/oneDNN (3.2), convolution
 primitive, `direct` algorithm: no Winograd, the sums of products that the definition has.
 """
