@@ -41,7 +41,7 @@ sys.excepthook = _excepthook
 
 
 def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> None:
-    """One flag for each field of a configuration class (see `config.option`)."""
+    """Defines one flag for each field of a configuration class (see `config.option`)."""
     for field in dataclasses.fields(config_class):
         text = field.metadata['help']
         if field.metadata['choices']:
@@ -53,7 +53,7 @@ def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> 
 
 
 def from_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """The configuration that the flags of `define_flags` say.
+    """Returns the configuration that the flags of `define_flags` describe.
 
     Raises:
         ValueError: a value that the configuration does not allow.
@@ -63,7 +63,7 @@ def from_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> An
 
 
 def define_process_flags() -> None:
-    """The flags that `join_processes` reads."""
+    """Defines the flags that `join_processes` reads."""
     from cnn_jax.training import processes
 
     flags.DEFINE_string(
@@ -178,7 +178,7 @@ def training_errors() -> Iterator[None]:
     try:
         yield
     except training.Interrupted as stop:
-        fail(f'{stop}; run the same command again to go on', EXIT_INTERRUPTED)
+        fail(f'{stop}; run the same command again to resume', EXIT_INTERRUPTED)
     except training.NotFiniteError as error:
         fail(error, EXIT_NOT_FINITE)
     except training.DamagedError as error:
@@ -191,7 +191,7 @@ def training_errors() -> Iterator[None]:
 
 
 def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
-    """One line on stderr, then exit."""
+    """Prints one line on stderr, then exits."""
     print(f'error: {_one_line(problem)}', file=sys.stderr)
     sys.exit(code)
 

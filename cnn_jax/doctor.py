@@ -1,4 +1,4 @@
-"""What this machine and these versions can do, in about a minute: python -m cnn_jax.doctor
+"""Reports what this machine and these versions can do, in about a minute: python -m cnn_jax.doctor
 
 Devices, memory and versions; measured matrix product and bandwidth; every kernel in every dtype and
 number of dimensions, its three passes held against float64: right, wrong by how much, or not

@@ -1,8 +1,8 @@
-"""What the training loop costs beside plain Flax loops: python experiments/benchmark_training.py
+"""Measures the overhead of the training loop: python experiments/benchmark_training.py
 
 Three tables, in Markdown:
 
-1. Milliseconds a step of this library's loop and of two loops as Flax's documentation writes them
+1. Milliseconds per step of this library's loop and of two loops as Flax's documentation writes them
    (`nnx.jit`; the functional one), with the same model, batches, optimiser and loss; in turns, on
    one device. Beside them the compiled step alone, called with the same arguments again and again.
 2. The share of the time that the loop waits for examples: the set on the device, or read ahead.
@@ -144,7 +144,7 @@ def flax_loops(job: training.Job) -> dict[str, Callable[[int], None]]:
 
 
 def milliseconds(loops: dict[str, Callable[[int], None]]) -> dict[str, np.ndarray]:
-    """Milliseconds a step of every loop, a sample a round, all in turns."""
+    """Milliseconds per step of every loop, one sample per round, all in turns."""
     samples = {name: [] for name in loops}
     for loop in loops.values():
         loop(3)  # compiles
@@ -171,7 +171,7 @@ def make_job(batch_size: int, count: int, parallel: str = 'jit') -> training.Job
 
 def overhead() -> None:
     waits = []
-    print('\n| batch | loop | ms a step, median | quartiles |\n| --: | --- | --: | --: |')
+    print('\n| batch | loop | ms per step, median | quartiles |\n| --: | --- | --: | --: |')
     for size in map(int, BATCH_SIZES.value):
         job = make_job(size, 1)
         here, ahead = Loop(job), Loop(job, resident=False)
@@ -193,7 +193,7 @@ def overhead() -> None:
 
 
 def scaling() -> None:
-    print('\n| mode | devices | ms a step, median | collectives | MB a step |')
+    print('\n| mode | devices | ms per step, median | collectives | MB per step |')
     print('| --- | --: | --: | --- | --: |')
     counts = [n for n in (1, 2, 4, 8, 16) if n <= min(DEVICES.value, jax.device_count())]
     for parallel in ('jit', 'pmap'):

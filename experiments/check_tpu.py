@@ -165,7 +165,7 @@ def _synthetic():
 
 
 _HEADER = (
-    '| slice | batch | memory GiB | of | GFLOP per chip | collectives | MB a step | compiled |\n'
+    '| slice | batch | memory GiB | of | GFLOP per chip | collectives | MB per step | compiled |\n'
     '| --- | --: | --: | --: | --: | --- | --: | --: |'
 )
 

@@ -1,4 +1,4 @@
-"""Every kernel on every problem: is it right, how fast is it, which is best.
+"""Checks and times every kernel on every problem.
 
     python experiments/compare_kernels.py --problems=mb64_ic32ih28oc64kh3ph1
     python experiments/compare_kernels.py --suite=lecture

@@ -1,4 +1,4 @@
-"""One small network in five libraries, unmodified: steps without and with `cnn_jax.install()`.
+"""Times one small network in five libraries, unmodified, without and with `cnn_jax.install()`.
 
     python experiments/compare_libraries.py
     python experiments/compare_libraries.py --libraries=linen,keras --dtypes=float32
@@ -6,7 +6,7 @@
 The network (cnn_jax/bench/steps/libraries.py) is written as a user of each library would, and
 knows nothing of cnn_jax. Steps of both kinds alternate in one process a library; the medians count.
 Written are table.txt and results.json. Needs the extra `libraries`; what is not installed is left
-out, and said.
+out, with a line.
 
 Exit codes: 0; 2 a wrong flag.
 """

@@ -1,11 +1,11 @@
-"""The same network, weights and batches in cnn_jax and in PyTorch.
+"""Trains the same network, weights and batches in cnn_jax and in PyTorch.
 
     python experiments/compare_pytorch.py --model=lecture_cnn --seeds=3 --epochs=5
     python experiments/compare_pytorch.py --flagfile=experiments/recipes/cifar10_jpeg_resnet20.flags
 
 Outputs, gradients, and parameters after each of the first steps, in float32 and in float64 (what
 float64 brings together was rounding); then whole trainings from several seeds: loss curves, test
-accuracy, time a step, peak memory. Each side runs in a process of its own. The flags are those of
+accuracy, time per step, peak memory. Each side runs in a process of its own. The flags are those of
 train.py, so that its recipes can be compared; what has no counterpart here is refused. Written are
 results.json and losses.png. Needs the extra `compare`.
 

@@ -1,4 +1,4 @@
-"""Whole training steps of well-known networks: cnn_jax beside Flax's own modules and PyTorch.
+"""Times whole training steps of well-known networks: cnn_jax, Flax's own modules, PyTorch.
 
     python experiments/compare_steps.py
     python experiments/compare_steps.py --networks=vgg16,m5 --dtypes=float32 --sides=native,flax

@@ -1,4 +1,4 @@
-"""The classic filters on an image and on a sound, by every kernel.
+"""Applies classic filters to an image and a sound by every kernel.
 
     python experiments/filters.py
     python experiments/filters.py --image=photo.jpg --audio=voice.wav --filters=edge,blur,sharpen
@@ -97,7 +97,7 @@ def _image(name, size):
 
 
 def _audio(path):
-    """(N,) float32 in [-1, 1], and the samples a second."""
+    """(N,) float32 in [-1, 1], and the samples per second."""
     import numpy as np
 
     if not path:

@@ -1,4 +1,4 @@
-"""A model as a table, and pictures of what a trained one has learned.
+"""Shows a model as a table, and what a trained one has learned as pictures.
 
     python experiments/inspect_model.py --model=vgg16 --input_shape=224,224,3 --num_classes=1000
     python experiments/inspect_model.py --workdir=runs/digits-lecture_cnn-...

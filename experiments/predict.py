@@ -1,4 +1,4 @@
-"""Classes of files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
+"""Classifies files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
 
 Images and WAV files give a row each, text files a row for every line. What the run's folder says of
 its data set (size, statistics, vocabulary) is enough: the data set itself is not read.
@@ -15,7 +15,7 @@ from cnn_jax.training.prediction import probabilities, read_inputs
 
 flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
 flags.DEFINE_string('output', '', 'CSV file (default: standard output)')
-flags.DEFINE_integer('top', 1, 'classes a file, the most probable first', lower_bound=1)
+flags.DEFINE_integer('top', 1, 'classes per file, the most probable first', lower_bound=1)
 flags.DEFINE_integer('step', -1, 'which checkpoint (-1: the newest)')
 flags.DEFINE_boolean('averaged', False, 'with the moving average of the weights (--ema)')
 

@@ -1,4 +1,4 @@
-"""How many images a second processes of this machine read and decode from an ImageNet-like set.
+"""How many images per second processes of this machine read and decode from an ImageNet-like set.
 
     python experiments/stream_images.py --processes=1,2
     python experiments/stream_images.py --data_dir=DIR --dataset=imagenet2012 --processes=1,2,4,8
@@ -71,7 +71,7 @@ def main(argv):
 
 
 def _rates(way, count, data_dir):
-    """Starts the processes, lets them go once all are ready, and collects images a second."""
+    """Starts the processes, lets them go once all are ready, and collects images per second."""
     f = flags.FLAGS
     task = {
         'way': way, 'count': count, 'data_dir': str(data_dir), 'dataset': f.dataset,

@@ -157,7 +157,7 @@ ensure_environment() {
     say "installing cnn_jax[$extras] (once; a few minutes on a slow line)"
     "$python" -m pip install --quiet --disable-pip-version-check --no-compile \
         --editable "$root[$extras]" >&2 ||
-        fail 'pip install failed (see above); run again to go on where it stopped'
+        fail 'pip install failed (see above); run again to resume where it stopped'
     printf '%s\n' ${extras//,/ } >>"$stamp"
     [[ -z ${lock:-} ]] || exec {lock}>&-
 }

@@ -30,7 +30,7 @@ extras_of_machine() {
     echo "train,${platform/gpu/cuda}"
 }
 
-# platform_flags PLATFORM [PROCESSES]: exports what is said above.
+# platform_flags PLATFORM [PROCESSES]: exports what is described above.
 platform_flags() {
     if [[ $1 == cpu && $(uname -s) == Linux ]]; then
         export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}

@@ -12,7 +12,7 @@
 #   --help, --dry_run     this text; print what would be submitted
 #
 # Two minutes before the time is up, and when the job is preempted, Slurm sends SIGTERM; the training
-# saves and exits with 75, and the job puts itself back into the queue, to go on from there. A process
+# saves and exits with 75, and the job puts itself back into the queue, to resume from there. A process
 # that dies is no reason to requeue: the job ends with its exit code.
 # The environment (.venv, with the CUDA build of JAX for GPUs) is made here, on the machine that submits;
 # the nodes must see it. Or name one with CNN_JAX_PYTHON; see launch/common.sh.

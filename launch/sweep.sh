@@ -14,9 +14,9 @@
 #   --help, --dry_run    this text; print the commands, install and run nothing
 #   other flags          go to every run
 #
-# Run again, it skips what is finished and goes on with what is not. A run that fails is named and the
+# Run again, it skips what is finished and continues with what is not. A run that fails is named and the
 # others go on. Exit code: 0 all finished; 1 some failed; 75 stopped by a signal, after saving: run it
-# again to go on.
+# again to resume.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
 

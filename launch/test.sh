@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: bash launch/test.sh [arguments of pytest]
 #
-#   bash launch/test.sh                     # everything, one process a core (at most 4)
+#   bash launch/test.sh                     # everything, one process per core (at most 4)
 #   bash launch/test.sh tests/ops -k pool   # some
 #   bash launch/test.sh -n 0 -x             # one process, stop at the first failure
 #

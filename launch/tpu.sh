@@ -94,7 +94,7 @@ fetch() {
     cloud scp --recurse "$name:$from/." "$results" --worker=0
 }
 
-# Results not fetched are worth more than the hire of a machine: then it is left, and that is said.
+# Results not fetched are worth more than the rent of a machine: then the machine is kept, with a line.
 finish() {
     local code=$?
     rm -rf "$scratch"

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def start(script: str, *flags: str, **environment: str) -> subprocess.Popen:
     """Starts `python experiments/<script> <flags>`, or a module where the name has no '.py'.
 
-    `environment`: variables besides those of this process.
+    `environment`: additional variables.
     """
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     what = [str(ROOT / 'experiments' / script)] if script.endswith('.py') else ['-m', script]

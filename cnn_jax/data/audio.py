@@ -26,10 +26,10 @@ def read_wav(file, rate: int) -> np.ndarray:
 
     Args:
         file: a path, or a binary file object.
-        rate: samples a second that the data set has.
+        rate: samples per second that the data set has.
 
     Raises:
-        ValueError: not a WAV file, another rate, more than one channel, not 16 bits a sample.
+        ValueError: not a WAV file, another rate, more than one channel, not 16 bits per sample.
             Nothing is converted: resampling would change what a figure means.
     """
     where = getattr(file, 'name', file)
@@ -40,9 +40,9 @@ def read_wav(file, rate: int) -> np.ndarray:
     except (wave.Error, EOFError) as error:
         raise UserError(f'{where}: not a WAV file that can be read ({error})') from error
     if found != rate:
-        raise UserError(f'{where}: {found} samples a second; resample it to {rate} first')
+        raise UserError(f'{where}: {found} samples per second; resample it to {rate} first')
     if channels != 1:
         raise UserError(f'{where}: {channels} channels; mix it to one first')
     if width != 2:
-        raise UserError(f'{where}: {8 * width} bits a sample; convert it to 16 first')
+        raise UserError(f'{where}: {8 * width} bits per sample; convert it to 16 first')
     return np.frombuffer(data, '<i2').astype(np.int16)

@@ -94,7 +94,7 @@ class Dataset:
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """What a model must be told besides input shape and classes: `vocabulary_size` for text."""
+        """Options that a model needs for these data: `vocabulary_size` for text."""
         words = self.meta.get('vocabulary')
         return {} if words is None else {'vocabulary_size': len(words)}
 
@@ -123,7 +123,7 @@ class Dataset:
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> 'Dataset':
-        """The data set that `describe` told of, without examples: every split is empty."""
+        """The data set that `describe` described, without examples: every split is empty."""
         shape, dtype = description['input_shape'], description['dtype']
         nothing = Split(np.zeros((0, *shape), dtype), np.zeros(0, np.int32))
         return cls(

@@ -46,7 +46,7 @@ class Features:
         return tuple(line for line in file.read_text().splitlines() if line)
 
     def sample_rate(self, name: str) -> int | None:
-        """Samples a second of an audio feature, if the folder says so."""
+        """Samples per second of an audio feature, if the folder says so."""
         rate = self._about[name].get('sampleRate')
         return None if rate is None else int(rate)
 

@@ -1,4 +1,4 @@
-"""A folder of image files, one folder a class."""
+"""A folder of image files, one folder per class."""
 
 import pathlib
 from collections.abc import Sequence

@@ -23,13 +23,13 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
         size: both sides of the result; 0 leaves the image's own.
 
     Raises:
-        ValueError: not an image, a damaged one, or more than 8 bits a channel.
+        ValueError: not an image, a damaged one, or more than 8 bits per channel.
     """
     where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
     try:
         with PIL.Image.open(file) as image:
             if image.mode not in _EIGHT_BITS:
-                raise UserError(f'{where}: mode {image.mode}; only 8 bits a channel can be read')
+                raise UserError(f'{where}: mode {image.mode}; only 8 bits per channel can be read')
             if image.mode != _MODES[channels]:
                 image = image.convert(_MODES[channels])
             if size:

@@ -76,7 +76,7 @@ def check_network(name: str, builder, data_dir: pathlib.Path) -> None:
     TFDS would try ten times and take minutes to say so.
 
     Raises:
-        FileNotFoundError: the originals are not to be had without an account.
+        FileNotFoundError: the originals are not available without an account.
         ConnectionError: the host does not answer.
     """
     import requests

@@ -25,7 +25,7 @@ Parts = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where prepared data is looked for, and whence it may come (see `find_or_prepare`)."""
+    """Where prepared data are searched, and where they may come from (see `find_or_prepare`)."""
 
     data_dir: str | pathlib.Path | None = None
     manual_dir: str | pathlib.Path | None = None
@@ -288,7 +288,7 @@ def read_movie_reviews(
 
 
 def any_prepared(place: Place, name: str) -> tuple[str, Callable[..., Parts]]:
-    """Kind and reader of a prepared set that is not in the table, told by its features.
+    """Kind and reader of a prepared set that is not in the table, determined from its features.
 
     Raises:
         ValueError: it holds no images, audio or texts with one label.

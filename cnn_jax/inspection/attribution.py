@@ -17,7 +17,7 @@ from cnn_jax.ops.geometry import ReceptiveField
 
 
 def layer_names(model: nnx.Module) -> tuple[str, ...]:
-    """The top-level layers in order; none of a model that is no chain."""
+    """The top-level layers in order; none of a model that is not a chain."""
     return model.layers.layer_names if hasattr(model, 'layers') else ()
 
 

@@ -64,8 +64,8 @@ def rows(model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1) -> 
 
 
 def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str, ReceptiveField]:
-    """The receptive field after each layer of a chain, by the layer's name, as far as the chain of
-    convolutions and pools goes; empty for a model that is no chain."""
+    """The receptive field after each layer of a chain, by the layer's name, as far as the
+    chain of convolutions and pools reaches; empty for a model that is not a chain."""
     steps, found = [], {}
     size = input_shape[0] if len(input_shape) > 1 else None
     for name, layer in chain(model):

@@ -24,7 +24,7 @@ def spectra(kernel: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarr
 
     Args:
         kernel: (window, channels, filters).
-        rate: samples a second; 1 for frequencies in cycles a sample.
+        rate: samples per second; 1 for frequencies in cycles per sample.
 
     Returns:
         Frequencies, float64 (BINS // 2 + 1,); and the magnitude of the Fourier transform of
@@ -43,13 +43,13 @@ def draw_spectra(
 
     Args:
         kernel: (window, channels, filters); of several channels the first is drawn as a curve.
-        rate: samples a second; None: not known.
+        rate: samples per second; None: not known.
         path: of the PNG.
         title: text above.
         count: filters drawn as curves, evenly spread over that order.
     """
     frequencies, magnitudes = spectra(kernel, rate or 1.0)
-    units = ('frequency (Hz)', 'time (ms)') if rate else ('cycles a sample', 'time (samples)')
+    units = ('frequency (Hz)', 'time (ms)') if rate else ('cycles per sample', 'time (samples)')
     order = np.argsort(frequencies[magnitudes.argmax(1)], kind='stable')
     share = magnitudes / np.maximum(magnitudes.max(1, keepdims=True), 1e-30)
     chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
@@ -163,7 +163,7 @@ def voters(
     Args:
         ngrams: layer -> filter -> n-grams, in the order of the dense layer's inputs.
         kernel: (all filters, classes) of the dense layer on their maxima.
-        count: filters a class.
+        count: filters per class.
     """
     names = [(layer, i) for layer, filters in ngrams.items() for i in range(len(filters))]
     found = [ngrams[layer][i] for layer, i in names]
@@ -184,11 +184,11 @@ def voters(
 def draw_ngrams(
     found: Sequence[Sequence[Voter]], class_names: Sequence[str], path=None, *, title: str = ''
 ) -> Figure:
-    """A block a class: its filters, and the n-grams each responds to most, darker the stronger.
+    """One block per class: its filters, and the n-grams each responds to most, darker the stronger.
 
     Args:
         found: see `voters`.
-        class_names: one a class.
+        class_names: one per class.
         path: of the PNG.
         title: text above.
     """

@@ -203,7 +203,7 @@ def create(
         rngs: source of initial parameters and of dropout's masks.
         dtype: what the layers compute in; logits are float32 in any case.
         implementation: a kernel's name, or several in order of preference; convolutions and pools
-            each heed the names that they have, and choose for themselves if there is none.
+            each use the names that they have, and choose for themselves if there is none.
         kind: what the data are ('image', 'audio', 'text'), to be checked against the model.
         **overrides: the model's own options, see `options`.
 

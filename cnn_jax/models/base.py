@@ -29,8 +29,8 @@ class LayerFactory:
     Attributes:
         rngs: where initial parameters and dropout masks come from.
         dtype: what layers compute in; parameters are float32.
-        implementation: names of kernels in order of preference; each operation heeds those that it
-            has.
+        implementation: names of kernels in order of preference; each operation uses
+            those that it has.
     """
 
     rngs: nnx.Rngs
@@ -102,7 +102,7 @@ class Model(nnx.Module):
 
     Attributes:
         kind: 'image', 'audio' or 'text': what one example is.
-        task: 'classification' unless said otherwise.
+        task: 'classification' by default.
         input_shape: one example, without a batch axis.
         num_classes: number of logits.
     """

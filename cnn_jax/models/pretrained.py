@@ -213,7 +213,7 @@ def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[st
 
     Args:
         model: a VGG with the dense head, or a ResNet with the large stem.
-        all_layers: also layers without parameters, as far as torchvision has a module of their own.
+        all_layers: also layers without parameters that are modules of their own in torchvision.
 
     Raises:
         ValueError: a model that torchvision does not have.

@@ -3,7 +3,7 @@
 Kim 2014, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882 (CNN-rand
 and, with word vectors put into `model.embed`, CNN-non-static). With the paper's sizes
 (300-dimensional vectors, 100 filters of each window 3, 4, 5) there are 360,300 parameters in the
-convolutions, 301 a class, and 300 a word.
+convolutions, 301 per class, and 300 per word.
 
     | input                        | classes | parameters | MACs   |
     |------------------------------|---------|------------|--------|

@@ -63,8 +63,8 @@ def conv(
         padding_mode: what the padding holds: 'zeros', 'reflect', 'replicate' or 'circular'.
         precision: as in jax.lax.
         preferred_element_type: dtype of the result and of the operands before they are multiplied;
-            None: that of x. 16-bit floats always add up in float32 and are rounded once. Integers
-            narrower than 32 bits need it, since their sums would wrap.
+            None: that of x. 16-bit floats are always accumulated in float32 and rounded once.
+            Integers narrower than 32 bits need it, since their sums would wrap.
         out_sharding: of the result, as in jax.lax: for meshes with explicit axes.
         implementation: a kernel's name, several in order of preference, a mapping from 'forward',
             'input_grad' and 'filter_grad' to either, or None for the choice measured on this kind

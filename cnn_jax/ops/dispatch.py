@@ -2,8 +2,8 @@
 
 A name runs that kernel or raises with its reason; a sequence of names runs the first that supports
 the call; a mapping names kernels for each map of a convolution; None is the default.
-`use_implementation` changes what None means, as part of the key of jit's cache, so that a function
-is traced anew under another choice.
+`use_implementation` sets the default for None; it is part of jit's cache key, so functions are
+retraced under another choice.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def implementations(op: str | None = None) -> dict[str, Names] | Names:
 def use_implementation(
     implementation: Implementation = None, /, **by_op: Implementation
 ) -> Iterator[None]:
-    """Within this context, what `implementation=None` means.
+    """Sets the default for `implementation=None` within this context.
 
     Args:
         implementation: for every operation that has a kernel of (one of) these names; a mapping is

@@ -104,7 +104,7 @@ def fold(
 ) -> Array:
     """The adjoint of `unfold` (col2im): every entry of a patch is added to where it came from.
 
-    16-bit floats add up in float32 and are rounded once.
+    16-bit floats are accumulated in float32 and rounded once.
 
     Args:
         patches: (*batch, *number of patches, prod(window) * features), as `unfold` returns them.

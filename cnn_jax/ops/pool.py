@@ -91,7 +91,7 @@ def avg_pool(
     *,
     dilation: Size = 1,
 ) -> Array:
-    """Average over windows; 16-bit floats add up in float32 and are rounded once.
+    """Average over windows; 16-bit floats are accumulated in float32 and rounded once.
 
     Args:
         x: (*batch, *size, features), floating point.
@@ -194,7 +194,7 @@ def adaptive_avg_pool(x: ArrayLike, output_size: int | Sequence[int | None]) -> 
         output_size: as in `adaptive_max_pool`.
 
     Returns:
-        (*batch, *output_size, features); 16-bit floats add up in float32 and are rounded once.
+        (*batch, *output_size, features); 16-bit floats are accumulated in float32 and rounded once.
 
     Raises:
         ValueError, TypeError: naming the argument, its value, and what would be right.
@@ -227,7 +227,7 @@ def global_max_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: boo
 
 
 def global_avg_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
-    """Average over all spatial axes; 16-bit floats add up in float32 and are rounded once.
+    """Average over all spatial axes; 16-bit floats are accumulated in float32 and rounded once.
 
     Args, returns and raises: as `global_max_pool`, but x must be floating point.
     """

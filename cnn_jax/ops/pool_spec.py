@@ -71,7 +71,7 @@ class PoolSpec:
 
     @property
     def covered(self) -> Pairs:
-        """(lo, hi) per axis with which the last window just ends: `hi` is greater than that of
+        """(lo, hi) per axis at which the last window ends exactly: `hi` is greater than that of
         `padding` where ceil_mode adds a window, and negative where the input's end is not read."""
         return tuple(
             (lo, (out - 1) * s + k - n - lo)

@@ -1,4 +1,4 @@
-"""Unpooling: the inverse of max_pool as far as its indices tell."""
+"""Unpooling: the inverse of max_pool for the elements that its indices name."""
 
 import functools
 import math

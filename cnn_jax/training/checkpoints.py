@@ -165,7 +165,7 @@ class Checkpoints:
         if wrong:
             raise DamagedError(f'not what was written: {first_of(wrong)}')
         if not partial and (others := sorted(set(written) - set(found))):
-            raise DamagedError(f'it holds {first_of(others)} besides')
+            raise DamagedError(f'it also holds {first_of(others)}')
         leaves = [flat[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints, one line an evaluation."""
+"""The training loop: steps, evaluations, checkpoints, one line per evaluation."""
 
 import contextlib
 import time
@@ -179,7 +179,7 @@ class _Run:
         )
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Evaluates the watched split and says a line; returns the score, by which to rank."""
+        """Evaluates the watched split, prints a line, and returns the score for checkpoints."""
         epochs = self.job.total_steps / self.job.steps_per_epoch
         speed = self.stopwatch.read()
         found = self.evaluator.evaluate(state, step, self.job.watched)

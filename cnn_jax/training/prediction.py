@@ -15,7 +15,7 @@ BATCH = 64
 
 
 def read_inputs(dataset: Dataset, files: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Names and raw inputs of files: an image or a recording each, or a text a line.
+    """Names and raw inputs of files: an image or a recording each, or one text per line.
 
     Images are cropped to a square and resized to the size of the data set; recordings are cut or
     filled with silence; words that are not in the vocabulary become the unknown word.

@@ -21,8 +21,8 @@ ROWS_STEPS = 256
 class Prefetcher:
     """What `step.several_steps` is to be called with, by the number of the step.
 
-    What follows is made ready in another thread while the caller works; whatever was made ready for
-    another position is thrown away, so that `get` depends on its arguments alone.
+    The next batches are prepared in another thread while the caller works. What was prepared for
+    another position is discarded, so `get` depends on its arguments alone.
 
     Args:
         split: the examples.

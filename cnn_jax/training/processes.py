@@ -60,7 +60,7 @@ def join(
 
 
 def is_first() -> bool:
-    """Whether this process writes and speaks for all."""
+    """Whether this process writes and prints for all."""
     return jax.process_index() == 0
 
 

@@ -125,7 +125,7 @@ class FunctionalModel:
         inputs: jax.Array,
         intermediates: dict | None = None,
     ) -> jax.Array:
-        """Logits in evaluation mode; `intermediates` is filled with the layers' results."""
+        """Logits in evaluation mode; `intermediates` is filled with the results of the layers."""
         model = self.merge(params, model_state)
         model.eval()
         if intermediates is None:

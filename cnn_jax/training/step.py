@@ -88,7 +88,7 @@ def make_step(
         if accumulate == 1:
             (loss, (model_state, hits)), grads = gradient(params, model_state, key, batch)
             return loss, hits, model_state, grads
-        # Every part takes rows from the share of every device, so that none has to move.
+        # Every part takes rows from every device's share, so that no row moves.
         split = lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
         parts = jax.tree.map(split, batch)
 

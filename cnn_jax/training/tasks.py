@@ -1,6 +1,6 @@
 """What can be trained, by name: `TASKS.register` adds a task.
 
-A task connects a configuration to its job and says in a line what a finished run has reached.
+A task connects a configuration to its job and describes a result in one line.
 """
 
 import dataclasses

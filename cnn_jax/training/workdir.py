@@ -3,8 +3,8 @@
 config.json     the configuration (`RunConfig`)
 dataset.json    what the data set is, without its examples (`Dataset.describe`): for texts also
                 the vocabulary
-checkpoints/    one folder a step
-metrics.jsonl   one JSON object a line
+checkpoints/    one folder per step
+metrics.jsonl   one JSON object per line
 events.*        the same for TensorBoard
 result.json     the final metrics: written last, so its presence says that the run is finished
 pictures/       PNG
@@ -155,7 +155,7 @@ class Workdir:
             )
             raise WorkdirError(
                 f'workdir={str(self.path)!r} belongs to another configuration ({listed}); use '
-                'another workdir, or the same flags to go on with that run'
+                'another workdir, or the same flags to resume that run'
             )
 
 

@@ -220,7 +220,7 @@ def audio(
 
     Args:
         signal: (N,) samples in [-1, 1].
-        rate: samples a second.
+        rate: samples per second.
         path: where to write the PNG.
         width: taps of the filters, odd.
         kernels: implementations of `conv` to compare.

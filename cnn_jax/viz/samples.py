@@ -27,7 +27,7 @@ ROWS, COLUMNS = 6, 10  # of a picture that shows several steps
 def save_step(
     folder: pathlib.Path, step: int, epoch: float, shown: Mapping[str, np.ndarray]
 ) -> None:
-    """Keeps and draws what a model made after `step` steps.
+    """Saves and draws what a model made after `step` steps.
 
     Args:
         folder: of the run.

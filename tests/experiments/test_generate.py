@@ -203,7 +203,7 @@ def test_the_script_says_what_is_finished_and_what_is_wrong(vae):
 def test_a_classifier_can_come_after_the_training(classifier, tmp_path):
     flags = [*as_flags(VAE), f'--workdir={tmp_path / "run"}']
     last = run('generate.py', *flags).splitlines()[-1]
-    assert 'nobody judged the images' in last
+    assert 'the images were not rated' in last
     result = json.loads((tmp_path / 'run' / 'result.json').read_text())
     flags += [f'--classifier_workdir={classifier[0]}']
     assert 'samples: confidence 0.' in run('generate.py', *flags).splitlines()[-1]

@@ -57,7 +57,7 @@ class Measurement:
         tolerance: the error that rounding explains.
         checked: the part of the result that was checked; '' is all of it.
         compile_s, first_s, steady_s, iqr_s: seconds; the median and the quartile distance.
-        gflops: 10^9 operations of the direct form a second.
+        gflops: 10^9 operations of the direct form per second.
         bytes: least traffic: operands read and result written once.
         intensity: operations of the direct form per byte.
     """
@@ -138,7 +138,7 @@ def measure(
         seed: of the operands.
 
     Returns:
-        One measurement a kernel, in the order of the operation's table.
+        One measurement per kernel, in the order of the operation's table.
 
     Raises:
         ValueError: unknown pass.

@@ -89,7 +89,7 @@ def _times(other: float | None, winner: Measurement) -> str:
 def ratios(
     rows: Sequence[Measurement], torch: Mapping[Key, float] | None = None
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """How many times as fast as the others the default choice is: (dtype, other) -> problem -> x.
+    """Speed-up of the default choice over the others: (dtype, other) -> problem -> x.
 
     Of a problem all measured passes count together: forward and gradients, as in training. A
     problem of which a pass is missing is left out.

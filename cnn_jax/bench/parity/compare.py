@@ -5,7 +5,7 @@ test_labels as the network takes them; order (seeds, steps, batch): rows of each
 weights_<seed>.npz (initial parameters by name, float32) and, where the training examples are
 changed at random, augmented_<seed>.npy (steps, batch, ...): what each batch became, float32. Each
 side writes <side>.npz: for float32 and float64 the logits and gradients of the first batch, the
-losses, and the parameters after some steps; then for each seed losses, seconds a step and the
+losses, and the parameters after some steps; then for each seed losses, seconds per step and the
 result on the test examples; and its peak memory.
 
 Both sides take the step of `cnn_jax.training`: its learning rates are in the task, its optimiser is
@@ -231,7 +231,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def seed_results(side: Mapping, seeds: int) -> dict[str, Any]:
-    """Test result, median milliseconds a step after the first three, and peak memory."""
+    """Test result, median milliseconds per step after the first three, and peak memory."""
     tests = [float(side[f'train/{seed}/test']) for seed in range(seeds)]
     times = np.concatenate([side[f'train/{seed}/seconds'][3:] for seed in range(seeds)])
     return {

@@ -114,7 +114,7 @@ def _check(found):
 
 
 def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
-    """Milliseconds a step and their spread; the ratios are times of the other over ours."""
+    """Milliseconds per step and their spread; the ratios are times of the other over ours."""
     heads = ('network', 'dtype', 'side', 'ms', '± ms', 'first s', 'MB', 'native is', 'pure is')
     rows = [heads]
     for (name, dtype, side), values in sums.items():
@@ -136,7 +136,7 @@ def _ratio(values: Mapping[str, float], side: str, sums: Mapping[Key, Any], ours
 
 
 def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '') -> Figure:
-    """Milliseconds of a training step, a group a network, one panel a dtype."""
+    """Milliseconds of a training step, one group per network, one panel per dtype."""
     dtypes = list(dict.fromkeys(dtype for _, dtype, _ in sums))
     figure = new_figure(9, 3.2 * len(dtypes))
     panels = figure.subplots(len(dtypes), 1, squeeze=False)[:, 0]

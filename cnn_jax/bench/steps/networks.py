@@ -1,9 +1,9 @@
 """Networks as data, so that every framework builds the same one.
 
-A layer is a tuple: its kind, then its arguments. Windows and strides are lists, one number an axis;
-convolutions and pools pad by half the window ((window - 1) // 2 on both sides) unless said.
+A layer is a tuple: its kind, then its arguments. Windows and strides are lists, one number per
+axis. By default, convolutions and pools pad (window - 1) // 2 on both sides.
 
-    conv FEATURES WINDOW STRIDES GROUPS BIAS      deconv FEATURES WINDOW STRIDES (pads 1 a side)
+    conv FEATURES WINDOW STRIDES GROUPS BIAS      deconv FEATURES WINDOW STRIDES (pads 1 per side)
     max_pool WINDOW (strides of the window, no padding)      batch_norm    relu
     global_avg    global_max    flatten    unflatten SHAPE    dense FEATURES
     embed TOKENS FEATURES

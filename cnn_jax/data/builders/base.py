@@ -49,7 +49,7 @@ def derive(official: type, name: str, **members) -> type:
 def tar_files(file) -> Iterator[tuple[str, bytes]]:
     """(path, content) of the files of a tar archive, compressed or not, in its order.
 
-    Nothing is written to disk, so it matters not where a path points.
+    Nothing is written to disk, so paths that point elsewhere do no harm.
 
     Args:
         file: a path, or a binary file object.

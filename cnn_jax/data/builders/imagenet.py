@@ -55,7 +55,7 @@ def _imagenet_examples(self, archive, label_of_image):
         if label_of_image is not None:
             yield example(path, content, label_of_image[path])
             continue
-        # An archive of archives, one a class, named after it.
+        # An archive of archives, one per class, named after it.
         for file, image in tar_files(io.BytesIO(content)):
             yield example(file, image, path.removesuffix('.tar'))
 

@@ -1,4 +1,4 @@
-"""The kernels: one file each, one line each in `KERNELS`.
+"""The kernels: one file each, registered in `KERNELS`.
 
 A kernel is a module, or any object, that defines any of
 

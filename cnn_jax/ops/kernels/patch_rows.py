@@ -1,7 +1,7 @@
 """The matrix of patches with a row per tap and feature: im2col's gradients for few features.
 
 A row is a shifted image of one feature, contiguous along the last spatial axis, so that it is
-copied and added a vector at a time; with features last the runs would be as short as those are few.
+copied and added a vector at a time; with features last runs would be as short as rows are few.
 """
 
 import math

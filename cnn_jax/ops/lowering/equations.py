@@ -32,7 +32,7 @@ Ints = tuple[int, ...]
 
 class Plan(NamedTuple):
     """`back(map(*into(lhs, rhs)))` is the equation's result, where map is `op` of `spec`; rhs is
-    flipped in space first where that is said."""
+    flipped in space first where `flip` is set."""
 
     op: str
     spec: ConvSpec

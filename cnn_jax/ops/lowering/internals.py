@@ -126,7 +126,7 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     """Lowers `function`, a kernel, in the place of the equation of `ctx`.
 
     The kernel sees plain arrays: how they are placed on a mesh, and what the caller's thread has
-    configured for its own code, is none of its business.
+    configured for its own code, does not concern it.
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
     devices = getattr(ctx.module_context.axis_context, 'num_devices', None)

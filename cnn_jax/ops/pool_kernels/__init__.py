@@ -1,4 +1,4 @@
-"""The formulations of pooling: one file each, one line each in `KERNELS`.
+"""The formulations of pooling: one file each, registered in `KERNELS`.
 
 A kernel module defines, as plain traceable JAX on x (*batch, *input_size, features),
 

@@ -54,7 +54,7 @@ def of_axes(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """
     number = numbers(x.shape, axes)
     best = x.max(axes, keepdims=True)
-    # The least rank wins: the number itself where equal; for NaN, the greater the further back.
+    # The least rank wins: the number itself where equal; for a NaN, greater the further back it is.
     rank = jnp.where(x == best, number, np.iinfo(number.dtype).max)
     rank = jnp.where(x != x, -1 - number, rank).min(axes, keepdims=True)
     return best, jnp.where(rank < 0, -1 - rank, rank)

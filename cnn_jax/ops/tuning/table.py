@@ -105,7 +105,7 @@ def save(
 
 @functools.cache
 def _choices(platform: str) -> Mapping[str, Mapping[str, Times]]:
-    """Read once a process."""
+    """Read once per process."""
     named, here = os.environ.get(VARIABLE), device(platform)
     if not named and not here:
         return {}

@@ -1,4 +1,4 @@
-"""Builds the native kernel once a machine, and loads it once a process."""
+"""Builds the native kernel once per machine, and loads it once per process."""
 
 import contextlib
 import ctypes
@@ -28,8 +28,8 @@ LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
 SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment: this process has no native kernel
 FLAGS = ('-O1', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
 
-# How idle OpenMP threads wait, unless the user said it: asleep, so that XLA's threads have the
-# cores. GNU's runtime reads these once, when it is loaded.
+# Idle OpenMP threads sleep, unless the user chose otherwise, so that XLA's threads have the cores.
+# GNU's runtime reads these variables once, when it is loaded.
 WAITING = {'OMP_WAIT_POLICY': 'passive'}
 
 _log = logging.getLogger(__name__)
