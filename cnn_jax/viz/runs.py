@@ -26,8 +26,7 @@ def learning_curves(rows: Sequence[Mapping], path=None, *, title: str = '') -> F
     Args:
         rows: metrics in order, one mapping per line of metrics.jsonl: `step`, optionally `epoch`,
             and any of `{train,validation,test}_{loss,accuracy}`. A row need not hold every key.
-            Losses
-            are in nats (or whatever the loss is), accuracies are fractions.
+            Losses are in nats (or whatever the loss is), accuracies are fractions.
         path: where to write the PNG.
         title: text above the panels.
 
