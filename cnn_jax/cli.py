@@ -100,11 +100,12 @@ def train(config_class: type) -> None:
         name = training.workdir.default_name(config)
         workdir = training.Workdir(flags.FLAGS.workdir or f'runs/{name}', config)
         result = workdir.result()
-        if result and task.is_complete(config, result):
+        if result and task.is_complete(config, result) and not workdir.moved_data():
             reached = f'{task.summary(result)}, written to {workdir.path}'
             processes.say(f'already finished at step {result["step"]}: {reached}')
             return
         job = task.make_job(config, workdir.path)
+        workdir.check_dataset(job.dataset)
         lock = workdir.hold()
         if processes.is_first():
             workdir.describe(job.dataset)
@@ -181,7 +182,7 @@ def training_errors() -> Iterator[None]:
         fail(f'{stop}; run the same command again to resume', EXIT_INTERRUPTED)
     except training.NotFiniteError as error:
         fail(error, EXIT_NOT_FINITE)
-    except training.DamagedError as error:
+    except (training.DamagedError, training.MismatchError) as error:
         fail(error)
     except OSError as error:
         if isinstance(error, training.SaveError) or error.errno in NO_ROOM:

@@ -33,6 +33,11 @@ class Entry:
     licence: str
     source: str
 
+    @property
+    def is_users(self) -> bool:
+        """Whether the examples are a user's own files, which differ from folder to folder."""
+        return self.read is readers.read_image_folder
+
 
 CATALOG: Registry[Entry] = Registry('data set')
 

@@ -1,6 +1,7 @@
 """What a data set is, once loaded: named splits of arrays, class names, statistics."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -106,20 +107,45 @@ class Dataset:
             'input_shape': list(self.input_shape),
             'dtype': str(self.splits['train'].inputs.dtype),
             'sizes': {name: len(split) for name, split in self.splits.items()},
+            'fingerprints': {name: fingerprint(split) for name, split in self.splits.items()},
             'class_names': list(self.class_names),
             'mean': list(self.mean),
             'std': list(self.std),
             'meta': json.loads(json.dumps(dict(self.meta))),
         }
 
-    def reads_like(self, other: 'Dataset') -> bool:
-        """Whether inputs and labels of one mean the same in the other."""
-        words = [tuple(each.meta.get('vocabulary', ())) for each in (self, other)]
-        return (
-            self.input_shape == other.input_shape
-            and self.class_names == other.class_names
-            and words[0] == words[1]
-        )
+    def differences(self, description: Mapping[str, Any], *, examples: bool) -> list[str]:
+        """Lists how this data set differs from one that `describe` described.
+
+        Args:
+            description: of the other; one without fingerprints is compared without them.
+            examples: whether numbers and contents of the examples count, too; otherwise only what
+                inputs and labels mean: shape, classes, vocabulary.
+
+        Returns:
+            One phrase per difference; none where they agree.
+        """
+        mine = self.describe() if examples else {}
+        found = []
+        for what, there, here in (
+            ('input shape', tuple(description['input_shape']), self.input_shape),
+            ('classes', tuple(description['class_names']), self.class_names),
+        ):
+            if there != here:
+                found.append(f'{what} {_short(there)} there and {_short(here)} here')
+        words = [tuple(meta.get('vocabulary', ())) for meta in (description['meta'], self.meta)]
+        if words[0] != words[1]:
+            found.append(f'a vocabulary of {len(words[0])} words there and {len(words[1])} here')
+        if not examples:
+            return found
+        for name in sorted(set(description['sizes']) | set(mine['sizes'])):
+            there, here = (each['sizes'].get(name, 0) for each in (description, mine))
+            if there != here:
+                found.append(f'{there} examples in split {name} there and {here} here')
+            elif description.get('fingerprints', mine['fingerprints']) != mine['fingerprints']:
+                if description['fingerprints'].get(name) != mine['fingerprints'].get(name):
+                    found.append(f'other examples in split {name}')
+        return found
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> 'Dataset':
@@ -139,6 +165,28 @@ class Dataset:
     def normalize(self, inputs):
         """`normalize` with this data set's statistics: raw inputs to what a model is given."""
         return normalize(inputs, mean=self.mean, std=self.std)
+
+
+# Inputs that are not in memory are represented by so many examples, evenly spread.
+_FINGERPRINT_ROWS = 256
+
+
+def fingerprint(split: Split) -> str:
+    """Returns 16 hexadecimal digits that depend on the examples of a split and on their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    inputs = split.inputs
+    if not isinstance(inputs, np.ndarray):
+        n = min(len(inputs), _FINGERPRINT_ROWS)
+        inputs = inputs[np.linspace(0, max(len(inputs) - 1, 0), n).astype(np.int64)]
+    for array in (inputs, split.labels):
+        digest.update(f'{array.dtype}{array.shape}'.encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _short(values: tuple[Any, ...], most: int = 8) -> str:
+    more = f' and {len(values) - most} more' if len(values) > most else ''
+    return f'({", ".join(map(str, values[:most]))}{more})'
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from cnn_jax.errors import optional_packages
 
 with optional_packages('train'):
-    from cnn_jax.training.checkpoints import Checkpoints, DamagedError, SaveError
+    from cnn_jax.training.checkpoints import Checkpoints, DamagedError, MismatchError, SaveError
     from cnn_jax.training.config import TrainConfig
     from cnn_jax.training.job import Job, load_data, make_job, make_net
     from cnn_jax.training.loop import Interrupted, NotFiniteError, train
@@ -23,6 +23,7 @@ __all__ = [
     'Interrupted',
     'Job',
     'FunctionalModel',
+    'MismatchError',
     'NotFiniteError',
     'SaveError',
     'SavedRun',

@@ -30,6 +30,10 @@ class DamagedError(UserError):
     """A checkpoint that cannot be read or is not what was written."""
 
 
+class MismatchError(UserError):
+    """A whole checkpoint that holds other arrays than the model has."""
+
+
 class SaveError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
 
@@ -134,10 +138,13 @@ class Checkpoints:
             partial: `like` is only a part of what was saved.
 
         Raises:
-            DamagedError: it cannot be read, an array differs from what was written, or it holds
-                other arrays than `like`.
+            DamagedError: it cannot be read, or an array differs from what was written.
+            MismatchError: it is whole, and holds other arrays than `like`.
         """
         wanted = named_leaves(like)
+        meta = self._meta(step)
+        written = meta['digests']
+        self._check_arrays(step, wanted, written, partial)
         with _reading():
             restored = self._manager.restore(
                 step,
@@ -146,16 +153,11 @@ class Checkpoints:
                         wanted,
                         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
                         partial_restore=True,
-                    ),
-                    meta=ocp.args.JsonRestore(),
+                    )
                 ),
             )
-            text = restored['meta']['text']
-            if _crc(text) != restored['meta']['crc']:
-                raise DamagedError('its metadata differ from their checksum')
-            meta, flat = json.loads(text), restored['state']
-        written = meta['digests']
-        if lacking := sorted(set(wanted) - (set(written) & set(flat))):
+            flat = restored['state']
+        if lacking := sorted(set(wanted) - set(flat)):
             raise DamagedError(f'it holds no {first_of(lacking)}')
         try:
             found = digests(flat)
@@ -164,8 +166,6 @@ class Checkpoints:
         wrong = sorted(name for name in found if found[name] != written.get(name))
         if wrong:
             raise DamagedError(f'not what was written: {first_of(wrong)}')
-        if not partial and (others := sorted(set(written) - set(found))):
-            raise DamagedError(f'it also holds {first_of(others)}')
         leaves = [flat[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
@@ -203,16 +203,31 @@ class Checkpoints:
         Raises:
             DamagedError: they cannot be read.
         """
+        return {name: _shape(digest) for name, digest in self._meta(step)['digests'].items()}
+
+    def _meta(self, step: int) -> dict[str, Any]:
         with _reading():
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
             )
-            written = json.loads(restored['meta']['text'])['digests']
-        found = {}
-        for name, digest in written.items():
-            dtype, _, shape = digest.partition(':')[0].partition('[')
-            found[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), jnp.dtype(dtype))
-        return found
+            text = restored['meta']['text']
+            if _crc(text) != restored['meta']['crc']:
+                raise DamagedError('its metadata differ from their checksum')
+            return json.loads(text)
+
+    def _check_arrays(self, step: int, wanted, written: dict[str, str], partial: bool) -> None:
+        problems = [f'{name} is not there' for name in wanted if name not in written]
+        for name in set(wanted) & set(written):
+            there, here = _shape(written[name]).shape, tuple(np.shape(wanted[name]))
+            if there != here:
+                problems.append(f'{name} is {there} there and {here} here')
+        if not partial:
+            problems += [f'{name} is not here' for name in written if name not in wanted]
+        if problems:
+            raise MismatchError(
+                f'checkpoint {self.folder / str(step)} is of another model: '
+                f'{first_of(sorted(problems))}'
+            )
 
     def _set_aside(self, step: int) -> None:
         if self._read_only:
@@ -273,6 +288,12 @@ def digests(flat: dict[str, Any]) -> dict[str, str]:
         crc = zlib.crc32(array.reshape(-1).view(np.uint8))
         result[name] = f'{array.dtype}{list(np.shape(leaf))}:{crc:08x}'
     return result
+
+
+def _shape(digest: str) -> jax.ShapeDtypeStruct:
+    """The shape and dtype in one of `digests`."""
+    dtype, _, shape = digest.partition(':')[0].partition('[')
+    return jax.ShapeDtypeStruct(json.loads('[' + shape), jnp.dtype(dtype))
 
 
 def _crc(text: str) -> int:

@@ -74,11 +74,13 @@ def load_run(
         raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
     described = workdir.described()
     dataset = load_data(config) if examples or described is None else described
-    if described is not None and not dataset.reads_like(described):
-        raise WorkdirError(
-            f'data set {config.dataset!r} has other classes, sizes or words than when '
-            f'{str(path)!r} was trained on it; name the data_dir of the training'
+    if described is not None and examples:
+        # Another folder may hold other examples of the same classes; the statistics stay the run's.
+        remedy = (
+            'name the data_dir of the training' if data_dir else 'name other data with data_dir'
         )
+        workdir.check_dataset(dataset, examples=not data_dir, remedy=remedy)
+        dataset = dataclasses.replace(dataset, mean=described.mean, std=described.std)
     net = make_net(config, dataset)
     devices = Devices.all()
     name = 'ema' if averaged else 'params'

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from cnn_jax.data import Dataset
+from cnn_jax.data.catalog import CATALOG
 from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 from cnn_jax.training.config import RunConfig
@@ -111,9 +112,38 @@ class Workdir:
         except FileNotFoundError:
             return None
 
+    def moved_data(self) -> bool:
+        """Whether the data are read from another folder than the run's: they must be compared."""
+        if not (self.path / CONFIG).exists():
+            return False
+        folders = (each.data_dir for each in (read_config(self.path), self._config))
+        there, here = (pathlib.Path(each).expanduser().absolute() for each in folders)
+        return there != here
+
     def describe(self, dataset: Dataset) -> None:
         """Writes what `described` reads."""
         write_atomically(self.path / DATASET, json.dumps(dataset.describe(), indent=1) + '\n')
+
+    def check_dataset(self, dataset: Dataset, *, examples: bool = True, remedy: str = '') -> None:
+        """Raises unless `dataset` is the one that the run was trained on, where that is known.
+
+        Args:
+            dataset: the one to be used.
+            examples: see `Dataset.differences`.
+            remedy: what a user can do; default: use another folder.
+
+        Raises:
+            WorkdirError: it differs; the message says how.
+        """
+        description = self._description()
+        if description is None:
+            return
+        if found := dataset.differences(description, examples=examples):
+            remedy = remedy or 'use another workdir, or the data that the run began with'
+            listed = '; '.join(found)
+            raise WorkdirError(
+                f'workdir={str(self.path)!r} was trained on other data ({listed}): {remedy}'
+            )
 
     def described(self) -> Dataset | None:
         """The data set of the run without its examples; None if it was not written.
@@ -121,12 +151,18 @@ class Workdir:
         Raises:
             WorkdirError: it cannot be read.
         """
+        description = self._description()
+        return None if description is None else Dataset.described(description)
+
+    def _description(self) -> dict[str, Any] | None:
         file = self.path / DATASET
         try:
-            return Dataset.described(json.loads(file.read_text()))
+            description = json.loads(file.read_text())
+            Dataset.described(description)
+            return description
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WorkdirError(f'{file} cannot be read: {error!r}') from error
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -175,8 +211,15 @@ def read_config(path: str | os.PathLike) -> RunConfig:
 
 
 def default_name(config: RunConfig) -> str:
-    """'<dataset>-<model>-<6 digits>': runs of different configurations have different names."""
-    digest = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()[:6]
+    """Returns '<dataset>-<model>-<6 digits>': other configurations have other names.
+
+    So have other folders of a user's own files.
+    """
+    identity = config.identity()
+    entry = CATALOG.get(config.dataset.partition(':')[0])
+    if entry is not None and entry.is_users:
+        identity['data_dir'] = str(pathlib.Path(config.data_dir).expanduser().absolute())
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
     return f'{re.sub("[^A-Za-z0-9_.]+", "-", config.dataset)}-{config.model}-{digest}'
 
 
