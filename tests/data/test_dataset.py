@@ -35,7 +35,12 @@ def test_a_description_survives_json_and_holds_the_vocabulary():
     assert told['sizes'] == {'train': 3, 'test': 3} and told['input_shape'] == [2, 2, 1]
     assert made.model_options == {'vocabulary_size': 3} and dataset().model_options == {}
     again = Dataset.described(told)
-    assert again.describe() == {**told, 'sizes': {'train': 0, 'test': 0}}
+    assert {
+        **again.describe(),
+        'sizes': told['sizes'],
+        'fingerprints': told['fingerprints'],
+    } == told
+    assert again.describe()['sizes'] == {'train': 0, 'test': 0}
     inputs = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
     np.testing.assert_array_equal(again.normalize(inputs), made.normalize(inputs))
 

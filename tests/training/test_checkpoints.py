@@ -16,6 +16,7 @@ from cnn_jax.training import processes
 from cnn_jax.training.checkpoints import (
     Checkpoints,
     DamagedError,
+    MismatchError,
     SaveError,
     named_leaves,
 )
