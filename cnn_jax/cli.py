@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import errno
 import inspect
+import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +15,13 @@ from typing import Any
 from absl import app, flags, logging
 
 from cnn_jax.errors import MissingPackageError, UserError
+from cnn_jax.tables import printable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
 EXIT_NOT_FINITE = 76
 EXIT_NOT_SAVED = 78  # 77 is training.processes.EXIT_PEER_GONE
+EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
@@ -40,13 +44,39 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
 sys.excepthook = _excepthook
 
 
+class _PathParser(flags.ArgumentParser):
+    """A path of this machine: `~` is the user's home folder."""
+
+    def parse(self, argument: str) -> str:
+        if re.match('[a-z][a-z0-9+.-]*://', argument):
+            raise ValueError(
+                'object stores cannot be read or written; mount the store (gcsfuse, s3fs) and name '
+                'the folder'
+            )
+        return os.path.expanduser(argument)
+
+
+def define_path(
+    name: str,
+    default: str | None,
+    help_text: str,
+    *,
+    required: bool = False,
+    values: flags.FlagValues = flags.FLAGS,
+) -> None:
+    """Defines a flag for a file or a folder; `~` is expanded, addresses are refused."""
+    flags.DEFINE(_PathParser(), name, default, help_text, flag_values=values, required=required)
+
+
 def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one flag for each field of a configuration class (see `config.option`)."""
     for field in dataclasses.fields(config_class):
         text = field.metadata['help']
         if field.metadata['choices']:
             text += f' ({"|".join(field.metadata["choices"])})'
-        if field.type is bool:
+        if field.metadata['is_path']:
+            define_path(field.name, str(field.default), text, values=values)
+        elif field.type is bool:
             flags.DEFINE_boolean(field.name, bool(field.default), text, flag_values=values)
         else:
             _DEFINE[field.type](field.name, field.default, text, flag_values=values)
@@ -82,7 +112,7 @@ def define_process_flags() -> None:
 
 
 def define_workdir_flag() -> None:
-    flags.DEFINE_string(
+    define_path(
         'workdir', '', 'folder of the run (default: runs/<dataset>-<model>-<digest of the flags>)'
     )
 
@@ -136,6 +166,28 @@ def join_processes() -> None:
         values.process_id,
         heartbeat_seconds=values.heartbeat_seconds,
     )
+
+
+def define_checkpoint_flags() -> None:
+    """Defines the flags that say which weights of a run are read; see `checkpoint`."""
+    flags.DEFINE_string('step', 'newest', 'which checkpoint: newest, best, or its step')
+    flags.DEFINE_boolean('averaged', False, 'use the moving average of the weights (--ema)')
+
+
+def checkpoint() -> int | str | None:
+    """Returns what --step names: a step, 'best', or None for the newest.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    text = flags.FLAGS.step
+    if text in ('newest', '-1'):
+        return None
+    if text == 'best':
+        return text
+    if not text.isdecimal():
+        raise UserError(f'step={text!r}: must be newest, best, or the step of a checkpoint')
+    return int(text)
 
 
 def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
@@ -198,7 +250,7 @@ def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
 
 
 def _one_line(problem: Any) -> str:
-    return ' '.join(str(problem).split()) or type(problem).__name__
+    return printable(' '.join(str(problem).split())) or type(problem).__name__
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = False) -> None:
@@ -215,10 +267,22 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = Fals
             logging.set_verbosity(logging.ERROR)  # Orbax logs every phase of every save
         return rest
 
+    def run_main(argv):
+        try:
+            code = main(argv)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # whoever reads the output has enough: `| head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
     sys.unraisablehook = _without_left_reads
     if any(a in ('--help', '--helpshort', '-h', '--helpfull', '--helpxml') for a in sys.argv[1:]):
         app.run(main)
-    app.run(main, flags_parser=parse)
+    app.run(run_main, flags_parser=parse)
 
 
 def _without_left_reads(unraisable: Any) -> None:

@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """Returns `text` with control characters escaped, so that a terminal shows and obeys none."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Returns rows of cells as lines with aligned columns, two spaces apart.
 
@@ -11,6 +16,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
         left: how many columns, from the first one on, are aligned to the left; the others are
             numbers and aligned to the right.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return '\n'.join(
         '  '.join(

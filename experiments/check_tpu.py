@@ -40,7 +40,7 @@ flags.DEFINE_bool(
     'compile as for a run: 3 to 20 times slower, true temporaries of small models',
 )
 flags.DEFINE_float('efficiency', 0.4, 'share of the peak assumed for the scaling table')
-flags.DEFINE_string('output', '', 'also write the reports to this JSON file')
+cli.define_path('output', '', 'also write the reports to this JSON file')
 
 
 def main(argv):

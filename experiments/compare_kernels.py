@@ -42,7 +42,7 @@ flags.DEFINE_float('limit', 2.0, 'seconds to spend on the samples of one kernel'
 flags.DEFINE_float('check_macs', 5e8, 'multiply-adds to spend on a float64 reference')
 flags.DEFINE_bool('pytorch', False, "also PyTorch's times, taken in a process of its own")
 flags.DEFINE_bool('save_choices', False, 'let implementation=None use what is fastest here')
-flags.DEFINE_string('output', 'runs/compare_kernels', 'folder for the tables and pictures')
+cli.define_path('output', 'runs/compare_kernels', 'folder for the tables and pictures')
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 

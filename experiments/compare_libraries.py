@@ -29,7 +29,7 @@ flags.DEFINE_list('features', ['32', '32', '64', '64', '128'], 'of the convoluti
 flags.DEFINE_integer('batch_size', 128, 'images in a step', lower_bound=1)
 flags.DEFINE_integer('image_size', 28, 'pixels along each side', lower_bound=8)
 flags.DEFINE_integer('steps', 15, 'timed steps of each kind', lower_bound=1)
-flags.DEFINE_string('output', 'runs/compare_libraries', 'folder for the table')
+cli.define_path('output', 'runs/compare_libraries', 'folder for the table')
 
 PACKAGES = {'linen': 'flax', 'nnx': 'flax'}
 

@@ -31,7 +31,7 @@ cli.define_flags(parity.ParityConfig)
 flags.DEFINE_integer('seeds', 3, 'trainings', lower_bound=1)
 flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bound=1)
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
-flags.DEFINE_string('output', '', 'folder (default: runs/compare_pytorch/<model>)')
+cli.define_path('output', '', 'folder (default: runs/compare_pytorch/<model>)')
 
 FLOAT64 = 1e-9  # what 20 steps leave of float64's rounding, with room
 

@@ -25,7 +25,7 @@ flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
 flags.DEFINE_list('sides', [], 'native, pure, flax, installed, torch, torch.compile (default: all)')
 flags.DEFINE_integer('rounds', 3, 'processes of each side; the median counts', lower_bound=1)
 flags.DEFINE_float('seconds', 3.0, 'of steps in each process', lower_bound=0.0)
-flags.DEFINE_string('output', 'runs/compare_steps', 'folder for the table and the picture')
+cli.define_path('output', 'runs/compare_steps', 'folder for the table and the picture')
 
 
 def main(argv):

@@ -9,11 +9,10 @@ from absl import flags
 from cnn_jax import cli, training
 from cnn_jax.errors import UserError
 
-flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
+cli.define_path('workdir', None, 'folder of the run', required=True)
 flags.DEFINE_string('split', 'test', 'which examples: train, validation or test')
-flags.DEFINE_integer('step', -1, 'which checkpoint (-1: the newest)')
-flags.DEFINE_boolean('averaged', False, 'the moving average of the weights (--ema)')
-flags.DEFINE_string('data_dir', '', 'folder of prepared data sets, where not that of the training')
+cli.define_checkpoint_flags()
+cli.define_path('data_dir', '', 'folder of prepared data sets, where not that of the training')
 flags.DEFINE_boolean('flips', False, 'images: the mean of the logits of each and its mirror image')
 flags.DEFINE_integer('batch_size', 0, 'examples in a step (0: as in training)', lower_bound=0)
 
@@ -24,7 +23,7 @@ def main(argv):
         values = flags.FLAGS
         run = training.load_run(
             values.workdir,
-            step=None if values.step < 0 else values.step,
+            step=cli.checkpoint(),
             averaged=values.averaged,
             data_dir=values.data_dir,
         )

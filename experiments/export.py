@@ -11,10 +11,9 @@ from absl import flags
 from cnn_jax import cli
 from cnn_jax.training.weights import export
 
-flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
-flags.DEFINE_string('output', '', 'the file (default: weights.safetensors in the workdir)')
-flags.DEFINE_boolean('averaged', False, 'the moving average of the weights (--ema)')
-flags.DEFINE_integer('step', -1, 'which checkpoint (-1: the newest)')
+cli.define_path('workdir', None, 'folder of the run', required=True)
+cli.define_path('output', '', 'the file (default: weights.safetensors in the workdir)')
+cli.define_checkpoint_flags()
 
 
 def main(argv):
@@ -22,8 +21,7 @@ def main(argv):
     values = flags.FLAGS
     with cli.bad_input():
         output = values.output or pathlib.Path(values.workdir) / 'weights.safetensors'
-        step = None if values.step < 0 else values.step
-        step = export(values.workdir, output, averaged=values.averaged, step=step)
+        step = export(values.workdir, output, averaged=values.averaged, step=cli.checkpoint())
     print(f'weights of step {step} of {values.workdir} written to {output}')
 
 

@@ -24,12 +24,12 @@ flags.DEFINE_string('model', '', 'model, by name; with --workdir: what it must b
 flags.DEFINE_list('input_shape', [], 'of one example (default: 32,32,3)')
 flags.DEFINE_integer('num_classes', 10, 'number of logits', lower_bound=1)
 flags.DEFINE_integer('batch_size', 1, 'for bytes, intensity and kernels', lower_bound=1)
-flags.DEFINE_string('workdir', '', 'folder of a training run')
-flags.DEFINE_string('data_dir', '', 'folder of prepared data sets, where not that of the training')
+cli.define_path('workdir', '', 'folder of a training run')
+cli.define_path('data_dir', '', 'folder of prepared data sets, where not that of the training')
 flags.DEFINE_list('images', ['0', '1', '2', '3', '4', '5'], 'test examples to draw, by number')
 flags.DEFINE_list('layers', [], 'layers to draw (default: up to six, from first to last)')
 flags.DEFINE_integer('search', 1000, 'test examples searched for patches and mistakes', 1)
-flags.DEFINE_string('output', '', 'folder (default: runs/inspect/<model>, or <workdir>/inspect)')
+cli.define_path('output', '', 'folder (default: runs/inspect/<model>, or <workdir>/inspect)')
 
 MAX_LAYERS = 6
 

@@ -1,9 +1,14 @@
 """Classifies files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
 
-Images and WAV files give a row each, text files a row for every line. What the run's folder says of
-its data set (size, statistics, vocabulary) is enough: the data set itself is not read.
+Images and WAV files give a row each, text files a row for every line, also for an empty one. A
+folder stands for all files below it. The data set itself is not read: the folder of the run has its
+size, statistics and vocabulary.
+
+Exit codes: 0; 1 some files could not be read (a line each on standard error, the others are in the
+CSV); 2 a wrong flag or folder, or none could be read.
 """
 
+import contextlib
 import csv
 import sys
 
@@ -13,11 +18,10 @@ from cnn_jax import cli, training
 from cnn_jax.errors import UserError
 from cnn_jax.training.prediction import probabilities, read_inputs
 
-flags.DEFINE_string('workdir', None, 'folder of the run', required=True)
-flags.DEFINE_string('output', '', 'CSV file (default: standard output)')
+cli.define_path('workdir', None, 'folder of the run', required=True)
+cli.define_path('output', '', 'CSV file (default: standard output)')
 flags.DEFINE_integer('top', 1, 'classes per file, the most probable first', lower_bound=1)
-flags.DEFINE_integer('step', -1, 'which checkpoint (-1: the newest)')
-flags.DEFINE_boolean('averaged', False, 'with the moving average of the weights (--ema)')
+cli.define_checkpoint_flags()
 
 
 def main(argv):
@@ -27,21 +31,25 @@ def main(argv):
             raise UserError('no files: name images, WAV files or texts after the flags')
         run = training.load_run(
             values.workdir,
-            step=None if values.step < 0 else values.step,
+            step=cli.checkpoint(),
             averaged=values.averaged,
             examples=False,
         )
-        names, inputs = read_inputs(run.dataset, argv[1:])
+        inputs = read_inputs(run.dataset, argv[1:])
         output = open(values.output, 'w', newline='') if values.output else sys.stdout
-    found = probabilities(run, inputs)
-    with output:
+    found = probabilities(run, inputs.rows)
+    with output if values.output else contextlib.nullcontext():
         writer = csv.writer(output, lineterminator='\n')
         writer.writerow(['file', 'class', 'probability'])
-        for name, row in zip(names, found, strict=True):
+        for name, row in zip(inputs.names, found, strict=True):
             for label in row.argsort()[::-1][: values.top]:
                 writer.writerow([name, run.dataset.class_names[label], f'{row[label]:.6f}'])
-        if values.output:
-            print(f'{len(names)} files by {values.workdir} at step {run.step}: {values.output}')
+    if values.output:
+        count = len(inputs.names)
+        print(f'{count} predictions by {values.workdir} at step {run.step}: {values.output}')
+    for problem in inputs.problems:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if inputs.problems else 0
 
 
 if __name__ == '__main__':

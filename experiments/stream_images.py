@@ -31,7 +31,7 @@ from cnn_jax.errors import UserError
 WAYS = ('threads', 'grain')
 
 flags.DEFINE_string('dataset', 'imagenet2012', 'set of images, prepared as array_record')
-flags.DEFINE_string('data_dir', '', 'folder of prepared data sets (default: makes a set)')
+cli.define_path('data_dir', '', 'folder of prepared data sets (default: makes a set)')
 flags.DEFINE_integer('examples', 400, 'images of the set that is made', lower_bound=1)
 flags.DEFINE_integer('size', 224, 'both sides that images are made to', lower_bound=1)
 flags.DEFINE_integer('batch_size', 64, 'images of each process in a batch', lower_bound=1)

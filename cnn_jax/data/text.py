@@ -5,6 +5,7 @@ rules of its published program (github.com/yoonkim/CNN_sentence).
 """
 
 import collections
+import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,23 @@ def tokenize(text: str, lower: bool = True) -> list[str]:
     text = _SUFFIX.sub(r' \g<0>', text)
     text = _PUNCTUATION.sub(r' \g<0> ', text)
     return (text.lower() if lower else text).split()
+
+
+def read_lines(file: str | pathlib.Path) -> list[str]:
+    """Returns the lines of a UTF-8 file; only line feeds, or pairs with carriage returns, end them.
+
+    Raises:
+        UserError: it is not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        content = pathlib.Path(file).read_bytes().decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'{file}: not a text in UTF-8 ({error})') from error
+    lines = content.split('\n')
+    if not lines[-1]:  # what follows the last line feed is no line
+        del lines[-1]
+    return [line.removesuffix('\r') for line in lines]
 
 
 def vocabulary(texts: Iterable[Sequence[str]], min_count: int = 1) -> tuple[str, ...]:

@@ -88,6 +88,23 @@ class Checkpoints:
         """The steps there are, oldest first, whole or not."""
         return sorted(self._manager.all_steps())
 
+    def find(self, step: int | str) -> int:
+        """Returns the step that 'best' names (the newest of the highest score), or `step` itself.
+
+        Raises:
+            UserError: there is no such checkpoint, or none has a score.
+        """
+        steps = self.steps()
+        if step != 'best':
+            if step not in steps:
+                raise UserError(f'step={step}: there are checkpoints {steps} in {self.folder}')
+            return int(step)
+        scores = {step: self._meta(step)['score'] for step in steps}
+        scores = {step: score for step, score in scores.items() if score is not None}
+        if not scores:
+            raise UserError(f'step=best: no checkpoint in {self.folder} has a score')
+        return max(scores, key=lambda step: (scores[step], step))
+
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Begins to write `state`; returns when the arrays may be reused.
 

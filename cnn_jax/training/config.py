@@ -19,14 +19,16 @@ from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 SCHEMA = 1
 
 
-def option(default, text, *, choices=(), at_least=None, below=None, identity=True):
-    """A field: its default, help text, allowed values, and whether it is part of the identity."""
+def option(default, text, *, choices=(), at_least=None, below=None, identity=True, is_path=False):
+    """A field: its default, help text, allowed values, whether it belongs to the identity, or is a
+    path."""
     metadata = {
         'help': text,
         'choices': choices,
         'at_least': at_least,
         'below': below,
         'identity': identity,
+        'is_path': is_path,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -48,11 +50,13 @@ class RunConfig:
         '',
         'folder of prepared data sets (default: TFDS_DATA_DIR, or the default of TFDS)',
         identity=False,
+        is_path=True,
     )
     manual_dir: str = option(
         '',
         "folder of the data set's original files, to prepare it without a network",
         identity=False,
+        is_path=True,
     )
     validation: float = option(
         0.0, 'share of the training examples held out for validation', at_least=0.0, below=1.0
@@ -216,11 +220,12 @@ class TrainConfig(RunConfig):
 
     task: ClassVar[str] = 'classification'
 
-    init_from: str = option('', 'folder of a run whose weights are the initial ones')
+    init_from: str = option('', 'folder of a run whose weights are the initial ones', is_path=True)
     pretrained: str = option(
         '',
         "file of initial weights in torchvision's layout (.pth, .pt, .safetensors), for VGG and "
         "ResNet; images are then standardised as ImageNet's",
+        is_path=True,
     )
     accumulate: int = option(
         1, 'parts a batch is computed in, one after the other, to save memory', at_least=1
@@ -265,7 +270,10 @@ class GenerateConfig(RunConfig):
     dataset: str = option('fashion_mnist', 'data set of images, by name')
     model: str = option('vae', 'model', choices=('autoencoder', 'vae', 'dcgan'))
     classifier_workdir: str = option(
-        '', 'folder of a run of train.py, whose classifier judges the pictures', identity=False
+        '',
+        'folder of a run of train.py, whose classifier judges the pictures',
+        identity=False,
+        is_path=True,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,22 +14,55 @@ from cnn_jax.training.saved import SavedRun
 BATCH = 64
 
 
-def read_inputs(dataset: Dataset, files: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Names and raw inputs of files: an image or a recording each, or one text per line.
+class Inputs(NamedTuple):
+    """What `read_inputs` found.
+
+    Attributes:
+        names: one per row: the file, or for texts the file and the number of the line.
+        rows: raw inputs as the data set has them, (N, ...).
+        problems: one line for each file that could not be read.
+    """
+
+    names: list[str]
+    rows: np.ndarray
+    problems: list[str]
+
+
+def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
+    """Reads files as the data set of a run reads its own: an image or a recording each, or lines.
 
     Images are cropped to a square and resized to the size of the data set; recordings are cut or
-    filled with silence; words that are not in the vocabulary become the unknown word.
+    filled with silence; words that are not in the vocabulary become the unknown word. Every line of
+    a text file is a row, also an empty one. A folder stands for all files below it, hidden ones
+    left out. A file that cannot be read does not concern the others.
 
     Raises:
-        ValueError: a file that cannot be read as what the data set is made of.
-        OSError: a file that is not there.
+        UserError: no file could be read; the message is the first problem.
     """
     read = {'image': _image, 'audio': _sound, 'text': _lines}[dataset.kind]
-    found = [item for file in files for item in read(dataset, file)]
-    if not found:
-        raise UserError('nothing to predict: the files hold no text')
-    names, inputs = zip(*found, strict=True)
-    return list(names), np.stack(inputs)
+    names, rows, problems = [], [], []
+    for file in _expanded(files):
+        try:
+            for name, row in read(dataset, file):
+                names.append(name)
+                rows.append(row)
+        except (UserError, OSError) as error:
+            problems.append(str(error))
+    if not rows:
+        raise UserError(problems[0] if problems else 'nothing to predict: the files are empty')
+    return Inputs(names, np.stack(rows), problems)
+
+
+def _expanded(files: Sequence[str]) -> Iterator[str]:
+    for file in files:
+        path = pathlib.Path(file).expanduser()
+        if not path.is_dir():
+            yield str(path)
+            continue
+        for inner in sorted(path.rglob('*')):
+            is_hidden = any(part.startswith('.') for part in inner.relative_to(path).parts)
+            if inner.is_file() and not is_hidden:
+                yield str(inner)
 
 
 def probabilities(run: SavedRun, inputs: np.ndarray) -> np.ndarray:
@@ -75,6 +108,6 @@ def _sound(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
 def _lines(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
     meta, (length,) = dataset.meta, dataset.input_shape
     words, margin = meta['vocabulary'], meta['margin']
-    for number, line in enumerate(pathlib.Path(file).read_text().splitlines(), start=1):
-        if tokens := text.tokenize(line, meta['lower']):
-            yield f'{file}:{number}', text.encode([tokens], words, length - 2 * margin, margin)[0]
+    for number, line in enumerate(text.read_lines(file), start=1):
+        tokens = text.tokenize(line, meta['lower']) or [text.UNKNOWN]
+        yield f'{file}:{number}', text.encode([tokens], words, length - 2 * margin, margin)[0]

@@ -43,7 +43,7 @@ class SavedRun:
 def load_run(
     path: str | os.PathLike,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     averaged: bool = False,
     data_dir: str = '',
     examples: bool = True,
@@ -52,7 +52,7 @@ def load_run(
 
     Args:
         path: the working folder.
-        step: which checkpoint; None for the newest whole one.
+        step: which checkpoint, or 'best'; None for the newest whole one.
         averaged: the moving average in place of the parameters.
         data_dir: in place of the configuration's.
         examples: False: the data set as the folder describes it, whose splits are then empty.
@@ -94,10 +94,8 @@ def load_run(
     with Checkpoints(folder, read_only=True) as checkpoints:
         if step is None:
             found = checkpoints.restore_newest(like, partial=True)
-        elif step in checkpoints.steps():
-            found = checkpoints.restore(step, like, partial=True)
         else:
-            raise WorkdirError(f'step={step}: there are checkpoints {checkpoints.steps()}')
+            found = checkpoints.restore(checkpoints.find(step), like, partial=True)
     if found is None:
         raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
     state, meta = found

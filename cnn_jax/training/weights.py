@@ -18,14 +18,14 @@ KINDS = ('params', 'ema')
 
 
 def read_weights(
-    path: str | os.PathLike, *, averaged: bool = False, step: int | None = None
+    path: str | os.PathLike, *, averaged: bool = False, step: int | str | None = None
 ) -> tuple[dict[str, np.ndarray], int]:
     """Parameters and other state (batch statistics) of a run, by name, and their step.
 
     Args:
         path: the working folder of the run.
         averaged: the moving average in place of the parameters.
-        step: which checkpoint; None for the newest whole one.
+        step: which checkpoint, or 'best'; None for the newest whole one.
 
     Raises:
         ValueError: no run, no checkpoint, or a damaged one; no average.
@@ -34,10 +34,8 @@ def read_weights(
     if not folder.is_dir():
         raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
     with Checkpoints(folder, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        if step is not None and step not in steps:
-            raise WorkdirError(f'step={step}: {str(path)!r} has checkpoints {steps}')
-        for candidate in [step] if step is not None else reversed(steps):
+        newest_first = reversed(checkpoints.steps())
+        for candidate in newest_first if step is None else [checkpoints.find(step)]:
             try:
                 return _read(checkpoints, candidate, KINDS[averaged]), candidate
             except DamagedError as error:
@@ -103,7 +101,7 @@ def export(
     output: str | os.PathLike,
     *,
     averaged: bool = False,
-    step: int | None = None,
+    step: int | str | None = None,
 ) -> int:
     """Writes a run's weights and its configuration as one safetensors file; returns the step.
 
@@ -111,11 +109,18 @@ def export(
         ValueError: see `read_weights`.
         OSError: `output` cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    weights, step = read_weights(path, averaged=averaged, step=step)
-    metadata = {'step': str(step), 'config': read_config(path).to_json()}
-    temporary = pathlib.Path(f'{output}.{os.getpid()}')
-    save_file(weights, temporary, metadata)
-    os.replace(temporary, output)
-    return step
+    target = pathlib.Path(output).expanduser()
+    if target.is_dir():
+        raise UserError(f'output={str(output)!r} is a folder; name a file in it')
+    weights, found = read_weights(path, averaged=averaged, step=step)
+    content = save(weights, {'step': str(found), 'config': read_config(path).to_json()})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return found

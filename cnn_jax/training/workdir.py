@@ -49,6 +49,8 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike, config: RunConfig):
+        if '://' in str(path):
+            raise WorkdirError(f'workdir={str(path)!r}: must be a folder of this machine')
         self.path = pathlib.Path(path).expanduser().absolute()
         self._config = config
         self._check_owner()
