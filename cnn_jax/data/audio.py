@@ -1,5 +1,6 @@
 """Waveforms of one length from recordings of many."""
 
+import struct
 import wave
 
 import numpy as np
@@ -35,9 +36,9 @@ def read_wav(file, rate: int) -> np.ndarray:
     where = getattr(file, 'name', file)
     try:
         with wave.open(file if hasattr(file, 'read') else str(file), 'rb') as sound:
-            channels, width, found = sound.getparams()[:3]
-            data = sound.readframes(sound.getnframes())
-    except (wave.Error, EOFError) as error:
+            channels, width, found, announced = sound.getparams()[:4]
+            data = sound.readframes(announced)
+    except (wave.Error, EOFError, RuntimeError, struct.error) as error:
         raise UserError(f'{where}: not a WAV file that can be read ({error})') from error
     if found != rate:
         raise UserError(f'{where}: {found} samples per second; resample it to {rate} first')
@@ -45,4 +46,8 @@ def read_wav(file, rate: int) -> np.ndarray:
         raise UserError(f'{where}: {channels} channels; mix it to one first')
     if width != 2:
         raise UserError(f'{where}: {8 * width} bits per sample; convert it to 16 first')
+    if not data or len(data) != 2 * announced:
+        raise UserError(
+            f'{where}: its header announces {announced} samples, and {len(data) // 2} are there'
+        )
     return np.frombuffer(data, '<i2').astype(np.int16)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -32,7 +33,7 @@ def columns(
     try:
         with np.load(path) as arrays:
             return {name: arrays[name] for name in dtypes}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError):
         pass
     arrays = folder.columns(split, dtypes, size)
     try:

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from cnn_jax.data import images
+from cnn_jax.data.text import read_lines
 from cnn_jax.errors import UserError
+
+MOST_CLASSES = 1_000_000
 
 
 class Features:
@@ -31,7 +34,7 @@ class Features:
         for name, feature in content['featuresDict']['features'].items():
             kind = next((key for key in feature if key != 'pythonClassName'), 'unknown')
             self.kinds[name] = kind
-            self._about[name] = feature.get(kind) or {}
+            self._about[name] = dict(feature.get(kind) or {})
 
     def named(self, kind: str) -> list[str]:
         """Names of the features of one kind."""
@@ -40,15 +43,22 @@ class Features:
     def class_names(self, name: str) -> tuple[str, ...]:
         """Names of a label's classes: '0', '1', ... where the folder gives none."""
         file = self._path / f'{name}.labels.txt'
-        count = int(self._about[name]['numClasses'])
-        if not file.is_file():
-            return tuple(map(str, range(count)))
-        return tuple(line for line in file.read_text().splitlines() if line)
+        if file.is_file():
+            return tuple(line for line in read_lines(file) if line)
+        count = self._number(name, 'numClasses')
+        if not 0 < count <= MOST_CLASSES:
+            raise UserError(f'{self._path}: feature {name!r} has {count} classes')
+        return tuple(map(str, range(count)))
 
     def sample_rate(self, name: str) -> int | None:
         """Samples per second of an audio feature, if the folder says so."""
-        rate = self._about[name].get('sampleRate')
-        return None if rate is None else int(rate)
+        return self._number(name, 'sampleRate') if 'sampleRate' in self._about[name] else None
+
+    def _number(self, name: str, key: str) -> int:
+        try:
+            return int(self._about[name][key])
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f'{self._path}: {key} of feature {name!r} is damaged') from error
 
     def decoder(self, name: str, size: int = 0) -> Callable[[Any], Any]:
         """A function from the value stored under `name` in an Example to the decoded value.
@@ -65,7 +75,11 @@ class Features:
         """
         kind = self.kinds.get(name)
         about = self._about.get(name, {})
-        shape = [int(length) for length in about.get('shape', {}).get('dimensions', ())]
+        try:
+            shape = [int(length) for length in about.get('shape', {}).get('dimensions', ())]
+            dtype = np.dtype(about.get('dtype', 'float32'))
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
+            raise UserError(f'{self._path}: feature {name!r} is damaged ({error!r})') from error
         if kind == 'image':
             channels = 1 if shape and shape[-1] == 1 else 3
             return lambda feature: images.decode(
@@ -76,7 +90,6 @@ class Features:
         if kind == 'text':
             return lambda feature: feature.bytes_list.value[0].decode()
         if kind in ('tensor', 'audio') and str(about.get('encoding', 'none')).lower() == 'none':
-            dtype = np.dtype(about['dtype'])
             return lambda feature: _array(feature, dtype, shape)
         raise UserError(
             f'{self._path}: feature {name!r} cannot be decoded (it is {kind or "not there"}); '

@@ -3,7 +3,7 @@
 import numpy as np
 import PIL.Image
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, first_line
 
 _MODES = {1: 'L', 3: 'RGB'}
 _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
@@ -35,8 +35,12 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
             if size:
                 image = _square(image, size)
             array = np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f'{where}: not an image that can be read ({error})') from error
+    except UserError:
+        raise
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(f'{where}: too large to be decoded ({error})') from error
+    except Exception as error:  # the decoders raise whatever a damaged file makes them meet
+        raise UserError(f'{where}: not an image that can be read ({first_line(error)})') from error
     return array if array.ndim == 3 else array[..., None]
 
 

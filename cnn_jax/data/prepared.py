@@ -11,14 +11,30 @@ import pathlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from cnn_jax.data.features import Features
 from cnn_jax.errors import UserError
 
 INFO_FILE = 'dataset_info.json'
+_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+# What a description or an example of another form than expected raises.
+NOT_AS_DESCRIBED = (
+    AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
+
+class Shards(NamedTuple):
+    """The files of a split: examples of each, bytes in all (0: not known), names' template."""
+
+    lengths: tuple[int, ...]
+    num_bytes: int
+    template: str
+
+
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
@@ -55,25 +71,40 @@ class Prepared:
                 raise FileNotFoundError(_half_written(self.path, f'{file} is missing'))
         try:
             self.info: dict[str, Any] = json.loads((self.path / INFO_FILE).read_text())
-            self._splits = {split['name']: split for split in self.info['splits']}
-            self.sizes: Mapping[str, int] = {
-                name: sum(map(int, split['shardLengths'])) for name, split in self._splits.items()
+            self._splits = {
+                str(split['name']): Shards(
+                    tuple(map(int, split['shardLengths'])),
+                    int(split.get('numBytes') or 0),
+                    str(split.get('filepathTemplate') or _TEMPLATE),
+                )
+                for split in self.info['splits']
             }
+            self.sizes: Mapping[str, int] = {
+                name: sum(split.lengths) for name, split in self._splits.items()
+            }
+            files = {name: self._shards(name) for name in self._splits}
             self.features = Features(self.path)
-        except (KeyError, TypeError, ValueError) as error:
+        except UserError:
+            raise
+        except NOT_AS_DESCRIBED as error:
             raise UserError(
                 _half_written(self.path, f'its description is damaged ({error!r})')
             ) from error
-        for split in self._splits:
-            for shard, _ in self._shards(split):
+        for split, shards in files.items():
+            for shard, _ in shards:
                 if not shard.is_file():
                     raise FileNotFoundError(_half_written(self.path, f'{shard.name} is missing'))
+            # No example is smaller than a byte: a larger number would only claim memory.
+            if not 0 <= self.sizes[split] <= sum(shard.stat().st_size for shard, _ in shards):
+                raise UserError(
+                    _half_written(
+                        self.path, f'split {split} cannot hold {self.sizes[split]} examples'
+                    )
+                )
 
     def _shards(self, split: str) -> list[tuple[pathlib.Path, int]]:
         """Files of a split and the number of examples that each should hold."""
-        about = self._splits[split]
-        lengths = [int(length) for length in about['shardLengths']]
-        template = about.get('filepathTemplate') or '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+        lengths, _, template = self._splits[split]
         shards = []
         for index, length in enumerate(lengths):
             x_of_y = f'{index:05d}-of-{len(lengths):05d}'
@@ -85,7 +116,9 @@ class Prepared:
                 'NUM_SHARDS': f'{len(lengths):05d}',
                 'SHARD_X_OF_Y': x_of_y,
             }
-            shards.append((self.path / template.format(**fields), length))
+            # The last part alone: a description that was tampered with must not name other folders.
+            file = pathlib.PurePath(template.format(**fields)).name
+            shards.append((self.path / file, length))
         return shards
 
     def shards(self, split: str) -> list[pathlib.Path]:
@@ -132,7 +165,7 @@ class Prepared:
                         self.path, f'{shard.name} holds {found} examples instead of {length}'
                     )
                 )
-        expected = int(self._splits[split].get('numBytes') or total)
+        expected = self._splits[split].num_bytes or total
         if total != expected:
             raise UserError(
                 _half_written(self.path, f'split {split} has {total} bytes instead of {expected}')
@@ -140,13 +173,20 @@ class Prepared:
 
     def decoder(self, names: Sequence[str], size: int = 0) -> Callable[[bytes], dict[str, Any]]:
         """A function from a serialised example to the features `names` (`Features.decoder`)."""
+        from google.protobuf import message
         from tensorflow_datasets.proto import tf_example_pb2  # 0.5 s
 
         decoders = {name: self.features.decoder(name, size) for name in names}
 
         def decode(record: bytes) -> dict[str, Any]:
-            feature = tf_example_pb2.Example.FromString(record).features.feature
-            return {name: function(feature[name]) for name, function in decoders.items()}
+            try:
+                feature = tf_example_pb2.Example.FromString(record).features.feature
+                return {name: function(feature[name]) for name, function in decoders.items()}
+            except UserError:
+                raise
+            except (*NOT_AS_DESCRIBED, message.DecodeError) as error:
+                reason = f'an example is not as described ({error!r})'
+                raise UserError(_half_written(self.path, reason)) from error
 
         return decode
 
@@ -204,13 +244,24 @@ def _array_records(path: pathlib.Path) -> Iterator[bytes]:
 
 def _tf_records(path: pathlib.Path) -> Iterator[bytes]:
     """TFRecord framing: length (8 bytes), its checksum (4), data, the data's checksum (4)."""
+    size = path.stat().st_size
     with path.open('rb') as file:
         while head := file.read(12):
-            (length,) = struct.unpack('<Q4x', head)
+            length, check = struct.unpack('<QI', head)
+            if check != _masked_crc(head[:8]) or length > size:
+                raise struct.error('the length of an example differs from its checksum')
             record, foot = file.read(length), file.read(4)
             if len(record) != length or len(foot) != 4:
                 raise struct.error('the file ends within an example')
+            if foot != struct.pack('<I', _masked_crc(record)):
+                raise struct.error('an example differs from its checksum')
             yield record
+
+
+def _masked_crc(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated by 15 bits and offset by a constant."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 _READERS = {'array_record': _array_records, 'tfrecord': _tf_records}

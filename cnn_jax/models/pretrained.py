@@ -20,6 +20,7 @@ What differs between the two layouts:
 
 import dataclasses
 import pathlib
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,12 +38,15 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+SUFFIXES = ('.pth', '.pt', '.pth.tar', '.bin', '.safetensors')
+
+
 def load_torchvision(model: Classifier, path: str | pathlib.Path, *, head: bool = True) -> None:
     """Reads a file of weights into `model`, in place.
 
     Args:
         model: a VGG with the dense head, or a ResNet with the large stem, of any width.
-        path: a .pth, .pt or .safetensors file.
+        path: a .pth, .pt, .pth.tar, .bin or .safetensors file.
         head: whether the last dense layer is read too; False leaves it as it is, whatever the
             file's number of classes, for fine-tuning.
 
@@ -55,21 +59,25 @@ def load_torchvision(model: Classifier, path: str | pathlib.Path, *, head: bool 
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a .pth, .pt or .safetensors file, by name.
+    """The tensors of a file, by torchvision's names.
+
+    A state dict may lie inside a checkpoint, under "state_dict" or "model", and its names may begin
+    with "module.".
 
     Raises:
         ValueError: a file of another kind, or that cannot be read.
         FileNotFoundError: no file.
-        ImportError: .pth without PyTorch.
+        ImportError: PyTorch's own format without PyTorch.
     """
     path = pathlib.Path(path)
-    if path.suffix not in ('.pth', '.pt', '.safetensors'):
-        raise UserError(f'{path}: weights are read from .pth, .pt or .safetensors files')
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f'{path}: weights are read from {", ".join(SUFFIXES)} files')
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of weights')
     try:
-        return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
-    except ImportError:
+        is_safe = path.suffix == '.safetensors'
+        return _bare(_read_safetensors(path) if is_safe else _read_torch(path))
+    except (ImportError, UserError):
         raise
     except Exception as error:  # each library has exceptions of its own for a damaged file
         raise UserError(f'{path} cannot be read as weights: {error}') from error
@@ -120,9 +128,9 @@ def fitting(
 
 
 def head_fits(model: Classifier, tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the file's last layer is for as many classes as `model`; True if it has none."""
+    """Whether the file has a last layer for as many classes as `model`."""
     key, shape = list(torchvision_shapes(model).items())[-1]
-    return key not in tensors or tuple(tensors[key].shape) == shape
+    return key in tensors and tuple(tensors[key].shape) == shape
 
 
 def torchvision_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
@@ -330,7 +338,23 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             f"reading {path.name} needs PyTorch: install 'cnn_jax[compare]', or give the same "
             'tensors as .safetensors'
         ) from error
-    tensors = torch.load(path, map_location='cpu', weights_only=True)
-    if not isinstance(tensors, Mapping) or not all(map(torch.is_tensor, tensors.values())):
-        raise UserError('it holds something else than a state dict of tensors')
-    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+    try:
+        loaded = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'{path} is damaged, or holds Python objects besides tensors, which are not loaded '
+            'because they could run code; save the state_dict() alone, or as .safetensors'
+        ) from error
+    for key in ('state_dict', 'model'):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(map(torch.is_tensor, loaded.values())):
+        raise UserError(f'{path} holds something else than a state dict of tensors')
+    return {str(name): tensor.float().numpy() for name, tensor in loaded.items()}
+
+
+def _bare(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the prefix that PyTorch's data parallelism adds to every name."""
+    if tensors and all(name.startswith('module.') for name in tensors):
+        return {name.removeprefix('module.'): tensor for name, tensor in tensors.items()}
+    return tensors

@@ -91,7 +91,8 @@ def from_torchvision(net: FunctionalModel, state: TrainState, path: str) -> dict
     model = net.merge(state.params, state.model_state)
     head = pretrained.head_fits(model, tensors)
     pretrained.put_torchvision(model, tensors, head=head)
-    say(f'weights of {path}' + ('' if head else ', but for the last layer: other classes'))
+    anew = ', but for the last layer, which starts anew: other classes there, or none'
+    say(f'weights of {path}' + ('' if head else anew))
     params, rest = net.split(model)
     return params | rest
 

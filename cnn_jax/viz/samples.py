@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cnn_jax.errors import UserError
+from cnn_jax.errors import UserError, first_line
 from cnn_jax.viz.figures import new_figure, save
 
 GAP = 2
@@ -172,7 +172,7 @@ def overview(folders: Sequence[pathlib.Path], path=None) -> Figure:
         figure.subfigures(len(runs), 1, squeeze=False)[:, 0], runs, strict=True
     ):
         part.suptitle(_headline(result), fontsize=10)
-        last, final = _steps(folder)[-1][1], np.load(folder / 'grids' / 'final.npz')
+        last, final = _steps(folder)[-1][1], read_grid(folder / 'grids' / 'final.npz')
         left, middle, right = part.subplots(1, 3)
         draw_rows(left, *_progress(folder), 'the same codes during training')
         if 'reconstructions' in last:
@@ -211,11 +211,26 @@ def _result(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f'{str(folder)!r} holds no finished run that makes images') from None
 
 
+def read_grid(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise UserError(f'{file} cannot be read: {first_line(error)}') from error
+
+
 def _steps(folder: pathlib.Path) -> list[tuple[int, Mapping[str, np.ndarray]]]:
     files = sorted((folder / 'grids').glob('step-*.npz'))
     if not files:
         raise UserError(f'{str(folder)!r} holds no run that makes images')
-    return [(int(file.stem.removeprefix('step-')), dict(np.load(file))) for file in files]
+    return [(int(file.stem.removeprefix('step-')), read_grid(file)) for file in files]
 
 
 def _progress(folder: pathlib.Path) -> tuple[np.ndarray, list[str]]:

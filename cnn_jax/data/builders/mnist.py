@@ -1,7 +1,9 @@
 """MNIST and the sets published in its IDX format (http://yann.lecun.com/exdb/mnist/)."""
 
 import gzip
+import math
 import struct
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -15,6 +17,7 @@ _OFFICIAL = {
     'fashion_mnist': official.FashionMNIST,
     'kmnist': official.KMNIST,
 }
+MOST_BYTES = 1 << 29  # unpacked; MNIST's largest file has 47 MB
 _FILES = {'train': 'train', 'test': 't10k'}
 
 
@@ -24,14 +27,19 @@ def read_idx(path) -> np.ndarray:
     Raises:
         ValueError: not such a file, or its length does not fit its header.
     """
-    with gzip.open(path, 'rb') as file:
-        data = file.read()
-    if len(data) < 4 or data[:3] != b'\0\0\x08':
+    try:
+        with gzip.open(path, 'rb') as file:
+            data = file.read(MOST_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f'{path} is not a gzip file that can be read ({error})') from error
+    if len(data) > MOST_BYTES:
+        raise UserError(f'{path} has more than {MOST_BYTES} bytes unpacked: not an IDX file')
+    if len(data) < 4 or data[:3] != b'\0\0\x08' or len(data) < 4 + 4 * data[3]:
         raise UserError(f'{path} is not an IDX file of unsigned bytes')
     ndim = data[3]
     shape = struct.unpack_from(f'>{ndim}I', data, 4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * ndim)
-    if values.size != np.prod(shape, dtype=np.int64):
+    if values.size != math.prod(shape):
         raise UserError(f'{path}: {values.size} bytes for an array of shape {shape}')
     return values.reshape(shape)
 
