@@ -22,7 +22,7 @@ import numpy as np
 from cnn_jax.bench import machine
 from cnn_jax.bench.kernels import compare, reference
 from cnn_jax.bench.kernels.problem import Problem, parse
-from cnn_jax.errors import MissingPackageError, first_line
+from cnn_jax.errors import MissingPackageError, first_line, optional_packages
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals
 from cnn_jax.ops.spec import ROLES
@@ -45,6 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--data_dir', help='folder of prepared data sets')
     parser.add_argument('--kernels', help='only these, separated by commas')
     flags = parser.parse_args(argv)
+    try:
+        with optional_packages('bench'):
+            import threadpoolctl  # noqa: F401  # `compare.measure` needs it
+    except MissingPackageError as error:
+        parser.error(str(error))
     known = dispatch.implementations('conv')
     names = tuple(flags.kernels.split(',')) if flags.kernels else known
     if unknown := [name for name in names if name not in known]:

@@ -116,7 +116,7 @@ def test_the_cache_gives_the_same_arrays_without_decoding(copy, monkeypatch):
 
 def test_a_damaged_cache_is_passed_over(copy):
     decoded = cache.columns(Prepared(copy), 'train', DTYPES)
-    (file,) = cache.cache_dir().iterdir()
+    (file,) = cache.cache_folder().iterdir()
     data = bytearray(file.read_bytes())
     for place in (len(data) // 2, 0):
         data[place] ^= 255

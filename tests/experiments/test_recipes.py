@@ -6,11 +6,11 @@ import re
 import pytest
 from absl import flags
 
-from cnn_jax import data
+from cnn_jax import cli, data
 from cnn_jax.data import Dataset, catalog
 from cnn_jax.data.loading import parse
 from cnn_jax.data.text import PAD, UNKNOWN
-from cnn_jax.training import TrainConfig, cli
+from cnn_jax.training import TrainConfig
 from cnn_jax.training.job import make_net
 from tools import scripts
 
