@@ -34,9 +34,9 @@ def test_samples_of_a_wav_file_are_read(tmp_path):
 @pytest.mark.parametrize(
     'file, problem',
     [
-        (wav(np.zeros(4, '<i2'), rate=16000), '16000 samples a second; resample it to 8000'),
+        (wav(np.zeros(4, '<i2'), rate=16000), '16000 samples per second; resample it to 8000'),
         (wav(np.zeros(4, '<i2'), channels=2), '2 channels; mix it to one'),
-        (wav(np.zeros(4, 'u1'), width=1), '8 bits a sample; convert it to 16'),
+        (wav(np.zeros(4, 'u1'), width=1), '8 bits per sample; convert it to 16'),
         (io.BytesIO(b'RIFF but no more'), 'not a WAV file'),
         (io.BytesIO(b''), 'not a WAV file'),
     ],

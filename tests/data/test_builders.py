@@ -212,7 +212,7 @@ def test_a_recording_of_another_rate_is_refused(made):
         'speech_commands_v0.02.tar.gz': originals.tar(archive),
         'speech_commands_test_set_v0.02.tar.gz': originals.tar({}),
     }
-    with pytest.raises(ValueError, match='speech_commands.*down/a.wav: 8000 samples a second'):
+    with pytest.raises(ValueError, match='speech_commands.*down/a.wav: 8000 samples per second'):
         made('speech_commands', 'speech_commands', files)
 
 

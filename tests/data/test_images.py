@@ -48,7 +48,7 @@ def test_the_middle_is_kept_when_an_image_is_made_square():
     [
         (io.BytesIO(b'text'), 'not an image'),
         (io.BytesIO(stored(NOISE, 'RGB').getvalue()[:500]), 'not an image'),
-        (stored(np.zeros((4, 4), np.uint16), 'I;16'), '8 bits a channel'),
+        (stored(np.zeros((4, 4), np.uint16), 'I;16'), '8 bits per channel'),
     ],
 )
 def test_what_is_no_image_of_8_bits_is_refused(file, problem):
