@@ -309,6 +309,21 @@ def _in_prepared(folder: pathlib.Path, file_format: str, name: str) -> Format:
     return Format([(path / name).read_bytes()], read, damage_json if 'json' in name else damage)
 
 
+def example(folder: pathlib.Path) -> Format:
+    """Damages an example within a shard whose checksums are right."""
+    from cnn_jax import data
+
+    path, records = _prepared(folder, 'tfrecord')
+
+    def read(damaged: pathlib.Path) -> object:
+        shard = path / 'own_set-test.tfrecord-00000-of-00001'
+        shard.write_bytes(b''.join(map(_framed, [damaged.read_bytes(), *records[1:]])))
+        loaded = data.load('own_set', data_dir=folder, download=False)
+        return [split.inputs[:] for split in loaded.splits.values()]
+
+    return Format(records, read)
+
+
 def safetensors(folder: pathlib.Path) -> Format:
     from safetensors.numpy import save
 
@@ -360,6 +375,7 @@ FORMATS: dict[str, Callable[[pathlib.Path], Format]] = {
     'text': texts,
     'idx': idx,
     'tfrecord': lambda folder: _in_prepared(folder, 'tfrecord', ''),
+    'example': example,
     'array_record': lambda folder: _in_prepared(folder, 'array_record', ''),
     'dataset_info.json': lambda folder: _in_prepared(folder, 'tfrecord', 'dataset_info.json'),
     'features.json': lambda folder: _in_prepared(folder, 'tfrecord', 'features.json'),

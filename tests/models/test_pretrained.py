@@ -144,3 +144,38 @@ def test_files_that_are_no_weights(tmp_path):
     torch.save({'epoch': 3}, path)
     with pytest.raises(ValueError, match='something else than a state dict'):
         pretrained.read(path)
+
+
+def test_files_as_people_have_them(tmp_path):
+    """A prefix of data parallelism, a checkpoint around the state dict, other suffixes, no head."""
+    torch = pytest.importorskip('torch', reason='the compare extra is not installed')
+    rng = np.random.default_rng(0)
+    tensors = {'features.0.weight': torch.from_numpy(rng.normal(size=(2, 3, 3, 3)))}
+    prefixed = {f'module.{name}': tensor for name, tensor in tensors.items()}
+    for name, content in {
+        'a.pth': tensors,
+        'b.pth.tar': {'epoch': 3, 'state_dict': prefixed},
+        'c.bin': {'model': tensors},
+        'd.pt': prefixed,
+    }.items():
+        torch.save(content, tmp_path / name)
+        found = pretrained.read(tmp_path / name)
+        assert list(found) == ['features.0.weight']
+        np.testing.assert_array_equal(
+            found['features.0.weight'], tensors['features.0.weight'].float()
+        )
+    with pytest.raises(ValueError, match='read from .pth, .pt, .pth.tar, .bin, .safetensors'):
+        pretrained.read(tmp_path / 'e.ckpt')
+
+
+class _Runs:
+    def __reduce__(self):
+        return (open, ('/tmp/cnn_jax_test_must_not_exist', 'w'))
+
+
+def test_a_pickle_that_runs_code_is_refused_in_our_own_words(tmp_path):
+    torch = pytest.importorskip('torch', reason='the compare extra is not installed')
+    torch.save({'weight': _Runs()}, tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='bad.pth .*could run code; save the state_dict') as error:
+        pretrained.read(tmp_path / 'bad.pth')
+    assert 'weights_only' not in str(error.value)
