@@ -79,7 +79,7 @@ def test_a_part_comes_back(folder):
     with Checkpoints(folder, read_only=True) as checkpoints:
         found, _ = checkpoints.restore(1, like, partial=True)
         assert_is(found | {k: v for k, v in state(1).items() if k != 'params'}, 1)
-        with pytest.raises(DamagedError, match='besides'):
+        with pytest.raises(DamagedError, match='it also holds'):
             checkpoints.restore(1, like)
 
 
