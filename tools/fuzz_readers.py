@@ -221,7 +221,7 @@ def idx(folder: pathlib.Path) -> Format:
     return Format(seeds, read_idx, harm)
 
 
-def _prepared(folder: pathlib.Path, file_format: str) -> tuple[pathlib.Path, list[bytes]]:
+def prepared_set(folder: pathlib.Path, file_format: str) -> tuple[pathlib.Path, list[bytes]]:
     """Writes a prepared set of images with labels; returns its folder and the records."""
     import PIL.Image
     from tensorflow_datasets.proto import tf_example_pb2
@@ -267,7 +267,7 @@ def _prepared(folder: pathlib.Path, file_format: str) -> tuple[pathlib.Path, lis
 
 def _shard(records: list[bytes], file_format: str, folder: pathlib.Path) -> bytes:
     if file_format == 'tfrecord':
-        return b''.join(_framed(record) for record in records)
+        return b''.join(framed(record) for record in records)
     from array_record.python import array_record_module
 
     path = folder / 'shard'
@@ -278,7 +278,7 @@ def _shard(records: list[bytes], file_format: str, folder: pathlib.Path) -> byte
     return path.read_bytes()
 
 
-def _framed(record: bytes) -> bytes:
+def framed(record: bytes) -> bytes:
     head = struct.pack('<Q', len(record))
     return head + _masked_crc(head) + record + _masked_crc(record)
 
@@ -298,7 +298,7 @@ def _in_prepared(folder: pathlib.Path, file_format: str, name: str) -> Format:
     """Damages one file of a prepared set and loads the set."""
     from cnn_jax import data
 
-    path, _ = _prepared(folder, file_format)
+    path, _ = prepared_set(folder, file_format)
     name = name or f'own_set-test.{file_format}-00000-of-00001'
 
     def read(damaged: pathlib.Path) -> object:
@@ -313,11 +313,11 @@ def example(folder: pathlib.Path) -> Format:
     """Damages an example within a shard whose checksums are right."""
     from cnn_jax import data
 
-    path, records = _prepared(folder, 'tfrecord')
+    path, records = prepared_set(folder, 'tfrecord')
 
     def read(damaged: pathlib.Path) -> object:
         shard = path / 'own_set-test.tfrecord-00000-of-00001'
-        shard.write_bytes(b''.join(map(_framed, [damaged.read_bytes(), *records[1:]])))
+        shard.write_bytes(b''.join(map(framed, [damaged.read_bytes(), *records[1:]])))
         loaded = data.load('own_set', data_dir=folder, download=False)
         return [split.inputs[:] for split in loaded.splits.values()]
 

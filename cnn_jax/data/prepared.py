@@ -95,7 +95,8 @@ class Prepared:
                 if not shard.is_file():
                     raise FileNotFoundError(_half_written(self.path, f'{shard.name} is missing'))
             # No example is smaller than a byte: a larger number would only claim memory.
-            if not 0 <= self.sizes[split] <= sum(shard.stat().st_size for shard, _ in shards):
+            most = max(1_000_000, sum(shard.stat().st_size for shard, _ in shards))
+            if not 0 <= self.sizes[split] <= most:
                 raise UserError(
                     _half_written(
                         self.path, f'split {split} cannot hold {self.sizes[split]} examples'

@@ -342,7 +342,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         loaded = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'{path} is damaged, or holds Python objects besides tensors, which are not loaded '
+            f'{path} cannot be read as weights: it is damaged, or holds Python objects, not loaded '
             'because they could run code; save the state_dict() alone, or as .safetensors'
         ) from error
     for key in ('state_dict', 'model'):

@@ -1,7 +1,5 @@
 """Sets that are not in the table, prepared by builders made here."""
 
-import struct
-
 import numpy as np
 import PIL.Image
 import pytest
@@ -10,6 +8,7 @@ import tensorflow_datasets as tfds
 from cnn_jax.data import load, readers
 from cnn_jax.data.builders.base import unregistered
 from tests.data.test_folder import same_as_in_memory
+from tools import fuzz_readers
 
 CLASS = tfds.features.ClassLabel(names=['no', 'yes'])
 
@@ -127,7 +126,7 @@ def test_tfrecord_is_read_too(tmp_path, monkeypatch):
     for split in folder.sizes:
         (shard,) = folder.shards(split)
         records = list(folder.records(split))
-        framed = b''.join(struct.pack('<Q', len(r)) + b'crc1' + r + b'crc2' for r in records)
+        framed = b''.join(map(fuzz_readers.framed, records))
         shard.unlink()
         (path / shard.name.replace('array_record', 'tfrecord')).write_bytes(framed)
     info = path / 'dataset_info.json'

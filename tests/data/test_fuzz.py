@@ -24,7 +24,7 @@ def test_damaged_files_are_answered_or_refused(name):
 
 
 def test_a_flipped_letter_in_a_record_is_seen(tmp_path):
-    path, records = fuzz_readers._prepared(tmp_path, 'tfrecord')
+    path, records = fuzz_readers.prepared_set(tmp_path, 'tfrecord')
     assert len(data.load('own_set', data_dir=tmp_path).splits['test']) == 4
     shard = path / 'own_set-test.tfrecord-00000-of-00001'
     content = bytearray(shard.read_bytes())
@@ -35,7 +35,7 @@ def test_a_flipped_letter_in_a_record_is_seen(tmp_path):
 
 
 def test_a_description_names_no_files_of_other_folders(tmp_path):
-    path, _ = fuzz_readers._prepared(tmp_path, 'tfrecord')
+    path, _ = fuzz_readers.prepared_set(tmp_path, 'tfrecord')
     secret = tmp_path / 'secret'
     secret.write_bytes(b'')
     info = path / 'dataset_info.json'

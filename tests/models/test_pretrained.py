@@ -133,7 +133,9 @@ def test_models_without_a_counterpart_are_refused():
 def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match='no such file of weights'):
         pretrained.read(tmp_path / 'absent.pth')
-    with pytest.raises(ValueError, match=r'from \.pth, \.pt or \.safetensors'):
+    with pytest.raises(
+        ValueError, match=r'from \.pth, \.pt, \.pth\.tar, \.bin, \.safetensors files'
+    ):
         pretrained.read(tmp_path / 'weights.h5')
     for suffix in ('.pth', '.safetensors'):
         path = tmp_path / f'damaged{suffix}'
