@@ -137,7 +137,9 @@ def _draw(run, subject, output):
     logits = _batched(lambda x: model(data.normalize(x)), many)
     wrong = attribution.mistakes(logits, test.labels[: f.search], 18)
     if wrong and data.kind != 'text':
-        name = data.class_names
+        from cnn_jax.viz.figures import plain
+
+        name = [plain(each) for each in data.class_names]
         pictures.examples(
             [test.inputs[n] for n, _, _ in wrong],
             [f'{name[test.labels[n]]} → {name[c]}\n{100 * p:.0f} % sure' for n, c, p in wrong],
@@ -222,6 +224,7 @@ def _draw_attention(model, data, raw, inputs, test, numbers, maps, path):
     import numpy as np
 
     from cnn_jax.inspection import attribution, pictures
+    from cnn_jax.viz.figures import plain
 
     classes = np.asarray(model(inputs)).argmax(1)
     spatial = attribution.spatial_layers(model, inputs)
@@ -231,7 +234,7 @@ def _draw_attention(model, data, raw, inputs, test, numbers, maps, path):
     layers = [active[len(active) // 2], active[-1]] if active else []
     cams = {n: attribution.grad_cam(model, inputs, classes, n) for n in dict.fromkeys(layers)}
     titles = [
-        f'#{n} {data.class_names[test.labels[n]]}\n→ {data.class_names[c]}'
+        f'#{n} {plain(data.class_names[test.labels[n]])}\n→ {plain(data.class_names[c])}'
         for n, c in zip(numbers, classes, strict=True)
     ]
     pictures.attention(raw, saliency, cams, titles, path('attention.png'))

@@ -1,5 +1,7 @@
 """Waveforms of one length from recordings of many."""
 
+import io
+import pathlib
 import struct
 import wave
 
@@ -22,6 +24,19 @@ def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     return fitted
 
 
+def _as_plain_pcm(file) -> io.BytesIO:
+    """The bytes of a WAV file, with WAVE_FORMAT_EXTENSIBLE of PCM samples as plain PCM.
+
+    Python's `wave` reads the former only as of 3.12.
+    """
+    content = bytearray(file.read() if hasattr(file, 'read') else pathlib.Path(file).read_bytes())
+    start = content.find(b'fmt ', 12, 4096)
+    is_extensible = content[start + 8 : start + 10] == b'\xfe\xff'
+    if start > 0 and is_extensible and content[start + 32 : start + 34] == b'\1\0':
+        content[start + 8 : start + 10] = b'\1\0'
+    return io.BytesIO(content)
+
+
 def read_wav(file, rate: int) -> np.ndarray:
     """The samples of a WAV file: int16 (n,).
 
@@ -35,7 +50,7 @@ def read_wav(file, rate: int) -> np.ndarray:
     """
     where = getattr(file, 'name', file)
     try:
-        with wave.open(file if hasattr(file, 'read') else str(file), 'rb') as sound:
+        with wave.open(_as_plain_pcm(file), 'rb') as sound:
             channels, width, found, announced = sound.getparams()[:4]
             data = sound.readframes(announced)
     except (wave.Error, EOFError, RuntimeError, struct.error) as error:

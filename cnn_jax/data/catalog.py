@@ -36,7 +36,8 @@ class Entry:
     @property
     def is_users(self) -> bool:
         """Whether the examples are a user's own files, which differ from folder to folder."""
-        return self.read is readers.read_image_folder
+        own = (readers.read_image_folder, readers.read_audio_folder, readers.read_text_table)
+        return self.read in own
 
 
 CATALOG: Registry[Entry] = Registry('data set')
@@ -178,6 +179,22 @@ register(
     shape=('size', 'size', 'channels'),
     licence='yours',
     source='your files in <data_dir>/<class>/ or <data_dir>/{train,test,val}/<class>/',
+)
+register(
+    'audio_folder',
+    readers.read_audio_folder,
+    kind='audio',
+    shape=('length', 1),
+    licence='yours',
+    source='your WAV files in <data_dir>/<class>/ or <data_dir>/{train,test,val}/<class>/',
+)
+register(
+    'text_table',
+    readers.read_text_table,
+    kind='text',
+    shape=('length',),
+    licence='yours',
+    source='your <data_dir>/train.csv and test.csv, with the columns text and label',
 )
 register(
     'mnist1d',

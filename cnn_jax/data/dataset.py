@@ -243,6 +243,8 @@ def statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
     that never changes has std 1, so that dividing by it is harmless.
     """
     channels = inputs.shape[-1]
+    if not len(inputs):
+        return (0.0,) * channels, (1.0,) * channels
     means, stds = [], []
     for channel in range(channels):
         column = inputs[..., channel].reshape(-1)

@@ -1,84 +1,100 @@
-"""A folder of image files, one folder per class."""
+"""Folders of image files and of recordings, one folder per class; tables of texts."""
 
+import csv
+import io
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.data import images
+from cnn_jax.data import audio, class_folders, images, text
 from cnn_jax.data.dataset import Split
-from cnn_jax.data.order import epoch_order
 from cnn_jax.data.stored import StoredImages
 from cnn_jax.errors import UserError
 
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.ppm', '.pgm', '.tif', '.tiff')
-_SPLITS = {'train': 'train', 'test': 'test', 'val': 'validation', 'validation': 'validation'}
+IMAGES = (
+    '.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.gif', '.webp', '.ppm', '.pgm', '.tif', '.tiff',
+)  # fmt: skip
+_CONVERT = 'convert it to JPEG or PNG first (a phone can be set to store JPEG)'
+NOT_IMAGES = {'.heic': _CONVERT, '.heif': _CONVERT}
 
 
-def read(
+def read_images(
     root: pathlib.Path, *, size: int, channels: int, test: float, memory: int
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits of <root>/{train,test,val}/<class>/*, or of <root>/<class>/*; and the classes.
+    """The splits and classes of a folder of images, see `class_folders.read`.
 
     Args:
         root: the folder.
         size: both sides that images are made to, see `images.decode`; 0: they all have one size.
         channels: 1 or 3.
-        test: the share of the examples, drawn once and for all, that is the test split of a folder
-            without one.
+        test: see `class_folders.read`.
         memory: bytes of images up to which a split is held in memory.
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: no images; images of several sizes with size=0; a class that training has not.
+        UserError: see `class_folders.read`; images of several sizes with size=0.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
     if channels not in (1, 3):
         raise UserError(f'channels={channels}; it is 1 or 3')
-    named = {_SPLITS[p.name]: p for p in root.iterdir() if p.is_dir() and p.name in _SPLITS}
-    if 'train' not in named:
-        named = {'train': root}
-    classes = tuple(sorted(p.name for p in named['train'].iterdir() if p.is_dir()))
-    files = {name: _files(path, classes) for name, path in named.items()}
-    if 'test' not in files:
-        files = _draw_test(files, test, root)
-    return {
-        name: _split(*found, size=size, channels=channels, memory=memory)
-        for name, found in files.items()
-    }, classes
+    files, classes = class_folders.read(root, IMAGES, test=test, advice=NOT_IMAGES)
+    options = {'size': size, 'channels': channels, 'memory': memory}
+    splits = {name: _images(*found, **options) for name, found in files.items() if len(found[0])}
+    return _with_training(splits), classes
 
 
-def _files(path: pathlib.Path, classes: Sequence[str]) -> tuple[list[pathlib.Path], np.ndarray]:
-    found, labels = [], []
-    for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-        if folder.name not in classes:
-            raise UserError(f'{folder}: training has no such class; it has {", ".join(classes)}')
-        here = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-        found += here
-        labels += [classes.index(folder.name)] * len(here)
-    if not found:
-        raise UserError(f'{path} has no images in folders named after their classes')
-    return found, np.array(labels, np.int32)
+def read_recordings(
+    root: pathlib.Path, *, length: int, rate: int, test: float
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """The splits and classes of a folder of WAV files, see `class_folders.read`.
+
+    Args:
+        root: the folder.
+        length: samples kept; shorter recordings are followed by silence.
+        rate: samples per second that all of them must have.
+        test: see `class_folders.read`.
+    """
+    files, classes = class_folders.read(root, ('.wav',), test=test, advice={})
+    splits = {}
+    for name, (found, labels) in files.items():
+        waveforms = np.zeros((len(found), length, 1), np.int16)
+        for row, file in zip(waveforms, found, strict=True):
+            row[:, 0] = audio.fit_length(audio.read_wav(file, rate), length)
+        splits[name] = Split(waveforms, labels)
+    return splits, classes
 
 
-def _draw_test(files, share: float, root: pathlib.Path):
-    found, labels = files['train']
-    held = round(share * len(found))
-    if not 0 < held < len(found):
+def read_table(file: pathlib.Path, columns: tuple[str, str]) -> tuple[list[str], list[str]]:
+    """The texts and the names of the classes in a CSV or TSV file with a header.
+
+    Raises:
+        UserError: it lacks a column, or a row has not as many cells as the header.
+    """
+    content = '\n'.join(text.read_lines(file))
+    delimiter = '\t' if file.suffix.lower() == '.tsv' else ','
+    rows = list(csv.reader(io.StringIO(content, newline=''), delimiter=delimiter, strict=True))
+    header = rows[0] if rows else []
+    if lacking := [name for name in columns if name not in header]:
         raise UserError(
-            f'{root} has no folder test, and test={share} of its {len(found)} images is {held}; '
-            'give the share that is to be the test split, as in image_folder:test=0.2'
+            f'{file} has no column {lacking[0]!r}; it has {", ".join(header) or "none"}'
         )
-    order = epoch_order(0, 0, len(found))
-    rows = {'train': np.sort(order[held:]), 'test': np.sort(order[:held])}
-    return {
-        **files,
-        **{name: ([found[i] for i in chosen], labels[chosen]) for name, chosen in rows.items()},
-    }
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise UserError(f'{file}, row {number}: {len(row)} cells, the header has {len(header)}')
+    places = [header.index(name) for name in columns]
+    texts, classes = ([row[place] for row in rows[1:]] for place in places)
+    return texts, classes
 
 
-def _split(found: list[pathlib.Path], labels: np.ndarray, *, size, channels, memory) -> Split:
+def _with_training(splits: dict[str, Split]) -> dict[str, Split]:
+    """With an empty training split where there is none, so that the others can be evaluated."""
+    if 'train' in splits:
+        return splits
+    like = next(iter(splits.values()))
+    inputs = np.zeros((0, *like.inputs.shape[1:]), like.inputs.dtype)
+    return {'train': Split(inputs, np.zeros(0, np.int32)), **splits}
+
+
+def _images(found: list[pathlib.Path], labels: np.ndarray, *, size, channels, memory) -> Split:
     def decode(path: pathlib.Path) -> np.ndarray:
         return images.decode(path, channels, size)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from cnn_jax.errors import UserError, first_line
 
@@ -13,9 +14,9 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
     """An image file as uint8 (H, W, channels).
 
     Images of another mode are converted: palettes, CMYK and YCbCr to RGB, grey to three equal
-    channels, colour to grey by ITU-R 601 luma; transparency is dropped. To a given size: the
-    longer side is cropped about the middle, and what is left resized (bilinear, with averaging
-    where it shrinks).
+    channels, colour to grey by ITU-R 601 luma; transparency is dropped. The orientation in EXIF
+    data is applied. To a given size: the longer side is cropped about the middle, and what is left
+    resized (bilinear, with averaging where it shrinks).
 
     Args:
         file: a path, or a binary file object.
@@ -28,6 +29,7 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
     where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
     try:
         with PIL.Image.open(file) as image:
+            image = PIL.ImageOps.exif_transpose(image)  # as a viewer shows it
             if image.mode not in _EIGHT_BITS:
                 raise UserError(f'{where}: mode {image.mode}; only 8 bits per channel can be read')
             if image.mode != _MODES[channels]:

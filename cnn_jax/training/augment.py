@@ -98,6 +98,7 @@ _ON_PAIRS: dict[str, tuple[Callable, float | None, bool]] = {
     'cutmix': (cutmix, 1.0, False),
 }
 _TABLE = _ON_IMAGES | _ON_PAIRS
+_PIXELS = ('crop', 'cutout')
 
 
 def parse(text: str, kind: str) -> dict[str, float]:
@@ -119,6 +120,8 @@ def parse(text: str, kind: str) -> dict[str, float]:
             number = float(value) if value or default is None else default
         except ValueError:
             raise UserError(f'augment={text!r}: write a number after {name}:') from None
+        if name in _PIXELS and number != int(number):
+            raise UserError(f'augment={text!r}: {name} takes whole pixels, got {number:g}')
         if not 0 < number or (is_probability and number > 1):
             raise UserError(f'augment={text!r}: {number:g} is out of range for {name}')
         chosen[name] = number

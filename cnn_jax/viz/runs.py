@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnn_jax.errors import UserError
-from cnn_jax.viz.figures import log_ticks, new_figure, save
+from cnn_jax.viz.figures import log_ticks, new_figure, plain, save
 from cnn_jax.viz.tiles import feature_maps, filters
 
 __all__ = ['confusion_matrix', 'feature_maps', 'filters', 'learning_curves']
@@ -70,7 +70,7 @@ def learning_curves(rows: Sequence[Mapping], path=None, *, title: str = '') -> F
                 axes.plot(*_block_means(steps, values), color=colour, label=split, linewidth=1.6)
         _finish_curves(axes, quantity, rows)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(plain(title))
     return save(figure, path)
 
 
@@ -154,7 +154,7 @@ def confusion_matrix(matrix, class_names: Sequence[str], path=None, *, title: st
                     fontsize=size if value < 1000 else size - 1.5,
                     color='white' if share[row, column] > 0.5 else 'black',
                 )
-    names = [str(name) for name in class_names]
+    names = [plain(str(name)) for name in class_names]
     turned = max(map(len, names)) > 2
     left.set_xticks(range(count), names, rotation=90 if turned else 0, fontsize=size)
     left.set_yticks(range(count), names, fontsize=size)
@@ -162,7 +162,7 @@ def confusion_matrix(matrix, class_names: Sequence[str], path=None, *, title: st
     left.set_ylabel('true class')
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     text = f'accuracy {100 * accuracy:.2f} % of {matrix.sum():g} examples'
-    left.set_title(f'{title}\n{text}' if title else text, fontsize=10)
+    left.set_title(f'{plain(title)}\n{text}' if title else text, fontsize=10)
     bar = figure.colorbar(picture, ax=[left, right], shrink=0.6)
     bar.set_label('share of the true class')
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnn_jax.errors import UserError, first_line
-from cnn_jax.viz.figures import new_figure, save
+from cnn_jax.viz.figures import new_figure, plain, save
 
 GAP = 2
 ROWS, COLUMNS = 6, 10  # of a picture that shows several steps
@@ -149,7 +149,9 @@ def draw_classes(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequenc
         places = np.arange(len(values)) + (index - (len(counts) - 1) / 2) * wide
         axes.bar(places, 100 * values / values.sum(), wide, label=what, color=colours[index % 2])
     turned = max(map(len, names)) > 2
-    axes.set_xticks(range(len(names)), names, rotation=45 if turned else 0, fontsize=8)
+    axes.set_xticks(
+        range(len(names)), list(map(plain, names)), rotation=45 if turned else 0, fontsize=8
+    )
     if turned:
         for label in axes.get_xticklabels():
             label.set(ha='right', rotation_mode='anchor')

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnn_jax.errors import UserError
-from cnn_jax.viz.figures import DPI, new_figure, save
+from cnn_jax.viz.figures import DPI, new_figure, plain, save
 
 MAX_FILTERS = 64
 MAX_CURVES = 32
@@ -200,7 +200,7 @@ def feature_maps(maps: Mapping[str, np.ndarray], images, path=None, *, title: st
         if picture is not None:
             figure.colorbar(picture, ax=list(row), shrink=0.9, pad=0.01).ax.tick_params(labelsize=7)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     return save(figure, path)
 
 

@@ -35,6 +35,7 @@ def test_a_folder_of_classes(folder):
 
 def test_a_folder_of_splits(folder):
     files = {'x.png': originals.encoded(np.full((6, 8), 41))}
+    folder = folder.parent / 'splits'
     for split in ('train', 'test', 'val'):
         for name in CLASSES:
             originals.write(folder / split / name, files)
@@ -73,7 +74,7 @@ def same_as_in_memory(streamed, kept):
 @pytest.mark.parametrize(
     'spec, problem',
     [
-        ('image_folder', 'has no folder test, and test=0.0 .* image_folder:test=0.2'),
+        ('image_folder', 'has no folder test, and test=0.0 .* as in test=0.2'),
         ('image_folder:test=0.3,channels=2', 'channels=2; it is 1 or 3'),
         ('image_folder:test=1.0', 'test=1.0'),
     ],
@@ -91,12 +92,13 @@ def test_images_of_several_sizes_need_one(folder):
 
 
 def test_a_class_that_training_lacks_and_an_empty_folder_are_refused(folder, tmp_path):
+    folder = tmp_path / 'splits'
     for split, name in (('train', 'ant'), ('test', 'cow')):
         originals.write(folder / split / name, {'a.png': originals.encoded(np.zeros((6, 8)))})
     with pytest.raises(ValueError, match='cow: training has no such class; it has ant'):
         load('image_folder', data_dir=folder)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ValueError, match='has no images'):
+    with pytest.raises(ValueError, match='has no folders named after classes'):
         load('image_folder', data_dir=tmp_path / 'empty')
     with pytest.raises(FileNotFoundError, match='is not a folder'):
         load('image_folder', data_dir=tmp_path / 'nowhere')

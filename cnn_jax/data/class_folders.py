@@ -1,0 +1,133 @@
+"""Which files of a folder belong to which split and class, and which are none of the data."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cnn_jax.data.order import epoch_order
+from cnn_jax.errors import UserError
+
+Labelled = tuple[list[pathlib.Path], np.ndarray]
+
+# Names that people give the folders of splits, in any case.
+SPLITS = {
+    'train': 'train', 'training': 'train',
+    'test': 'test', 'testing': 'test',
+    'val': 'validation', 'valid': 'validation', 'validation': 'validation', 'dev': 'validation',
+}  # fmt: skip
+# Left by archives, network drives and desktops; whatever begins with a dot is hidden, too.
+_NOT_DATA = ('__MACOSX', '@eaDir', '__pycache__', 'lost+found')
+
+
+def read(
+    root: pathlib.Path, suffixes: Sequence[str], *, test: float, advice: Mapping[str, str]
+) -> tuple[dict[str, Labelled], tuple[str, ...]]:
+    """Lists the files of <root>/<split>/<class>/, or of <root>/<class>/; and the classes.
+
+    Links are followed. Without a test split, a validation split is it; without either, `test` is
+    drawn. A folder of a test split alone has an empty training split: it can be evaluated.
+
+    Args:
+        root: the folder.
+        suffixes: of the files that count, in lower case; others are left out.
+        test: the share of the examples, drawn once and for all, that is the test split.
+        advice: suffixes of files that cannot be read -> what to do with them.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        UserError: it is not clear what is a split or a class, a class without files, a file in
+            `advice`, or a share that leaves nothing.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
+    splits = _split_folders(root) or {'train': root}
+    first = splits.get('train') or next(iter(splits.values()))
+    classes = tuple(path.name for path in _folders(first))
+    if not classes:
+        raise UserError(f'{first} has no folders named after classes')
+    found = {name: _labelled(path, classes, suffixes, advice) for name, path in splits.items()}
+    if 'test' not in found and 'train' in found:
+        if test or 'validation' not in found:
+            found |= _draw_test(*found['train'], test, root)
+        else:
+            found['test'] = found.pop('validation')
+    return {'train': ([], np.zeros(0, np.int32))} | found, classes
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """The folders in a folder, without those that are none of the data."""
+    inner = (p for p in path.iterdir() if not p.name.startswith('.') and p.name not in _NOT_DATA)
+    return sorted(p for p in inner if p.is_dir())
+
+
+def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folders of splits: those with the name of one that hold folders themselves."""
+    folders = _folders(root)
+    found: dict[str, pathlib.Path] = {}
+    for path in folders:
+        split = SPLITS.get(path.name.lower())
+        if split is None or not _folders(path):
+            continue
+        if split in found:
+            raise UserError(f'{found[split]} and {path} are both the split {split}; keep one')
+        found[split] = path
+    if found and (others := [path for path in folders if path not in found.values()]):
+        raise UserError(
+            f'{others[0]} lies beside {next(iter(found.values())).name}/, and is no split with '
+            f'folders of classes (their names are {", ".join(SPLITS)}); move it away'
+        )
+    return found
+
+
+def _labelled(
+    path: pathlib.Path,
+    classes: Sequence[str],
+    suffixes: Sequence[str],
+    advice: Mapping[str, str],
+) -> Labelled:
+    found: list[pathlib.Path] = []
+    labels: list[int] = []
+    for folder in _folders(path):
+        if folder.name not in classes:
+            raise UserError(f'{folder}: training has no such class; it has {", ".join(classes)}')
+        here = []
+        for file in _files(folder):
+            if what := advice.get(file.suffix.lower()):
+                raise UserError(f'{file} cannot be read; {what}')
+            if file.suffix.lower() in suffixes:
+                here.append(file)
+        if not here:
+            raise UserError(f'{folder} is a class without files ({", ".join(suffixes)})')
+        found += here
+        labels += [classes.index(folder.name)] * len(here)
+    return found, np.array(labels, np.int32)
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, sorted, each folder once even where links go in circles."""
+    files, seen = [], set()
+    for here, inner, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = [n for n in inner if not n.startswith('.') and n not in _NOT_DATA]
+        files += [pathlib.Path(here, name) for name in names if not name.startswith('.')]
+    return sorted(files)
+
+
+def _draw_test(
+    files: list[pathlib.Path], labels: np.ndarray, share: float, root: pathlib.Path
+) -> dict[str, Labelled]:
+    held = round(share * len(files))
+    if not 0 < held < len(files):
+        raise UserError(
+            f'{root} has no folder test, and test={share} of its {len(files)} files is {held}; '
+            'give the share that is to be the test split, as in test=0.2'
+        )
+    order = epoch_order(0, 0, len(files))
+    rows = {'train': np.sort(order[held:]), 'test': np.sort(order[:held])}
+    return {name: ([files[i] for i in chosen], labels[chosen]) for name, chosen in rows.items()}
