@@ -180,7 +180,7 @@ def fingerprint(split: Split) -> str:
         inputs = inputs[np.linspace(0, max(len(inputs) - 1, 0), n).astype(np.int64)]
     for array in (inputs, split.labels):
         digest.update(f'{array.dtype}{array.shape}'.encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -14,9 +14,9 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
     """An image file as uint8 (H, W, channels).
 
     Images of another mode are converted: palettes, CMYK and YCbCr to RGB, grey to three equal
-    channels, colour to grey by ITU-R 601 luma; transparency is dropped. The orientation in EXIF
-    data is applied. To a given size: the longer side is cropped about the middle, and what is left
-    resized (bilinear, with averaging where it shrinks).
+    channels, colour to grey by ITU-R 601 luma; of 16 bits the upper 8 are kept, transparency is
+    dropped. The orientation in EXIF data is applied. To a given size: the longer side is cropped
+    about the middle, and what is left resized (bilinear, with averaging where it shrinks).
 
     Args:
         file: a path, or a binary file object.
@@ -24,14 +24,19 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
         size: both sides of the result; 0 leaves the image's own.
 
     Raises:
-        ValueError: not an image, a damaged one, or more than 8 bits per channel.
+        ValueError: not an image, a damaged one, or of floating-point or 32-bit samples.
     """
     where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
     try:
         with PIL.Image.open(file) as image:
+            kind = image.format
             image = PIL.ImageOps.exif_transpose(image)  # as a viewer shows it
+            if image.mode.startswith('I;16') or (image.mode == 'I' and kind == 'PNG'):
+                image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode not in _EIGHT_BITS:
-                raise UserError(f'{where}: mode {image.mode}; only 8 bits per channel can be read')
+                raise UserError(
+                    f'{where}: mode {image.mode}; only 8 or 16 bits per channel can be read'
+                )
             if image.mode != _MODES[channels]:
                 image = image.convert(_MODES[channels])
             if size:

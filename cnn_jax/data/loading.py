@@ -1,6 +1,8 @@
 """`load`: a data set by name and options."""
 
 import pathlib
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
         ValueError: an option without a value.
     """
     name, _, rest = spec.partition(':')
+    if rest.startswith('['):  # part of a name: 'set[:10%]' is not ours
+        raise UserError(f'data set {spec!r}: name the split, as in {name}:train[:10%]')
+    rest = re.sub(r'\b(train|test|validation)\[', r'\1=[', rest)  # as TFDS writes parts of splits
     pairs = [part.partition('=') for part in rest.split(',') if part]
     for option, equals, _ in pairs:
         if not equals:
@@ -59,6 +64,9 @@ def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str,
     return *readers.any_prepared(place, name), {'source': f'TFDS, {name}'}
 
 
+SPLITS = ('train', 'validation', 'test')
+TEST_SHARE = 0.2  # of a set without a test split
+
 # Rows that statistics are taken of where the images are not in memory.
 _SAMPLE = 4096
 
@@ -82,7 +90,8 @@ def load(
 
     Args:
         name: one of `names()`, or of a set prepared in `data_dir`; possibly with options:
-            'movie_reviews:fold=3'.
+            'movie_reviews:fold=3'; parts of splits as TFDS writes them: 'mnist:train[:10%]'; a
+            pinned version of a prepared set: 'mnist/3.0.1'.
         data_dir: folder of TFDS-prepared sets; None for TFDS_DATA_DIR, or else
             ~/tensorflow_datasets. A set that is not there is prepared there first.
         manual_dir: folder of the set's original files, to prepare it without a network.
@@ -101,9 +110,18 @@ def load(
         raise UserError(f'validation={validation}; it is a share, at least 0 and less than 1')
     place = Place(data_dir, manual_dir, download)
     kind, read, meta = _find(known, place)
-    options = _typed(known, read, {**given, **options})
+    given |= options
+    slices = {split: given.pop(split) for split in SPLITS if str(given.get(split)).startswith('[')}
+    options = _typed(known, read, given)
     parts = read(place, **options)
-    splits = hold_out(parts['splits'], validation)
+    splits = dict(parts['splits'])
+    for split, text in slices.items():
+        if split not in splits:
+            raise UserError(f'data set {name!r} has no split {split}')
+        splits[split] = splits[split].take(_slice(f'{split}{text}', text, len(splits[split])))
+    if 'test' not in splits:
+        splits = _with_test(known, splits)
+    splits = hold_out(splits, validation)
     mean, std = ((), ()) if kind == 'text' else statistics(_sample(splits['train'].inputs))
     return Dataset(
         name=name,
@@ -112,8 +130,38 @@ def load(
         class_names=parts['class_names'],
         mean=mean,
         std=std,
-        meta={**meta, 'options': options, **parts.get('meta', {})},
+        meta={**meta, 'options': {**options, **slices}, **parts.get('meta', {})},
     )
+
+
+def _slice(what: str, text: str, size: int) -> slice:
+    """'[:10%]' of `size` examples as a slice, rounded as TFDS does: to the closest."""
+    match = re.fullmatch(r'\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\]', text)
+    if not match:
+        raise UserError(f'{what}: write a part of a split as train[:1000] or train[10%:20%]')
+    ends = []
+    for number, percent, default in ((match[1], match[2], 0), (match[3], match[4], size)):
+        value = default if number is None else int(number)
+        ends.append(round(value * size / 100) if percent and number is not None else value)
+    if not 0 <= ends[0] < ends[1] <= size:
+        raise UserError(f'{what}: of {size} examples that is {ends[0]} to {ends[1]}')
+    return slice(*ends)
+
+
+def _with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """With a fifth of the training examples, drawn once and for all, as the test split."""
+    warnings.warn(
+        f'data set {name!r} has no test split: a fixed fifth of its training examples is it',
+        stacklevel=3,
+    )
+    train = splits['train']
+    held = max(1, round(TEST_SHARE * len(train)))
+    order = epoch_order(0, 0, len(train))
+    return {
+        **splits,
+        'train': train.take(np.sort(order[held:])),
+        'test': train.take(np.sort(order[:held])),
+    }
 
 
 def hold_out(splits: Mapping[str, Split], share: float) -> Mapping[str, Split]:

@@ -44,8 +44,13 @@ def default_data_dir() -> pathlib.Path:
 
 
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
-    """The folder of the newest prepared version of `name` ('mnist', 'glue/sst2'), or None."""
+    """The folder of a prepared set, or None.
+
+    `name`: 'mnist' or 'glue/sst2' for the newest version, 'mnist/3.0.1' for that one.
+    """
     parent = data_dir / name
+    if _VERSION.fullmatch(parent.name):
+        return parent if parent.is_dir() else None
     versions = [p for p in parent.glob('*') if _VERSION.fullmatch(p.name) and p.is_dir()]
     return max(versions, key=lambda p: tuple(map(int, p.name.split('.'))), default=None)
 

@@ -237,6 +237,9 @@ class TrainConfig(RunConfig):
     ema: float = option(
         0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
     )
+    ema_warmup: bool = option(
+        False, 'let the moving average follow faster at first: decay at most (1 + step)/(10 + step)'
+    )
     augment: str = option(
         '',
         "changes to training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,cutmix:1'",

@@ -163,6 +163,7 @@ class Job(BaseJob):
             mixed_targets=augment.mixes(chosen),
             label_smoothing=config.label_smoothing,
             ema=config.ema,
+            ema_warmup=config.ema_warmup,
             accumulate=config.accumulate,
             unroll=self.devices.platform == 'cpu',
             remat=config.remat,

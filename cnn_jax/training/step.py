@@ -28,6 +28,7 @@ def make_step(
     mixed_targets: bool = False,
     label_smoothing: float = 0.0,
     ema: float = 0.0,
+    ema_warmup: bool = False,
     accumulate: int = 1,
     unroll: bool = False,
     remat: bool = False,
@@ -49,6 +50,7 @@ def make_step(
         mixed_targets: `augment` mixes targets, and so needs them as distributions.
         label_smoothing: share of the target given to all classes alike.
         ema: decay of the average in state.ema; 0 for none.
+        ema_warmup: at step s (from 0) the decay is at most (1 + s) / (10 + s).
         accumulate: the batch is computed in so many equal parts, one after the other, whose
             gradients are averaged: the gradient of the whole batch. Batch norm sees the parts.
         unroll: write the parts out instead of a loop (XLA's CPU backend runs loops on one thread).
@@ -133,7 +135,12 @@ def make_step(
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'leaf_norms': leaf_norms,
         }
-        average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
+        average = None
+        if ema:
+            decay: jax.Array | float = ema
+            if ema_warmup:
+                decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            average = optax.incremental_update(params, state.ema, 1 - decay)
         return TrainState(state.step + 1, params, model_state, opt, average), metrics
 
     return step

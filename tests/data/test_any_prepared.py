@@ -105,8 +105,8 @@ def test_a_set_without_test_labels_is_tested_on_its_validation_split(tmp_path):
         (
             {'a': tfds.features.Text(), 'label': CLASS},
             {'a': 'x', 'label': 0},
-            ('train', 'extra'),
-            'has the splits train, extra; train and test are needed',
+            ('extra',),
+            'has the splits extra; train is needed',
         ),
     ],
 )
@@ -142,3 +142,45 @@ def test_tfrecord_is_read_too(tmp_path, monkeypatch):
     shard.write_bytes(shard.read_bytes()[:-7])
     with pytest.raises(ValueError, match='truncated or damaged .the file ends within an example'):
         load('own_set:size=7', data_dir=tmp_path)
+
+
+def test_a_set_of_one_split_gets_a_test_split(tmp_path):
+    prepare(tmp_path, IMAGES, list(pictures(10)), splits=('train',))
+    with pytest.warns(UserWarning, match="'own_set' has no test split: a fixed fifth"):
+        dataset = load('own_set:size=8', data_dir=tmp_path)
+    assert {name: len(split) for name, split in dataset.splits.items()} == {'train': 8, 'test': 2}
+
+
+@pytest.mark.parametrize(
+    'part, rows',
+    [
+        ('[:50%]', slice(0, 3)),
+        ('[2:]', slice(2, 6)),
+        ('[1:4]', slice(1, 4)),
+        ('[50%:]', slice(3, 6)),
+    ],
+)
+def test_a_part_of_a_split(tmp_path, part, rows):
+    prepare(tmp_path, IMAGES, list(pictures()))
+    whole = load('own_set:size=8', data_dir=tmp_path).splits['train']
+    dataset = load(f'own_set:size=8,train{part}', data_dir=tmp_path)
+    np.testing.assert_array_equal(dataset.splits['train'].inputs, whole.inputs[rows])
+    assert len(dataset.splits['test']) == 6 and dataset.meta['options']['train'] == part
+
+
+@pytest.mark.parametrize('part', ['[:0]', '[4:2]', '[:150%]', '[a]'])
+def test_a_part_that_is_none_is_refused(tmp_path, part):
+    prepare(tmp_path, IMAGES, list(pictures()))
+    with pytest.raises(ValueError, match='train'):
+        load(f'own_set:size=8,train{part}', data_dir=tmp_path)
+
+
+def test_a_pinned_version(tmp_path):
+    path = prepare(tmp_path, IMAGES, list(pictures()))
+    newer = path.with_name('1.1.0')
+    newer.mkdir()  # incomplete: the newest one cannot be read
+    assert len(load('own_set/1.0.0:size=8', data_dir=tmp_path).splits['train']) == 6
+    with pytest.raises(FileNotFoundError, match='1.1.0'):
+        load('own_set:size=8', data_dir=tmp_path)
+    with pytest.raises(ValueError, match="unknown data set 'own_set/2.0.0'"):
+        load('own_set/2.0.0', data_dir=tmp_path)

@@ -43,12 +43,18 @@ def test_the_middle_is_kept_when_an_image_is_made_square():
     np.testing.assert_array_equal(images.decode(stored(square, 'RGB'), size=4), square)
 
 
+def test_of_16_bits_the_upper_8_are_kept():
+    deep = np.array([[0, 255, 256], [32767, 65280, 65535]], np.uint16)
+    wanted = [[0, 0, 1], [127, 255, 255]]
+    assert images.decode(stored(deep, 'I;16'), channels=1)[..., 0].tolist() == wanted
+
+
 @pytest.mark.parametrize(
     'file, problem',
     [
         (io.BytesIO(b'text'), 'not an image'),
         (io.BytesIO(stored(NOISE, 'RGB').getvalue()[:500]), 'not an image'),
-        (stored(np.zeros((4, 4), np.uint16), 'I;16'), '8 bits per channel'),
+        (stored(np.zeros((4, 4), np.float32), 'F', 'TIFF'), '8 or 16 bits per channel'),
     ],
 )
 def test_what_is_no_image_of_8_bits_is_refused(file, problem):

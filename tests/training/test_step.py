@@ -179,3 +179,17 @@ def test_batch_must_divide_by_the_devices():
         Devices.all().check_batch(12)
     with pytest.raises(ValueError, match='accumulate=3, for example 48'):
         Devices.all().check_batch(50, 3)
+
+
+def test_the_average_follows_faster_at_first():
+    """Decay 1/10 after the first step, 2/11 after the second, and never above `ema`."""
+    for ema, decays in ((0.999, (0.1, 2 / 11)), (0.15, (0.1, 0.15))):
+        states = [
+            tiny.run(n, optimizer=optax.sgd(0.5), ema=ema, ema_warmup=True)[0] for n in (1, 2)
+        ]
+        start, _ = FunctionalModel(tiny.Tiny).init(0)
+        for name, first in start.items():
+            average = np.asarray(first, np.float64)
+            for state, decay in zip(states, decays, strict=True):
+                average = decay * average + (1 - decay) * np.asarray(state.params[name])
+            np.testing.assert_allclose(states[1].ema[name], average, rtol=1e-5, atol=1e-6)

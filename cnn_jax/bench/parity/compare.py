@@ -49,7 +49,7 @@ KEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 # Fields of a recipe that the PyTorch side has no counterpart of.
 _NOT_COMPARED = (
     'dtype', 'clip_norm', 'max_norm', 'init_from', 'pretrained', 'accumulate', 'remat',
-    'label_smoothing', 'ema', 'parallel',
+    'label_smoothing', 'ema', 'ema_warmup', 'parallel',
 )  # fmt: skip
 
 
