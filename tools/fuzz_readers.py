@@ -10,6 +10,7 @@ case's number, and the script ends with exit code 1. `--case=wav:17` runs that o
 
 import argparse
 import collections
+import copy
 import faulthandler
 import gzip
 import io
@@ -105,13 +106,13 @@ def damage_json(data: bytes, rng: random.Random) -> bytes:
             continue
         key, what = rng.choice(keys), rng.random()
         if what < 0.7:
-            holder[key] = rng.choice(JSON_VALUES)
+            holder[key] = copy.deepcopy(rng.choice(JSON_VALUES))
         elif what < 0.85:
             del holder[key]
         elif isinstance(holder, dict):
-            holder[f'{key}_'] = holder[key]
+            holder[f'{key}_'] = copy.deepcopy(holder[key])
         else:
-            holder.append(holder[key])
+            holder.append(copy.deepcopy(holder[key]))
     return json.dumps(content).encode()
 
 
