@@ -99,11 +99,17 @@ class Checkpoints:
             if step not in steps:
                 raise UserError(f'step={step}: there are checkpoints {steps} in {self.folder}')
             return int(step)
-        scores = {step: self._meta(step)['score'] for step in steps}
-        scores = {step: score for step, score in scores.items() if score is not None}
+        scores = {step: score for step in steps if (score := self._score(step)) is not None}
         if not scores:
             raise UserError(f'step=best: no checkpoint in {self.folder} has a score')
         return max(scores, key=lambda step: (scores[step], step))
+
+    def _score(self, step: int) -> float | None:
+        try:
+            return self._meta(step)['score']
+        except DamagedError as error:
+            processes.say(f'checkpoint {step} is damaged ({error})')
+            return None
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Begins to write `state`; returns when the arrays may be reused.

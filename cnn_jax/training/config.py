@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -19,9 +20,23 @@ from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 SCHEMA = 1
 
 
-def option(default, text, *, choices=(), at_least=None, below=None, identity=True, is_path=False):
+def option(
+    default,
+    text,
+    *,
+    choices=(),
+    at_least=None,
+    below=None,
+    identity=True,
+    is_path=False,
+    is_new=False,
+):
     """A field: its default, help text, allowed values, whether it belongs to the identity, or is a
-    path."""
+    path.
+
+    `is_new`: earlier versions lack it. Its default is left out of the identity, from which the
+    default folder has its name, so that their runs are found again.
+    """
     metadata = {
         'help': text,
         'choices': choices,
@@ -29,6 +44,7 @@ def option(default, text, *, choices=(), at_least=None, below=None, identity=Tru
         'below': below,
         'identity': identity,
         'is_path': is_path,
+        'is_new': is_new,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -205,13 +221,20 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """The fields that make this run another than its neighbours."""
-        fields = dataclasses.fields(self)
-        return {f.name: getattr(self, f.name) for f in fields if f.metadata['identity']}
+        values = {}
+        for field in dataclasses.fields(self):
+            value, rules = getattr(self, field.name), field.metadata
+            if not rules['identity'] or (rules['is_new'] and value == field.default):
+                continue
+            # Earlier versions kept the path as written.
+            values[field.name] = os.path.expanduser(value) if rules['is_path'] else value
+        return values
 
     def differences(self, other: 'RunConfig') -> dict[str, tuple[Any, Any]]:
         """The fields of the identity in which the two differ, with both values."""
         mine, others = self.identity(), other.identity()
-        return {n: (mine[n], others[n]) for n in mine if mine[n] != others[n]}
+        differing = [n for n in mine | others if mine.get(n) != others.get(n)]
+        return {name: (getattr(self, name), getattr(other, name)) for name in differing}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +261,9 @@ class TrainConfig(RunConfig):
         0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
     )
     ema_warmup: bool = option(
-        False, 'let the moving average follow faster at first: decay at most (1 + step)/(10 + step)'
+        False,
+        'let the moving average follow faster at first: decay at most (1 + step)/(10 + step)',
+        is_new=True,
     )
     augment: str = option(
         '',

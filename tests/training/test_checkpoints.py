@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.errors import UserError
 from cnn_jax.training import processes
 from cnn_jax.training.checkpoints import (
     Checkpoints,
@@ -232,6 +233,21 @@ def test_other_devices(tmp_path):
                 assert_is(found, step - 1)
                 assert {len(a.sharding.device_set) for a in jax.tree.leaves(found)} == {size}
             checkpoints.save(step, devices.put(jax.tree.map(np.asarray, state(step))))
+
+
+def test_the_best_checkpoint(tmp_path):
+    """The later of equal scores, NaN never; metadata that are damaged do not hide the others."""
+    with Checkpoints(tmp_path / 'c', keep_last=9) as checkpoints:
+        checkpoints.save(1, state(1))
+        with pytest.raises(UserError, match='step=best: no checkpoint in .* has a score'):
+            checkpoints.find('best')
+        for step, score in enumerate([0.5, 0.9, 0.9, math.nan, 0.3], start=2):
+            checkpoints.save(step, state(step), score=score)
+    for step, wanted in ((None, 4), (4, 3), (3, 2)):
+        if step:
+            (tmp_path / 'c' / str(step) / 'meta' / 'metadata').write_text('{')
+        with Checkpoints(tmp_path / 'c', read_only=True) as checkpoints:
+            assert checkpoints.find('best') == wanted
 
 
 def test_names_are_paths():

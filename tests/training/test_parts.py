@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax.training import TrainConfig, durations, metrics, processes
+from cnn_jax.training import TrainConfig, durations, metrics, processes, workdir
 from cnn_jax.training.optimizer import learning_rate, make_optimizer
 
 
@@ -20,6 +20,18 @@ def test_config_survives_json_and_names_what_differs():
     assert config.differences(other) == {'epochs': (3.0, 4.0)}  # log_every changes no number
     with pytest.raises(ValueError, match='unknown fields: colour'):
         TrainConfig.from_json('{"schema": 1, "colour": 2}')
+
+
+def test_runs_of_earlier_versions_are_found_again(monkeypatch):
+    """By the names that their default folders had, and with `~` in their configuration."""
+    assert workdir.default_name(TrainConfig()) == 'digits-lecture_cnn-b9af0b'
+    plain, warm = TrainConfig(ema=0.9), TrainConfig(ema=0.9, ema_warmup=True)
+    assert workdir.default_name(plain) == 'digits-lecture_cnn-0648ca' != workdir.default_name(warm)
+    assert plain.differences(warm) == {'ema_warmup': (False, True)}
+    assert warm.differences(plain) == {'ema_warmup': (True, False)}
+    monkeypatch.setenv('HOME', '/home/me')
+    there, here = (TrainConfig(init_from=path) for path in ('~/run', '/home/me/run'))
+    assert not there.differences(here)
 
 
 @pytest.mark.parametrize(
