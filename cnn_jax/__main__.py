@@ -16,6 +16,8 @@ import pathlib
 import runpy
 import sys
 
+from cnn_jax.output import ends_with_its_reader
+
 PACKAGE = pathlib.Path(__file__).parent
 MODULES = ('doctor', 'run')
 USAGE = 2  # exit code for a wrong command line, as the scripts use
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     known = commands()
     if not argv or argv[0] in ('-h', '--help'):
-        print(usage(known))
+        with ends_with_its_reader():
+            print(usage(known))
         sys.exit(0 if argv else USAGE)
     name, *arguments = argv
     if name not in known:

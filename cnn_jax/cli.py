@@ -15,13 +15,13 @@ from typing import Any
 from absl import app, flags, logging
 
 from cnn_jax.errors import MissingPackageError, UserError, first_line
+from cnn_jax.output import ends_with_its_reader
 from cnn_jax.tables import printable
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
 EXIT_NOT_FINITE = 76
 EXIT_NOT_SAVED = 78  # 77 is training.processes.EXIT_PEER_GONE
-EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
@@ -36,8 +36,7 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     if not isinstance(error, MissingPackageError):
         return sys.__excepthook__(kind, error, trace)
-    print(f'error: {_one_line(error)}', file=sys.stderr)
-    return None
+    return report(error)
 
 
 # The imports of a script come before anything that could catch what they raise.
@@ -228,6 +227,8 @@ def bad_input() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # see `output.ends_with_its_reader`
+        raise
     except (UserError, OSError) as error:
         if os.environ.get('CNN_JAX_TRACEBACK'):
             traceback.print_exc()
@@ -256,8 +257,13 @@ def training_errors() -> Iterator[None]:
 
 def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
     """Prints one line on stderr, then exits."""
-    print(f'error: {_one_line(problem)}', file=sys.stderr)
+    report(problem)
     sys.exit(code)
+
+
+def report(problem: Any) -> None:
+    """Prints one line on stderr."""
+    print(f'error: {_one_line(problem)}', file=sys.stderr)
 
 
 def _one_line(problem: Any) -> str:
@@ -278,22 +284,14 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = Fals
             logging.set_verbosity(logging.ERROR)  # Orbax logs every phase of every save
         return rest
 
-    def run_main(argv):
-        try:
-            code = main(argv)
-            sys.stdout.flush()
-            return code
-        except BrokenPipeError:  # whoever reads the output has enough: `| head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_BROKEN_PIPE
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
     sys.unraisablehook = _without_left_reads
-    if any(a in ('--help', '--helpshort', '-h', '--helpfull', '--helpxml') for a in sys.argv[1:]):
-        app.run(main)
-    app.run(run_main, flags_parser=parse)
+    with ends_with_its_reader():
+        if {'--help', '--helpshort', '-h', '--helpfull', '--helpxml'} & set(sys.argv[1:]):
+            app.run(main)
+        app.run(main, flags_parser=parse)
 
 
 def _without_left_reads(unraisable: Any) -> None:

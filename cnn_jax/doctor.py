@@ -26,6 +26,7 @@ from cnn_jax.errors import MissingPackageError, first_line, optional_packages
 from cnn_jax.ops import dispatch, kernels
 from cnn_jax.ops.lowering import internals
 from cnn_jax.ops.spec import ROLES
+from cnn_jax.output import ends_with_its_reader
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -245,4 +246,5 @@ def _cell(check):
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    with ends_with_its_reader():
+        sys.exit(main())

@@ -1,22 +1,25 @@
 """Classifies files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
 
-Images and WAV files give a row each, text files a row for every line, also for an empty one. A
-folder stands for all files below it. The data set itself is not read: the folder of the run has its
-size, statistics and vocabulary.
+Each image and WAV file has a row, and each line of a text file, also an empty one. A folder stands
+for all images, WAV files or texts below it. The data set itself is not read: the folder of the run
+has its size, statistics and vocabulary.
 
-Exit codes: 0; 1 some files could not be read (a line each on standard error, the others are in the
-CSV); 2 a wrong flag or folder, or none could be read.
+Exit codes: 0; 1 some files or lines could not be read (their rows have no class, and each has a
+line on standard error); 2 a wrong flag or folder, or none could be read.
 """
 
 import contextlib
 import csv
+import pathlib
 import sys
 
 from absl import flags
 
 from cnn_jax import cli, training
 from cnn_jax.errors import UserError
-from cnn_jax.training.prediction import probabilities, read_inputs
+from cnn_jax.output import write_whole
+from cnn_jax.tables import printable
+from cnn_jax.training.prediction import classify
 
 cli.define_path('workdir', None, 'folder of the run', required=True)
 cli.define_path('output', '', 'CSV file (default: standard output)')
@@ -28,28 +31,45 @@ def main(argv):
     values = flags.FLAGS
     with cli.bad_input():
         if not argv[1:]:
-            raise UserError('no files: name images, WAV files or texts after the flags')
-        run = training.load_run(
-            values.workdir,
-            step=cli.checkpoint(),
-            averaged=values.averaged,
-            examples=False,
-        )
-        inputs = read_inputs(run.dataset, argv[1:])
-        output = open(values.output, 'w', newline='') if values.output else sys.stdout
-    found = probabilities(run, inputs.rows)
-    with output if values.output else contextlib.nullcontext():
-        writer = csv.writer(output, lineterminator='\n')
-        writer.writerow(['file', 'class', 'probability'])
-        for name, row in zip(inputs.names, found, strict=True):
-            for label in row.argsort()[::-1][: values.top]:
-                writer.writerow([name, run.dataset.class_names[label], f'{row[label]:.6f}'])
+            raise UserError('no files: name images, WAV files, texts or folders after the flags')
+        if values.output and pathlib.Path(values.output).is_dir():
+            raise UserError(f'output={values.output!r} is a folder; name a file in it')
+        with contextlib.redirect_stdout(sys.stderr):  # a damaged checkpoint is no row
+            run = training.load_run(
+                values.workdir, step=cli.checkpoint(), averaged=values.averaged, examples=False
+            )
+        with open_output(values.output) as file:
+            count, problems = write(file, classify(run, argv[1:]), run.dataset.class_names)
     if values.output:
-        count = len(inputs.names)
-        print(f'{count} predictions by {values.workdir} at step {run.step}: {values.output}')
-    for problem in inputs.problems:
-        print(f'error: {problem}', file=sys.stderr)
-    return 1 if inputs.problems else 0
+        print(f'{count} inputs by {values.workdir} at step {run.step}: {values.output}')
+    return 0 if not problems else 1 if problems < count else cli.EXIT_BAD_INPUT
+
+
+def open_output(path):
+    # Names of files may be any bytes, and are written as they are.
+    options = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}
+    if path:
+        return write_whole(path, **options)
+    sys.stdout.reconfigure(**options)
+    return contextlib.nullcontext(sys.stdout)
+
+
+def write(file, found, class_names):
+    """Writes the rows; returns how many inputs there were, and how many could not be read."""
+    shown = printable if file.isatty() else str
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(['file', 'class', 'probability'])
+    count = problems = 0
+    for name, value in found:
+        count += 1
+        if isinstance(value, UserError):
+            problems += 1
+            cli.report(value)
+            writer.writerow([shown(name), '', ''])
+            continue
+        for label in value.argsort()[::-1][: flags.FLAGS.top]:
+            writer.writerow([shown(name), shown(class_names[label]), f'{value[label]:.6f}'])
+    return count, problems
 
 
 if __name__ == '__main__':

@@ -30,18 +30,9 @@ class Timing:
 
     @property
     def iqr(self) -> float:
-        """Distance of the quartiles: the spread that one neighbour process cannot spoil."""
+        """Interquartile range: a spread that one disturbed round does not change."""
         low, high = np.percentile(self.steady, (25, 75))
         return float(high - low)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            'compile_s': self.compile,
-            'first_s': self.first,
-            'steady_s': self.median,
-            'iqr_s': self.iqr,
-            'rounds': len(self.steady),
-        }
 
 
 @dataclasses.dataclass(frozen=True)

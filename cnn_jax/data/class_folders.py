@@ -93,7 +93,7 @@ def _labelled(
         if folder.name not in classes:
             raise UserError(f'{folder}: training has no such class; it has {", ".join(classes)}')
         here = []
-        for file in _files(folder):
+        for file in files_below(folder):
             if what := advice.get(file.suffix.lower()):
                 raise UserError(f'{file} cannot be read; {what}')
             if file.suffix.lower() in suffixes:
@@ -105,8 +105,11 @@ def _labelled(
     return found, np.array(labels, np.int32)
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, sorted, each folder once even where links go in circles."""
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns all files below a folder, sorted, but for hidden ones and what systems leave there.
+
+    Links are followed, and each folder is read once even where they go in circles.
+    """
     files, seen = [], set()
     for here, inner, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)

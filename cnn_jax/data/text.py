@@ -35,15 +35,19 @@ def tokenize(text: str, lower: bool = True) -> list[str]:
     return (text.lower() if lower else text).split()
 
 
-def read_lines(file: str | pathlib.Path) -> list[str]:
+def read_lines(file: str | pathlib.Path, errors: str = 'strict') -> list[str]:
     """Returns the lines of a UTF-8 file; only line feeds, or pairs with carriage returns, end them.
+
+    Args:
+        file: the file.
+        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
 
     Raises:
         UserError: it is not UTF-8.
         OSError: it cannot be read.
     """
     try:
-        content = pathlib.Path(file).read_bytes().decode('utf-8-sig')
+        content = pathlib.Path(file).read_bytes().decode('utf-8-sig', errors)
     except UnicodeDecodeError as error:
         raise UserError(f'{file}: not a text in UTF-8 ({error})') from error
     lines = content.split('\n')

@@ -1,17 +1,21 @@
 """Files to classes: inputs read as the data set of a run reads its own."""
 
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cnn_jax.data import Dataset, audio, images, text
+from cnn_jax.data import Dataset, audio, class_folders, folder, images, text
 from cnn_jax.errors import UserError
 from cnn_jax.training.saved import SavedRun
 
 BATCH = 64
+SUFFIXES = {'image': folder.IMAGES, 'audio': ('.wav',), 'text': ('.txt',)}
+
+Named = tuple[str, np.ndarray | UserError]  # an input, or why it cannot be read
 
 
 class Inputs(NamedTuple):
@@ -20,7 +24,7 @@ class Inputs(NamedTuple):
     Attributes:
         names: one per row: the file, or for texts the file and the number of the line.
         rows: raw inputs as the data set has them, (N, ...).
-        problems: one line for each file that could not be read.
+        problems: one line for each input that could not be read.
     """
 
     names: list[str]
@@ -28,41 +32,70 @@ class Inputs(NamedTuple):
     problems: list[str]
 
 
-def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
-    """Reads files as the data set of a run reads its own: an image or a recording each, or lines.
+def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
+    """Returns the name and the probabilities, float32 (classes,), of each of `read_each`.
 
-    Images are cropped to a square and resized to the size of the data set; recordings are cut or
-    filled with silence; words that are not in the vocabulary become the unknown word. Every line of
-    a text file is a row, also an empty one. A folder stands for all files below it, hidden ones
-    left out. A file that cannot be read does not concern the others.
+    They are read and computed by batches, as they are taken.
+    """
+    predict, inputs = predictor(run), read_each(run.dataset, files)
+    while batch := list(itertools.islice(inputs, BATCH)):
+        rows = [value for _, value in batch if not isinstance(value, UserError)]
+        found = iter(predict(np.stack(rows)) if rows else ())
+        for name, value in batch:
+            yield name, value if isinstance(value, UserError) else next(found)
+
+
+def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
+    """Returns what `read_each` does, at once.
 
     Raises:
-        UserError: no file could be read; the message is the first problem.
+        UserError: nothing could be read; the message is the first problem.
     """
-    read = {'image': _image, 'audio': _sound, 'text': _lines}[dataset.kind]
     names, rows, problems = [], [], []
-    for file in _expanded(files):
-        try:
-            for name, row in read(dataset, file):
-                names.append(name)
-                rows.append(row)
-        except (UserError, OSError) as error:
-            problems.append(str(error))
+    for name, value in read_each(dataset, files):
+        if isinstance(value, UserError):
+            problems.append(str(value))
+        else:
+            names.append(name)
+            rows.append(value)
     if not rows:
         raise UserError(problems[0] if problems else 'nothing to predict: the files are empty')
     return Inputs(names, np.stack(rows), problems)
 
 
-def _expanded(files: Sequence[str]) -> Iterator[str]:
+def read_each(dataset: Dataset, files: Iterable[str]) -> Iterator[Named]:
+    """Reads files as the data set of a run reads its own: an image or a recording each, or lines.
+
+    Images are cropped to a square and resized to the size of the data set; recordings are cut or
+    filled with silence; words that are not in the vocabulary become the unknown word, and so does
+    a line without any word. Only line feeds, or pairs with carriage returns, end a line.
+
+    Args:
+        dataset: of the run.
+        files: files, and folders that stand for all files of the kind below them, hidden ones left
+            out.
+
+    Yields:
+        For each image, recording or line, in order: the file (for a line also its number), and the
+        input or why it cannot be read.
+    """
+    read = {'image': _image, 'audio': _sound, 'text': _lines}[dataset.kind]
     for file in files:
         path = pathlib.Path(file).expanduser()
         if not path.is_dir():
-            yield str(path)
+            yield from read(dataset, str(path))
             continue
-        for inner in sorted(path.rglob('*')):
-            is_hidden = any(part.startswith('.') for part in inner.relative_to(path).parts)
-            if inner.is_file() and not is_hidden:
-                yield str(inner)
+        inner = [str(p) for p in class_folders.files_below(path) if _counts(p, dataset.kind)]
+        if not inner:
+            listed = ', '.join(SUFFIXES[dataset.kind])
+            yield str(path), UserError(f'{path}: a folder without files ({listed})')
+        for each in inner:
+            yield from read(dataset, each)
+
+
+def _counts(path: pathlib.Path, kind: str) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES[kind] or (kind == 'image' and suffix in folder.NOT_IMAGES)
 
 
 def probabilities(run: SavedRun, inputs: np.ndarray) -> np.ndarray:
@@ -91,23 +124,51 @@ def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.nda
     return np.concatenate(parts)
 
 
-def _image(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
+def _attempt(file: str, read: Callable[[], np.ndarray]) -> Named:
+    try:
+        return file, read()
+    except UserError as error:
+        return file, error
+    except OSError as error:
+        return file, UserError(f'{file}: {error.strerror or error}')
+
+
+def _image(dataset: Dataset, file: str) -> Iterator[Named]:
     height, width, channels = dataset.input_shape
-    if height != width:
-        raise UserError(f'{dataset.name} has images of {height} x {width}: only squares are read')
-    yield file, images.decode(file, channels, height)
+
+    def read() -> np.ndarray:
+        if height != width:
+            raise UserError(
+                f'{dataset.name} has images of {height} x {width}: only squares are read'
+            )
+        if advice := folder.NOT_IMAGES.get(pathlib.Path(file).suffix.lower()):
+            raise UserError(f'{file} cannot be read; {advice}')
+        return images.decode(file, channels, height)
+
+    yield _attempt(file, read)
 
 
-def _sound(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
-    if 'sample_rate' not in dataset.meta:
-        raise UserError(f'{dataset.name} has signals that no sound file holds')
-    waveform = audio.read_wav(file, dataset.meta['sample_rate'])
-    yield file, audio.fit_length(waveform, dataset.input_shape[0])[:, None]
+def _sound(dataset: Dataset, file: str) -> Iterator[Named]:
+    def read() -> np.ndarray:
+        if 'sample_rate' not in dataset.meta:
+            raise UserError(f'{dataset.name} has signals that no sound file holds')
+        waveform = audio.read_wav(file, dataset.meta['sample_rate'])
+        return audio.fit_length(waveform, dataset.input_shape[0])[:, None]
+
+    yield _attempt(file, read)
 
 
-def _lines(dataset: Dataset, file: str) -> Iterator[tuple[str, np.ndarray]]:
+def _lines(dataset: Dataset, file: str) -> Iterator[Named]:
     meta, (length,) = dataset.meta, dataset.input_shape
     words, margin = meta['vocabulary'], meta['margin']
-    for number, line in enumerate(text.read_lines(file), start=1):
-        tokens = text.tokenize(line, meta['lower']) or [text.UNKNOWN]
-        yield f'{file}:{number}', text.encode([tokens], words, length - 2 * margin, margin)[0]
+    try:
+        lines = text.read_lines(file, errors='surrogateescape')
+    except (UserError, OSError) as error:
+        yield file, UserError(f'{file}: {getattr(error, "strerror", None) or error}')
+        return
+    tokens = [text.tokenize(line, meta['lower']) or [text.UNKNOWN] for line in lines]
+    rows = text.encode(tokens, words, length - 2 * margin, margin)
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=1):
+        name = f'{file}:{number}'
+        is_text = line.isascii() or not any('\udc80' <= c <= '\udcff' for c in line)
+        yield name, row if is_text else UserError(f'{name}: not a text in UTF-8')

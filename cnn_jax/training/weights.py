@@ -9,6 +9,7 @@ import numpy as np
 
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
+from cnn_jax.output import write_whole
 from cnn_jax.training.checkpoints import Checkpoints, DamagedError
 from cnn_jax.training.processes import say
 from cnn_jax.training.state import FunctionalModel, TrainState
@@ -117,11 +118,6 @@ def export(
         raise UserError(f'output={str(output)!r} is a folder; name a file in it')
     weights, found = read_weights(path, averaged=averaged, step=step)
     content = save(weights, {'step': str(found), 'config': read_config(path).to_json()})
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_whole(target, 'wb') as file:
+        file.write(content)
     return found

@@ -24,6 +24,7 @@ from typing import IO, Any
 from cnn_jax.data import Dataset
 from cnn_jax.data.catalog import CATALOG
 from cnn_jax.errors import UserError
+from cnn_jax.output import write_whole
 from cnn_jax.training import processes
 from cnn_jax.training.config import RunConfig
 from cnn_jax.training.tasks import read_config_text
@@ -227,12 +228,8 @@ def default_name(config: RunConfig) -> str:
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Whole or not at all, also when the machine stops."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    with open(temporary, 'w') as file:
+    with write_whole(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def finite(values: Any) -> Any:
