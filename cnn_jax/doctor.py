@@ -161,7 +161,7 @@ def check_pools() -> list[dict[str, Any]]:
 
 
 def default_precision() -> str:
-    """How float32 products are rounded when no precision is asked for."""
+    """Returns how float32 products are rounded by default."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256), np.float32) for _ in range(2))
     exact = a.astype(np.float64) @ b.astype(np.float64)

@@ -1,4 +1,4 @@
-"""What every part of the package needs to know of this machine."""
+"""Facts of this machine that every part of the package shares."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What programs write: files that are whole or not there, and an output that nobody reads on."""
+"""Output of programs: files that are whole or absent, and pipes whose reader has gone."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Ends the program without a word when whoever reads its output has enough: `| head -1`."""
+    """Ends the program quietly when the reader of its output has gone: `| head -1`."""
     try:
         try:
             yield

@@ -66,7 +66,7 @@ class Loop:
         jax.device_get(pending)
 
     def collectives(self) -> dict[str, aot.Collective]:
-        """Of one step, by kind."""
+        """Returns the collectives of one step, by kind."""
         lowered = self.call.lower(self.state, *self.prefetcher.get(self.step, 1))
         return aot.collectives(lowered.compile().as_text())
 

@@ -1,4 +1,4 @@
-"""How many images per second processes of this machine read and decode from an ImageNet-like set.
+"""Measures images per second that processes read and decode from an ImageNet-like set.
 
     python experiments/stream_images.py --processes=1,2
     python experiments/stream_images.py --data_dir=DIR --dataset=imagenet2012 --processes=1,2,4,8

@@ -78,7 +78,7 @@ def last_state(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
 
 
 def run(script: str, *flags: str) -> str:
-    """What the script prints; fails if it does not exit with 0."""
+    """Returns what the script prints; fails if it does not exit with 0."""
     process = start(script, *flags)
     output, errors = process.communicate()
     assert process.returncode == 0, f'exit code {process.returncode}\n{output}\n{errors}'

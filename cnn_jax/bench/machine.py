@@ -1,4 +1,4 @@
-"""What this machine is, and what it reaches: matrix products and memory bandwidth, measured."""
+"""Describes this machine and measures its matrix products and memory bandwidth."""
 
 import importlib.metadata
 import os

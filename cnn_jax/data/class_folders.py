@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which split and class, and which are none of the data."""
+"""Finds the files of each split and class in a folder."""
 
 import os
 import pathlib

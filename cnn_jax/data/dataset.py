@@ -1,4 +1,4 @@
-"""What a data set is, once loaded: named splits of arrays, class names, statistics."""
+"""A loaded data set: named splits of arrays, class names, statistics."""
 
 import dataclasses
 import hashlib
@@ -199,7 +199,7 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
         )
 
 
-# What an input is divided by, so that the full range becomes [0, 1] (uint8) or [-1, 1) (int16).
+# Inputs are divided by these, so that the full range becomes [0, 1] (uint8) or [-1, 1) (int16).
 _FULL_SCALE = {'uint8': 255.0, 'int16': 32768.0}
 
 

@@ -86,7 +86,7 @@ def read_table(file: pathlib.Path, columns: tuple[str, str]) -> tuple[list[str],
 
 
 def _with_training(splits: dict[str, Split]) -> dict[str, Split]:
-    """With an empty training split where there is none, so that the others can be evaluated."""
+    """Adds an empty training split where there is none, so that the others can be evaluated."""
     if 'train' in splits:
         return splits
     like = next(iter(splits.values()))

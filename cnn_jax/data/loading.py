@@ -149,7 +149,7 @@ def _slice(what: str, text: str, size: int) -> slice:
 
 
 def _with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
-    """With a fifth of the training examples, drawn once and for all, as the test split."""
+    """Makes a fixed fifth of the training examples the test split."""
     warnings.warn(
         f'data set {name!r} has no test split: a fixed fifth of its training examples is it',
         stacklevel=3,

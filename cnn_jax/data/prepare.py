@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cnn_jax.data import builders, prepared
 from cnn_jax.errors import UserError
 
-# What reading a damaged archive may raise.
+# Errors that reading a damaged archive may cause.
 _DAMAGE = (tarfile.TarError, zlib.error, EOFError, struct.error, csv.Error, KeyError, ValueError)
 
 

@@ -21,7 +21,7 @@ from cnn_jax.errors import UserError
 
 INFO_FILE = 'dataset_info.json'
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-# What a description or an example of another form than expected raises.
+# Errors that a description or an example of an unexpected form causes.
 NOT_AS_DESCRIBED = (
     AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
 )  # fmt: skip

@@ -26,7 +26,7 @@ Parts = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where prepared data are searched, and where they may come from (see `find_or_prepare`)."""
+    """The folders of prepared and of original data, see `find_or_prepare`."""
 
     data_dir: str | pathlib.Path | None = None
     manual_dir: str | pathlib.Path | None = None

@@ -71,7 +71,7 @@ def vocabulary(texts: Iterable[Sequence[str]], min_count: int = 1) -> tuple[str,
 
 
 def meta(words: Sequence[str], lower: bool) -> dict[str, Any]:
-    """What a run must keep to read texts as `make_splits` did with its default margin."""
+    """Returns what a run keeps to read texts as `make_splits` did with its default margin."""
     return {'vocabulary': words, 'lower': lower, 'margin': MARGIN}
 
 

@@ -1,1 +1,1 @@
-"""What a model is and has learned: layers, cost, receptive fields, attribution."""
+"""Inspects models: layers, cost, receptive fields, attribution, learned filters."""

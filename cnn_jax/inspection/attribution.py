@@ -1,4 +1,4 @@
-"""What a trained network looks at: saliency, Grad-CAM, receptive fields, patches, mistakes.
+"""Shows what a network responds to: saliency, Grad-CAM, receptive fields, patches, mistakes.
 
 Everything here takes a model in evaluation mode that is a chain of named top-level layers
 (`cnn_jax.models.base.Classifier`), and inputs as the model takes them.
@@ -76,7 +76,7 @@ def saliency(model: nnx.Module, inputs, classes) -> np.ndarray:
 
 
 def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
-    """Where the class is seen in a layer's maps: (N, *size of the layer), >= 0.
+    """Returns a layer's evidence for a class: (N, *size of the layer), >= 0.
 
     The maps are weighted by the mean gradient of the class's logit, summed, and cut off at 0.
     Selvaraju et al. 2016, "Grad-CAM", arXiv:1610.02391, equations 1 and 2.
@@ -102,7 +102,7 @@ def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
 
 
 def effective_field(model: nnx.Module, inputs, layer: str) -> np.ndarray:
-    """How much each input position moves the centre of a layer's maps: (*size), maximum 1.
+    """Returns how much each input position moves the centre of a layer's maps: (*size), at most 1.
 
     The mean over inputs and channels of |d centre / d input|: most of it lies near the middle of
     the theoretical field. Luo et al. 2016, "Understanding the effective receptive field in deep

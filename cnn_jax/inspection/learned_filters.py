@@ -1,4 +1,4 @@
-"""What first layers over signals and texts have learned: spectra of filters, n-grams they look for.
+"""Learned first layers over signals and texts: spectra of filters, n-grams they respond to.
 
 Every drawing function writes a PNG where `path` is given, and returns the Figure.
 """
@@ -20,7 +20,7 @@ BINS = 512  # of the transform: a smooth curve also for short windows
 
 
 def spectra(kernel: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """How strongly each filter responds to each frequency.
+    """Returns how strongly each filter responds to each frequency.
 
     Args:
         kernel: (window, channels, filters).
@@ -158,7 +158,7 @@ class Voter:
 def voters(
     ngrams: Mapping[str, Sequence[Sequence[NGram]]], kernel: np.ndarray, count: int = 4
 ) -> list[list[Voter]]:
-    """For every class the filters that can raise its logit most: weight x strongest response.
+    """Returns, for every class, the filters that can raise its logit most: weight x response.
 
     Args:
         ngrams: layer -> filter -> n-grams, in the order of the dense layer's inputs.

@@ -1,4 +1,4 @@
-"""What every model has in common, and a maker of layers for the model files."""
+"""The base class of models, and the factory of layers for the model files."""
 
 import dataclasses
 import math
@@ -88,7 +88,7 @@ class LayerFactory:
         return nn.AvgPool(window, strides, implementation=chosen, **options)
 
     def known_to(self, op: str) -> tuple[str, ...] | None:
-        """Those of the named kernels that `op` has; None if it has none of them."""
+        """Returns the named kernels that `op` has; None if it has none of them."""
         return tuple(n for n in self.implementation if n in implementations(op)) or None
 
 
@@ -171,5 +171,5 @@ def feature_size(layers: nn.Layers, input_shape: Sequence[int]) -> tuple[int, ..
 
 
 def flat_features(layers: nn.Layers, input_shape: Sequence[int], features: int) -> int:
-    """How many numbers `layers`, which end in `features` channels, make of one example."""
+    """Returns the size of the result of `layers`, with `features` channels, for one example."""
     return math.prod(feature_size(layers, input_shape)) * features

@@ -86,7 +86,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 def put_torchvision(
     model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
 ) -> None:
-    """As `load_torchvision`, from tensors by name."""
+    """Does as `load_torchvision`, from tensors by name."""
     wanted = _wanted(model)
     for key, value in fitting(model, tensors, head=head).items():
         variable = wanted[key].variable
@@ -148,7 +148,7 @@ def _wanted(model: Classifier) -> dict[str, '_Parameter']:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one layer's result is from PyTorch's.
+    """The difference between one layer's result and PyTorch's.
 
     Attributes:
         name: of the layer here.
@@ -354,7 +354,7 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _bare(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefix that PyTorch's data parallelism adds to every name."""
+    """Removes the prefix that PyTorch's data parallelism adds to every name."""
     if tensors and all(name.startswith('module.') for name in tensors):
         return {name.removeprefix('module.'): tensor for name, tensor in tensors.items()}
     return tensors

@@ -45,7 +45,7 @@ class Layers(Block):
             setattr(self, name, layer)
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """(name, layer) in order of application."""
+        """Yields (name, layer) in the order of application."""
         return ((name, getattr(self, name)) for name in self.layer_names)
 
     def __call__(

@@ -177,7 +177,7 @@ def conv_general_dilated(
 
 
 def channels_last(ndim: int) -> lax.ConvDimensionNumbers:
-    """Of x (batch, *size, features) and a kernel (*window, in, out)."""
+    """Returns the layout of x (batch, *size, features) and a kernel (*window, in, out)."""
     images = (0, ndim + 1, *range(1, ndim + 1))
     return lax.ConvDimensionNumbers(images, (ndim + 1, ndim, *range(ndim)), images)
 

@@ -44,7 +44,7 @@ def implementations(op: str) -> Names: ...
 
 
 def implementations(op: str | None = None) -> dict[str, Names] | Names:
-    """The kernels of `op`, or of every operation."""
+    """Returns the kernels of `op`, or of every operation."""
     if op is None:
         return {op: tuple(kernels) for op, kernels in _OPERATIONS.items()}
     return tuple(_OPERATIONS[checks.choice(op, 'op', tuple(_OPERATIONS))])
@@ -84,7 +84,7 @@ def use_implementation(
 
 
 def names(op: str, implementation: Implementation) -> Names | Mapping | None:
-    """The names of the kernels that `op` may run, from the caller or from the context."""
+    """Returns the names of the kernels that `op` may run, from the caller or the context."""
     if implementation is None:
         implementation = dict(_context.value).get(op)
         if implementation and not isinstance(implementation[0], str):
@@ -95,7 +95,7 @@ def names(op: str, implementation: Implementation) -> Names | Mapping | None:
 
 
 def wish(op: str, implementation: Implementation) -> Wish:
-    """Of a convolution: the kernels that each of its maps may run; {} where all is left open."""
+    """Returns the kernels that each map of a convolution may run; {} where all may."""
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping) and op not in _CONVOLUTIONS:
         raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
@@ -115,7 +115,7 @@ def select(
     implementation: Implementation,
     reason_against: Callable[[str], str | None],
 ) -> str | None:
-    """The name of the kernel that `op` runs; None if the choice is left to the operation.
+    """Returns the name of the kernel that `op` runs; None if the operation chooses.
 
     Args:
         op: the operation's public name, for messages and for `use_implementation`.
@@ -132,7 +132,7 @@ def select(
 
 
 def first_supporting(op: str, wanted: Names, reason_against: Callable[[str], str | None]) -> str:
-    """The first of the named kernels that supports a call.
+    """Returns the first of the named kernels that supports a call.
 
     Raises:
         ValueError: there is none; the message has each one's reason.

@@ -1,4 +1,4 @@
-"""Which kind of device computes: 'cpu', 'cuda', 'rocm' or 'tpu', as JAX names its lowerings."""
+"""Kinds of devices: 'cpu', 'cuda', 'rocm' and 'tpu', as JAX names its lowerings."""
 
 from typing import Any
 

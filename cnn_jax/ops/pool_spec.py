@@ -97,7 +97,7 @@ class PoolSpec:
         return any(not self.inside(axis).any(1).all() for axis in range(self.ndim))
 
     def divisors(self) -> np.ndarray:
-        """What an average divides the sums by: one number, or (*output_size, 1)."""
+        """Returns the divisors of an average: one number, or (*output_size, 1)."""
         if self.divisor_override is not None:
             return np.array(self.divisor_override)
         # Padding counts, but what ceil_mode reads beyond the padding does not.

@@ -97,7 +97,7 @@ class ConvSpec:
         return (self.batch, *self.output_size, self.out_features)
 
     def shape(self, role: str) -> tuple[int, ...]:
-        """Of x, w or y; see `ROLES`."""
+        """Returns the shape of x, w or y; see `ROLES`."""
         return {'x': self.x_shape, 'w': self.kernel_shape, 'y': self.y_shape}[role]
 
     @property

@@ -155,7 +155,7 @@ def _check_padding_mode(mode: str, convention: str, dtype: Any, crops: Pairs) ->
 def resolve_crop(
     padding: Any, convention: str, window: tuple[int, ...], strides: tuple[int, ...]
 ) -> Pairs:
-    """What each side of the full output loses, (lo, hi) per axis, before any output padding."""
+    """Returns what each side of the full output loses, (lo, hi) per axis, before output padding."""
     if not isinstance(padding, str):
         if convention == 'keras':
             raise UserError(f"padding must be 'SAME' or 'VALID' in keras, got {padding!r}")

@@ -140,7 +140,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Until everything begun is on disk.
+        """Waits until everything begun is on disk.
 
         Raises:
             SaveError: a save failed.
@@ -221,7 +221,7 @@ class Checkpoints:
         return None
 
     def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """What the checkpoint at `step` holds, by name, from its metadata alone.
+        """Returns the shapes in the checkpoint at `step`, by name, from its metadata alone.
 
         Raises:
             DamagedError: they cannot be read.

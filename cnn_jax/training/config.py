@@ -51,7 +51,7 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What every run has: data, a model, a length, an optimiser, and when to save.
+    """The configuration of any run: data, a model, a length, an optimiser, and when to save.
 
     Raises:
         ValueError: a value outside its range, named.

@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh over all devices, with the single axis `data`."""
+"""The placement of arrays: one mesh over all devices, with the single axis `data`."""
 
 import dataclasses
 import resource

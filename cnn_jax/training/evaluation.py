@@ -60,7 +60,7 @@ class SplitEvaluator:
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation during training found.
+    """The result of an evaluation during training.
 
     Attributes:
         metrics: by name, with the split: 'test_loss'.

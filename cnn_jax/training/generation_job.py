@@ -36,7 +36,7 @@ LIKELIHOOD = (
 
 @dataclasses.dataclass(frozen=True)
 class GenerationJob(BaseJob):
-    """What autoencoders and GANs have in common.
+    """The common part of autoencoders and GANs.
 
     Attributes:
         folder: of the run, for pictures.
@@ -153,7 +153,7 @@ class GanJob(GenerationJob):
         return generation.gan_step(self.nets, self.optimizer, self.schedule, seed=self.config.seed)
 
     def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
-        """With the running averages of batch norm, so that an image depends on its code alone."""
+        """Uses the running averages of batch norm, so that an image depends on its code alone."""
         own = (generation.of_player(arrays, 'generator') for arrays in (params, model_state))
         return (self.nets['generator'].predict(*own, codes) + 1) / 2
 
@@ -269,7 +269,7 @@ class GenerationEvaluator:
 
 
 def judged(probabilities: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
-    """What a classifier says of images.
+    """Summarises what a classifier makes of images.
 
     Args:
         probabilities: (N, C), N at least 1.

@@ -9,7 +9,7 @@ from cnn_jax.training.processes import are_several
 
 
 class Interrupt:
-    """Within this context the first SIGTERM or SIGINT is only reported by `at`; a second one kills.
+    """Defers the first SIGTERM or SIGINT within this context: `at` reports it. A second one kills.
 
     With several processes a signal to any one of them stops all at the same step: JAX's own
     preemption service catches SIGTERM there, and SIGINT is handed on as SIGTERM.

@@ -1,4 +1,4 @@
-"""From a configuration to what it names: data, model, optimiser, and the length of the run."""
+"""Turns a configuration into a job: data, model, optimiser, and the length of the run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from cnn_jax.training.workdir import Workdir, read_config
 
 @dataclasses.dataclass(frozen=True)
 class BaseJob:
-    """What runs of every task are made of, and what `loop.train` asks of them.
+    """The parts of a run of any task, and the methods that `loop.train` calls.
 
     A task adds its networks and `_init`, `step`, `evaluator`.
 
@@ -60,7 +60,7 @@ class BaseJob:
         raise NotImplementedError
 
     def evaluator(self) -> Evaluator:
-        """What evaluates the state."""
+        """Returns what evaluates the state."""
         raise NotImplementedError
 
     @property
@@ -85,7 +85,7 @@ class BaseJob:
 
     @property
     def num_parameters(self) -> dict[str, int]:
-        """By network."""
+        """The number of parameters of each network, by name."""
         raise NotImplementedError
 
     def draw(self, workdir: Workdir, state: TrainState, result: dict[str, Any]) -> None:

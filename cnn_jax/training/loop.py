@@ -128,7 +128,7 @@ class _Run:
     def to_step(
         self, state: TrainState, step: int, end: int, bar: tqdm
     ) -> tuple[TrainState, int, str | None]:
-        """On to step `end`, or to where a signal arrives; all metrics are logged and finite."""
+        """Trains to step `end`, or until a signal arrives; all metrics are logged and finite."""
         self.stopwatch.resume()
         pending = stop = None
         while step < end and not stop:

@@ -55,7 +55,7 @@ def summary(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def per_class(confusion: np.ndarray) -> list[dict[str, float]]:
-    """For every class: examples, recall, precision, F1 (NaN where there is nothing to divide)."""
+    """Returns for every class: examples, recall, precision, F1 (NaN where a divisor is 0)."""
     confusion = np.asarray(confusion, np.float64)
     hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid='ignore', divide='ignore'):

@@ -177,7 +177,7 @@ def keep_norm(greatest: float) -> optax.GradientTransformation:
 
 
 def is_kernel(params: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """Which parameters are kernels: those that weight decay applies to."""
+    """Returns which parameters are kernels: those that weight decay applies to."""
     return {name: name.rsplit('/', 1)[-1] == 'kernel' for name in params}
 
 

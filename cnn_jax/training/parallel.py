@@ -1,4 +1,4 @@
-"""How several devices share a step: each way compiles the step and places its batches."""
+"""Ways for several devices to share a step: each compiles the step and places its batches."""
 
 import dataclasses
 from collections.abc import Callable
@@ -67,7 +67,7 @@ class Pmap(Jit):
         )
 
     def place(self, array: Any, *, whole: bool = True) -> jax.Array:
-        """As (devices, K, N / devices, ...)."""
+        """Places K batches as (devices, K, N / devices, ...)."""
         count, (steps, size, *shape) = self.devices.count, array.shape
         parts = array.reshape(steps, count, size // count, *shape)
         return self.devices.put_rows(parts.swapaxes(0, 1), whole=True)

@@ -19,7 +19,7 @@ Named = tuple[str, np.ndarray | UserError]  # an input, or why it cannot be read
 
 
 class Inputs(NamedTuple):
-    """What `read_inputs` found.
+    """The result of `read_inputs`.
 
     Attributes:
         names: one per row: the file, or for texts the file and the number of the line.

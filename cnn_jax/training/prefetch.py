@@ -19,7 +19,7 @@ ROWS_STEPS = 256
 
 
 class Prefetcher:
-    """What `step.several_steps` is to be called with, by the number of the step.
+    """Prepares the arguments of `step.several_steps`, by the number of the step.
 
     The next batches are prepared in another thread while the caller works. What was prepared for
     another position is discarded, so `get` depends on its arguments alone.

@@ -13,7 +13,7 @@ class Profiler:
         self._running = False
 
     def at(self, step: int, count: int) -> int:
-        """How many of the next `count` steps to do in one call, `step` being done.
+        """Returns how many of the next `count` steps to do in one call, after `step` steps.
 
         Begins or ends the trace where that is due, so that calls end where it does.
         """

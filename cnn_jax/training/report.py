@@ -38,7 +38,7 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
 def layer_results(
     net: FunctionalModel, dataset: Dataset, params: Arrays, model_state: Arrays, inputs: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What every layer makes of `inputs`, in the order of the layers: name -> (N, ...)."""
+    """Returns the result of every layer for `inputs`, in the order of the layers: (N, ...)."""
     order: list[str] = []  # a dict comes out of jit sorted by name
 
     @jax.jit

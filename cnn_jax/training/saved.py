@@ -18,7 +18,7 @@ from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """What a folder holds: configuration, data set, model and parameters."""
+    """The run in a folder: configuration, data set, model and parameters."""
 
     config: TrainConfig
     dataset: Dataset

@@ -106,13 +106,13 @@ class FunctionalModel:
     def train(
         self, params: Arrays, model_state: Arrays, key: jax.Array, inputs: jax.Array
     ) -> tuple[jax.Array, Arrays]:
-        """Logits in training mode, and the rest as the pass left it."""
+        """Returns logits in training mode, and the model's state after the pass."""
         return self.use(params, model_state, key, lambda model: model(inputs))
 
     def use(
         self, params: Arrays, model_state: Arrays, key: jax.Array, what: Callable[[nnx.Module], Any]
     ) -> tuple[Any, Arrays]:
-        """What `what` makes of the model in training mode, and the rest as it left it."""
+        """Returns `what(model)` in training mode, and the model's state after it."""
         model = self.merge(params, model_state, key)
         model.train()
         found = what(model)

@@ -1,4 +1,4 @@
-"""What can be trained, by name: `TASKS.register` adds a task.
+"""Tasks by name; `TASKS.register` adds one.
 
 A task connects a configuration to its job and describes a result in one line.
 """

@@ -109,7 +109,7 @@ class Workdir:
         return self.path / 'pictures'
 
     def result(self) -> dict[str, Any] | None:
-        """What `finish` wrote, or None."""
+        """Returns what `finish` wrote, or None."""
         try:
             return json.loads((self.path / RESULT).read_text())
         except FileNotFoundError:
@@ -233,7 +233,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 
 def finite(values: Any) -> Any:
-    """With None for NaN and infinities, which JSON does not have."""
+    """Replaces NaN and infinities, which JSON does not have, by None."""
     if isinstance(values, Mapping):
         return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):

@@ -108,7 +108,7 @@ def shown(result, filter) -> np.ndarray:
 
 
 def strides_and_paddings(image, path=None) -> Figure:
-    """Where windows lie for strides and paddings, and what they do to an image (H, W, C)."""
+    """Draws windows for strides and paddings, and their effect on an image (H, W, C)."""
     figure = new_figure(11, 8.2)
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=[1.15, 1, 1])
     cases = [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)]

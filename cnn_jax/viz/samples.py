@@ -128,7 +128,7 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 
 def classes(counts: Mapping[str, Sequence[int]], names: Sequence[str], path=None) -> Figure:
-    """Which classes a classifier sees in images.
+    """Draws which classes a classifier sees in images.
 
     Args:
         counts: what the images are -> how many of each class.

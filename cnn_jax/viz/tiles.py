@@ -156,7 +156,7 @@ def mosaic(tiles, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def feature_maps(maps: Mapping[str, np.ndarray], images, path=None, *, title: str = '') -> Figure:
-    """What each layer makes of a few inputs: one row a layer, one column an input.
+    """Draws the result of each layer for a few inputs: one row per layer, one column per input.
 
     Args:
         maps: layer name -> (N, H, W, C) maps (the first 16 channels are tiled), (N, W, C) sequences

@@ -109,7 +109,7 @@ def _rows(spec: ConvSpec) -> int:
 
 
 def _inside(spec: ConvSpec):
-    """Where the elements of x lie in the padded, dilated input."""
+    """Returns where the elements of x lie in the padded, dilated input."""
     return (
         slice(None),
         *(

@@ -34,7 +34,7 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
 
 
 def job(problem: Any, direction: str, dtype: str) -> dict | None:
-    """What `times` needs to know of a `Problem`; None for a pool."""
+    """Returns a `Problem` as `times` takes it; None for a pool."""
     if problem.op.endswith('pool'):
         return None
     extra = [0] * problem.ndim

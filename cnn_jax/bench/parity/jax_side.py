@@ -35,7 +35,7 @@ def make_net(task, dtype) -> FunctionalModel:
 
 
 def raw_logits(model, x):
-    """What the last layer gives, before the model rounds it to float32."""
+    """Returns the result of the last layer, before the model rounds it to float32."""
     if hasattr(model, 'encoder'):
         return model.decoder(model.encoder(x))
     if hasattr(model, 'layers'):
@@ -85,7 +85,7 @@ class Run:
         return optax.apply_updates(params, updates), model_state, memory, loss
 
     def batch(self, rows, inputs=None, split='train'):
-        """What the step takes; `inputs` where they are not those of the data."""
+        """Returns the arguments of a step; `inputs` replace those of the data."""
         x = self.data[f'{split}_inputs'][rows] if inputs is None else inputs
         x = x if self.task['kind'] == 'text' else x.astype(self.dtype)
         return x, x if self.task['loss'] == 'pixels' else self.data[f'{split}_labels'][rows]

@@ -1,4 +1,4 @@
-"""What both sides of a comparison do: the file of results, from one framework's `Run`.
+"""Measures one side of a comparison: the file of results, from a framework's `Run`.
 
 This file imports neither JAX nor PyTorch: `jax_side` and `torch_side` each run it in a process of
 their own, so that speed and memory of both are measured alike.

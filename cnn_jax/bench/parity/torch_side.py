@@ -60,7 +60,7 @@ class Run:
         self.rates = iter(task['learning_rates'])
 
     def batch(self, rows, inputs=None, split='train'):
-        """What the step takes; `inputs` where they are not those of the data."""
+        """Returns the arguments of a step; `inputs` replace those of the data."""
         x = self.data[f'{split}_inputs'][rows] if inputs is None else np.array(inputs)
         if self.task['loss'] == 'pixels':
             return inputs_for(self.task, x, self.dtype), torch.from_numpy(x).to(self.dtype)

@@ -29,7 +29,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the maker documents of one chip.
+    """Documented figures of one chip.
 
     Attributes:
         hbm_bytes: memory that the compiler lets a program have (its own message: 15.75 GiB of a
@@ -87,7 +87,7 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the compiler says of one step on one chip.
+    """The compiler's report on one step on one chip.
 
     Attributes:
         chips: how many take part.
@@ -333,5 +333,5 @@ def export_step(
 
 
 def operations(exported: jax.export.Exported) -> collections.Counter[str]:
-    """How often each StableHLO operation stands in an exported program ('convolution', ...)."""
+    """Counts each StableHLO operation of an exported program ('convolution', ...)."""
     return collections.Counter(re.findall(r'\bstablehlo\.(\w+)', exported.mlir_module()))

@@ -23,7 +23,7 @@ WRAPS_AT = 16  # an axis of fewer chips is a line, not a ring (v5e and v6e: a fu
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What no compiler and no data sheet says.
+    """Assumptions that no compiler and no data sheet settles.
 
     Attributes:
         efficiency: share of the peak that the step's arithmetic reaches.
@@ -76,7 +76,7 @@ class Row:
         return self.compute / self.step
 
     def first_limit(self) -> str:
-        """What costs the most beside arithmetic."""
+        """The largest cost apart from arithmetic."""
         costs = {
             'collective bandwidth': self.transfer / self.step,
             'collective latency': self.latency / self.step,
@@ -145,7 +145,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def checkpoint_seconds(state_bytes: int, assumptions: Assumptions | None = None) -> float:
-    """How long one host needs to write a state that is the same on all chips."""
+    """Returns the seconds that one host needs to write a state that is the same on all chips."""
     return state_bytes / (assumptions or Assumptions()).storage_bandwidth
 
 

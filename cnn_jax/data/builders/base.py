@@ -1,4 +1,4 @@
-"""What the builders share: deriving from an official one, and reading archives."""
+"""Shared by the builders: deriving from an official one, and reading archives."""
 
 import contextlib
 import dataclasses

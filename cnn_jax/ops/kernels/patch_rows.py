@@ -72,6 +72,6 @@ def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def _row_bytes(spec: ConvSpec) -> int:
-    """Of the matrix, for one image."""
+    """Returns the bytes of the matrix for one image."""
     width = math.prod(spec.window) * spec.in_features
     return positions(spec) * width * accumulator(spec.dtype).itemsize

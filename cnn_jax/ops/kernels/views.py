@@ -1,4 +1,4 @@
-"""What several kernels share: the padded input, its shifted views, transposed kernels, chunks."""
+"""Shared by several kernels: the padded input, its shifted views, transposed kernels, chunks."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Which convolution, and which of its three maps, an equation of `lax.conv_general_dilated` is.
+"""Reads an equation of `lax.conv_general_dilated` as one of the three maps of a convolution.
 
 JAX differentiates, maps and transposes its convolution into more convolutions, with other layouts,
 dilations and groups. Here such an equation is brought into one canonical form, an `Equation`, and
@@ -151,7 +151,7 @@ def _kernel_last(spec: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _role(layout: Any, equation: Equation) -> str:
-    """Which reading the layout speaks for.
+    """Returns the reading that the layout suggests.
 
     With x and y in a layout that has the batch before the features, and kernels (*window, in, out)
     or (out, in, *window), the rules of JAX give each of the six readings a signature of its own.

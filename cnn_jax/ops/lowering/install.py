@@ -11,7 +11,7 @@ from cnn_jax.ops.lowering import (
 
 
 def install() -> None:
-    """From now on, the convolutions of any JAX program in this process run by measured choice.
+    """Gives the convolutions of any JAX program in this process the kernels of this package.
 
     That is every `lax.conv_general_dilated` and, on CPUs, every gradient of JAX's own max pooling,
     whatever library wrote them: Flax, Equinox, Haiku, Keras. Where XLA's own convolution is the

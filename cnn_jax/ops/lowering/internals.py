@@ -59,7 +59,7 @@ def mark(text: str | None) -> contextlib.AbstractContextManager:
 
 
 def mark_of(equation_context: Any) -> str | None:
-    """What `mark` wrote, from an equation's context, `eqn.ctx`."""
+    """Returns what `mark` wrote, from an equation's context, `eqn.ctx`."""
     return (getattr(equation_context, 'xla_metadata', None) or {}).get(KEY)
 
 
@@ -147,7 +147,7 @@ def on_one_device() -> bool:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within it, kernels are traced as if nobody had set a mesh or a mode of JAX."""
+    """Traces kernels within it as if no mesh and no mode of JAX were set."""
     with (
         mark(None),
         use_abstract_mesh(empty_abstract_mesh),

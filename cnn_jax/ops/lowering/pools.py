@@ -29,7 +29,7 @@ def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
 
 
 def gradient(dy: jax.Array, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]):
-    """What select_and_scatter_add adds up: dy where the maxima of x are."""
+    """Computes select_and_scatter_add: dy at the maxima of x, added up."""
     window, strides, padding = (
         [params[name][i] for i in axes]
         for name in ('window_dimensions', 'window_strides', 'padding')

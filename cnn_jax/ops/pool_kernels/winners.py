@@ -1,4 +1,4 @@
-"""Which element of a window is its maximum: the first of several equal ones, the last NaN.
+"""Finds the maximum of a window: the first of several equal ones, the last NaN.
 
 That is the order in which PyTorch visits a window (aten/src/ATen/native/cpu/MaxPoolKernel.cpp):
 a later element wins if it is greater, or NaN. Without dependence on the order of execution, the

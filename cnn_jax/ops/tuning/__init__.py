@@ -1,4 +1,4 @@
-"""Which kernel computes a map of a convolution when the caller names none.
+"""Chooses the kernel for a map of a convolution when the caller names none.
 
 What was measured on this kind of device decides (`table`); else the rules that were derived from
 such measurements (`rules`).

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def times(spec: ConvSpec, op: str, platform: str) -> Times:
-    """What each kernel took for `op` of `spec`, fastest first; empty if it was not measured."""
+    """Returns each kernel's seconds for `op` of `spec`, fastest first; empty if not measured."""
     return _choices(platform).get(key(spec), {}).get(op, {})
 
 
@@ -44,7 +44,7 @@ def key(spec: ConvSpec) -> str:
 
 
 def device(platform: str) -> str | None:
-    """What a table on this platform is of; None where there is no such device here."""
+    """Returns the device that a table of this platform is for; None where there is none here."""
     if platform == 'cpu':
         return _processor()
     try:
@@ -58,7 +58,7 @@ def _processor() -> str:
 
 
 def own_path(platform: str) -> Path:
-    """Where this user's table for the platform's device here is kept."""
+    """Returns the path of this user's table for the platform's device here."""
     return cache_folder() / f'tuning-{_slug(device(platform) or platform)}.json'
 
 

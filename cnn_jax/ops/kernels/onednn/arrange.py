@@ -39,7 +39,7 @@ def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:
 
 
 def batch_inside(spec: ConvSpec) -> Arrangement:
-    """The batch becomes one more spatial axis, the last one, with a window of 1.
+    """Makes the batch the last spatial axis, with a window of 1.
 
     VGG-16's layers of 2x2 pixels run 4 to 6 times faster, those of 4x4 pixels 2 times.
     """
@@ -70,7 +70,7 @@ def _suits_space_to_depth(spec: ConvSpec, op: str) -> bool:
 
 
 def space_to_depth(spec: ConvSpec) -> Arrangement:
-    """Along the last axis, `stride` neighbouring positions become channels, and the stride 1.
+    """Turns `stride` neighbouring positions along the last axis into channels of stride 1.
 
     The part of the padding before that is no multiple of the stride is written out: with zeros
     around the kernel instead, an infinity beside a window would reach its output as a NaN. A first
