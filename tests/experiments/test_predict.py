@@ -3,17 +3,21 @@
 import csv
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from cnn_jax import training
-from cnn_jax.data import Dataset
-from cnn_jax.training.prediction import read_inputs
+from cnn_jax.data import Dataset, Split
+from cnn_jax.errors import UserError
+from cnn_jax.training import prediction
+from cnn_jax.training.prediction import read_each, read_inputs
 from tests.training.test_data_of_a_run import FLAGS, photographs
 from tools.scripts import ROOT, errors, run, start
 
@@ -54,9 +58,32 @@ def test_a_line_without_a_known_word_is_read_as_one_unknown_word(tmp_path):
 
 
 def test_a_text_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / 'latin.txt').write_bytes('süß'.encode('latin-1'))
+    file = tmp_path / 'latin.txt'
+    file.write_bytes('süß'.encode('latin-1'))
     with pytest.raises(ValueError, match='latin.txt:1: not a text in UTF-8'):
-        read_inputs(TEXTS, [str(tmp_path / 'latin.txt')])
+        read_inputs(TEXTS, [str(file)])
+    file.write_bytes(b'good\n\xe9\ngood \xf0\x9f\x98\x80\n')
+    assert read_inputs(TEXTS, [str(file)]).names == [f'{file}:1', f'{file}:3']
+    assert [str(value) for _, value in read_each(TEXTS, [str(file)])][1] == (
+        f'{file}:2: not a text in UTF-8'
+    )
+
+
+def test_batches_keep_the_order_around_what_cannot_be_read(tmp_path, monkeypatch):
+    split = Split(np.zeros((1, 4, 4, 1), np.uint8), np.zeros(1, np.int32))
+    dataset = Dataset('images', 'image', {'train': split, 'test': split}, ('a', 'b'))
+    monkeypatch.setattr(prediction, 'BATCH', 4)
+    monkeypatch.setattr(prediction, 'predictor', lambda run: lambda inputs: inputs.mean((1, 2, 3)))
+    files = [str(tmp_path / f'{i}.png') for i in range(13)]
+    for i in set(range(13)) - {1, 4, 5, 6, 7, 12}:  # lacking: one, a whole batch, the last
+        PIL.Image.new('L', (4, 4), i).save(files[i])
+    (tmp_path / 'empty').mkdir()
+    files.append(str(tmp_path / 'empty'))
+    found = list(prediction.classify(types.SimpleNamespace(dataset=dataset), files))
+    assert [name for name, _ in found] == files
+    values = [None if isinstance(value, UserError) else int(value) for _, value in found]
+    assert values == [0, None, 2, 3, None, None, None, None, 8, 9, 10, 11, None, None]
+    assert all(name in str(value) for name, value in found if isinstance(value, UserError))
 
 
 @pytest.fixture(scope='module')
@@ -78,22 +105,56 @@ def test_a_folder_stands_for_its_files_and_a_bad_one_does_not_lose_the_rest(trai
     photographs(tmp_path / 'new', count=2)
     (tmp_path / 'new' / 'dog' / 'broken.png').write_bytes(b'no image')
     (tmp_path / 'new' / '.thumbnails').mkdir()
-    (tmp_path / 'new' / '.thumbnails' / 'x.png').write_bytes(b'no image')
+    for name in ('.thumbnails/x.png', 'notes.txt', '__MACOSX/x.png'):
+        (tmp_path / 'new' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'new' / name).write_bytes(b'no image')
     code, rows, err = predict(trained, tmp_path / 'new')
     assert code == 1 and err.count('\n') == 1 and 'broken.png' in err
-    names = [pathlib.Path(row['file']).name for row in rows]
-    assert names == ['0.png', '1.png', '0.png', '1.png', 'broken.png']
-    assert {row['class'] for row in rows[:-1]} <= {'cat', 'dog'} and rows[-1]['class'] == ''
+    names = ['0.png', '1.png', '0.png', '1.png', 'broken.png']
+    assert [pathlib.Path(row['file']).name for row in rows] == names
+    assert {row['class'] for row in rows[:4]} <= {'cat', 'dog'}
+    assert list(rows[4].values())[1:] == ['', '']
+    code, rows, _ = predict(trained, tmp_path / 'new' / 'dog' / 'broken.png')
+    assert code == 2 and len(rows) == 1
 
 
 def test_a_name_that_is_not_utf8(trained, tmp_path):
     name = os.path.join(os.fsencode(tmp_path), b'\xff.png')
     PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / 'zero.png')
     os.rename(tmp_path / 'zero.png', name)
-    output = tmp_path / 'out.csv'
-    code, _, err = predict(trained, f'--output={output}', tmp_path)
+    output = tmp_path / 'some' / 'classes.csv'
+    code, _, err = predict(trained, tmp_path, f'--output={output}')
     assert code == 0, err
-    assert os.fsencode(tmp_path) + b'/\xff.png,' in output.read_bytes()
+    assert output.read_bytes().splitlines()[1].startswith(name + b',')
+    process = start('predict.py', f'--workdir={trained}', str(tmp_path))
+    assert process.stdout.buffer.read() == output.read_bytes() and process.wait() == 0
+
+
+def test_a_damaged_checkpoint_is_no_row(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / 'run')
+    newest = max((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+    for file in (newest / 'state' / 'd').iterdir():
+        file.write_bytes(b'')
+    photographs(tmp_path / 'new', count=1)
+    process = start('predict.py', f'--workdir={workdir}', str(tmp_path / 'new'))
+    out, err = process.communicate()
+    assert out.startswith('file,class,probability\n') and len(out.splitlines()) == 3
+    assert f'checkpoint {newest.name} is damaged' in err
+
+
+def test_a_full_disk_is_one_line(trained, tmp_path):
+    photographs(tmp_path / 'new', count=1)
+    with open('/dev/full', 'w') as full:
+        command = [sys.executable, ROOT / 'experiments' / 'predict.py', f'--workdir={trained}']
+        environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+        done = subprocess.run(
+            [*command, tmp_path / 'new'],
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2 and done.stderr == 'error: [Errno 28] No space left on device\n'
 
 
 def test_a_reader_that_has_enough_is_no_error(trained, tmp_path):
@@ -105,6 +166,10 @@ def test_a_reader_that_has_enough_is_no_error(trained, tmp_path):
     done = subprocess.run(['bash', '-c', shell], env=environment, capture_output=True, text=True)
     assert done.stdout == 'file,class,probability\n' and done.stderr == ''
     assert done.returncode in (0, 141)  # the pipe may hold all there is
+    for line in (f'{command} {tmp_path}/new', f'{sys.executable} -m cnn_jax --help'):
+        shell = f'set -o pipefail; {line} | true'
+        done = subprocess.run(['bash', '-c', shell], env=environment, capture_output=True)
+        assert (done.returncode, done.stderr) == (141, b'')
 
 
 def test_step_best_and_newest(trained):
