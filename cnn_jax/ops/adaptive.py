@@ -1,8 +1,8 @@
-"""Adaptive pooling: the output's size is given, PyTorch's windows follow from it.
+"""Adaptive pooling: computes PyTorch's windows from a given output size.
 
-Along an axis of size n, window i of m covers  floor(i n / m) <= position < ceil((i + 1) n / m):
-the windows cover the input evenly, and overlap by up to one element where m does not divide n.
-Here x is (*batch, *size, features) and `out` the output's spatial size.
+Along an axis of size n, window i of m covers  floor(i n / m) <= position < ceil((i + 1) n / m).
+The windows cover the input evenly, and overlap by up to one element if m does not divide n.
+Here x is (*batch, *size, features), and `out` is the spatial size of the output.
 """
 
 import functools
@@ -20,7 +20,7 @@ Array = jax.Array
 
 
 def windows(n: int, m: int) -> list[tuple[int, int]]:
-    """[start, end) of each of the m windows over n positions."""
+    """Returns the range [start, end) of each of the m windows over n positions."""
     return [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
 
 
@@ -56,20 +56,20 @@ def _differentiable_maximum(x: Array, out: tuple[int, ...]) -> Array:
 def _(out: tuple[int, ...], primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x,), (dx,) = primals, tangents
     y = _differentiable_maximum(x, out)
-    if dx.dtype == jax.dtypes.float0:  # of integers
+    if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
         return y, np.zeros(y.shape, jax.dtypes.float0)
     return y, _pick(dx, _winners(lax.stop_gradient(x), out), out)
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def indices(x: Array, out: tuple[int, ...]) -> Array:
-    """Row-major index of each maximum in its plane."""
+    """Returns the row-major index of each maximum in its plane."""
     plane = win.numbers(x.shape, tuple(range(-1 - len(out), -1)))
     return _pick(plane, _winners(lax.stop_gradient(x), out), out)
 
 
 def _winners(x: Array, out: tuple[int, ...]) -> list[list[Array]]:
-    """Per axis, the last first, and window, the winner's number in that window along that axis."""
+    """Returns the winner's position in each window, per axis (last axis first) and per window."""
     x, codes = x.astype(accumulator(x.dtype)), []
     for axis, m in _last_first(out):
         views = [_view(x, span, axis) for span in windows(x.shape[axis], m)]
@@ -80,7 +80,7 @@ def _winners(x: Array, out: tuple[int, ...]) -> list[list[Array]]:
 
 
 def _pick(values: Array, codes: list[list[Array]], out: tuple[int, ...]) -> Array:
-    """The elements of `values` at the winners; linear in `values`."""
+    """Returns the elements of `values` at the winners; linear in `values`."""
     y = values.astype(accumulator(values.dtype))
     for (axis, m), numbers in zip(_last_first(out), codes, strict=True):
         picked = []
@@ -94,8 +94,10 @@ def _pick(values: Array, codes: list[list[Array]], out: tuple[int, ...]) -> Arra
 
 
 def _last_first(out: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(axis, output size) per spatial axis, from the last: the first maximum of the column of row
-    maxima is the first in row-major order."""
+    """Returns (axis, output size) per spatial axis, last axis first.
+
+    In this order, the first maximum in the column of row maxima is the first in row-major order.
+    """
     return [(-2 - i, m) for i, m in enumerate(reversed(out))]
 
 

@@ -1,7 +1,7 @@
 """Checks of user arguments, shared by every operation.
 
-Each error names the argument, its value and what would be right, and is raised from static values
-only, so it is the same inside and outside jit.
+Each error names the argument, its value and what is valid. Errors depend on static values only, so
+they are the same inside and outside jit.
 """
 
 import operator
@@ -16,14 +16,12 @@ from cnn_jax.errors import UserError, UserTypeError
 
 
 def integer(value: Any, name: str, minimum: int | None = None) -> int:
-    """`value` as a Python int; bools, floats and traced values are refused."""
+    """Returns `value` as a Python int; rejects bools, floats and traced values."""
     if isinstance(value, bool | np.bool_):
         raise UserTypeError(f'{name} must be an int, got the bool {value!r}')
     try:
         result = operator.index(value)
-    except (
-        Exception
-    ):  # a tracer raises an error of its own here, which would hide the argument's name
+    except Exception:  # a tracer raises its own error here, which does not name the argument
         raise UserTypeError(
             f'{name} must be a static int, got {value!r} of type {type(value).__name__}'
         ) from None
@@ -33,14 +31,14 @@ def integer(value: Any, name: str, minimum: int | None = None) -> int:
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether `value` has elements, one per axis; an array without axes is a number."""
+    """Returns whether `value` has one element per axis; a 0-d array counts as a number."""
     if isinstance(value, np.ndarray | jax.Array):
         return value.ndim > 0
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def per_axis(value: Any, n: int, name: str, minimum: int | None = 1) -> tuple[int, ...]:
-    """One int per spatial axis: an int is repeated `n` times, a sequence must have length `n`."""
+    """Returns one int per spatial axis: repeats an int `n` times, or checks a sequence's length."""
     if isinstance(value, str):
         raise UserTypeError(f'{name} must be an int or {n} ints, got the string {value!r}')
     if not is_sequence(value):
@@ -53,7 +51,7 @@ def per_axis(value: Any, n: int, name: str, minimum: int | None = 1) -> tuple[in
 
 
 def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tuple[int, int], ...]:
-    """`(lo, hi)` per spatial axis from an int, one int per axis, or one pair per axis."""
+    """Returns `(lo, hi)` per spatial axis from an int, one int per axis, or one pair per axis."""
     if is_sequence(value):
         if len(value) != n:
             raise UserError(
@@ -61,7 +59,7 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
                 f'got {value!r}'
             )
         result = []
-        for i, item in enumerate(value):  # an int stands for both sides
+        for i, item in enumerate(value):  # an int applies to both sides
             lo, hi = per_axis(item, 2, f'{name}[{i}]', minimum)
             result.append((lo, hi))
         return tuple(result)
@@ -69,7 +67,7 @@ def pairs(value: Any, n: int, name: str, minimum: int | None = None) -> tuple[tu
 
 
 def choice(value: Any, name: str, options: Sequence[str]) -> str:
-    """`value`, one of the strings `options`."""
+    """Returns `value` if it is one of the strings `options`, else raises."""
     if not isinstance(value, str):
         raise UserTypeError(f'{name} must be one of {", ".join(options)}, got {value!r}')
     if value not in options:
@@ -78,7 +76,7 @@ def choice(value: Any, name: str, options: Sequence[str]) -> str:
 
 
 def array(value: Any, name: str) -> jax.Array:
-    """`value` as a JAX array of a real number type (floating point or integer)."""
+    """Returns `value` as a JAX array of floating-point or integer dtype."""
     try:
         if value is None:
             raise UserTypeError('no value')
@@ -95,7 +93,7 @@ def array(value: Any, name: str) -> jax.Array:
 
 
 def same_dtype(**arrays: Any) -> None:
-    """Raises unless all arrays (by argument name; None is passed over) have one dtype."""
+    """Checks that all arrays, given by argument name, have the same dtype; ignores None."""
     dtypes = {name: str(a.dtype) for name, a in arrays.items() if a is not None}
     if len(set(dtypes.values())) > 1:
         found = ', '.join(f'{name}: {dtype}' for name, dtype in dtypes.items())

@@ -1,4 +1,4 @@
-"""Convolution: checks the arguments, brings them into one canonical form and binds JAX's primitive.
+"""Convolution: checks the arguments, canonicalizes them and binds JAX's primitive.
 
 `conv`, `conv_general_dilated` (a drop-in for `jax.lax.conv_general_dilated`) and
 `transposed_convolution.conv_transpose` all end in `lowering.rules.bind`.
@@ -40,41 +40,42 @@ def conv(
     out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
-    """Convolution in 1, 2 or 3 dimensions, channels last.
+    """Computes a convolution in 1, 2 or 3 dimensions, channels last.
 
-    As everywhere in deep learning the kernel is not flipped (cross-correlation):
+    As is usual in deep learning, the kernel is not flipped (cross-correlation):
 
         y[..., i, o] = bias[o] + sum_k sum_c x[..., strides * i + dilation * k, c] kernel[k, c, o]
 
-    with x taken as padded. The output has, per axis, floor((n + lo + hi - dilation * (k - 1) - 1) /
-    stride) + 1 positions.
+    where x is already padded. The output has floor((n + lo + hi - dilation * (k - 1) - 1) / stride)
+    + 1 positions per axis.
 
     Args:
-        x: (*batch, *size, in_features), with any number of batch axes, also none.
-        kernel: (*window, in_features // groups, out_features); its rank says how many spatial axes
-            there are.
-        strides, dilation, input_dilation: an int, or one per spatial axis; `dilation` spreads the
-            taps of the kernel, `input_dilation` the elements of x.
+        x: (*batch, *size, in_features), with any number of batch axes, including zero.
+        kernel: (*window, in_features // groups, out_features); its rank determines the number of
+            spatial axes.
+        strides, dilation, input_dilation: an int, or one per spatial axis; `dilation` spaces
+            the taps of the kernel, and `input_dilation` spaces the elements of x.
         padding: an int, one per axis, (lo, hi) pairs per axis (negative crops), 'VALID', 'SAME',
             'SAME_LOWER' or 'CAUSAL'; see `resolve_padding`.
-        groups: the features are split into this many groups that do not see each other;
-            groups == in_features is a depthwise convolution.
+        groups: number of groups that the features are split into; each output group sees only its
+            own input group. groups == in_features is a depthwise convolution.
         bias: (out_features,), or None.
-        padding_mode: what the padding holds: 'zeros', 'reflect', 'replicate' or 'circular'.
+        padding_mode: how to fill the padding: 'zeros', 'reflect', 'replicate' or 'circular'.
         precision: as in jax.lax.
-        preferred_element_type: dtype of the result and of the operands before they are multiplied;
-            None: that of x. 16-bit floats are always accumulated in float32 and rounded once.
-            Integers narrower than 32 bits need it, since their sums would wrap.
-        out_sharding: of the result, as in jax.lax: for meshes with explicit axes.
-        implementation: a kernel's name, several in order of preference, a mapping from 'forward',
-            'input_grad' and 'filter_grad' to either, or None for the choice measured on this kind
-            of device.
+        preferred_element_type: dtype of the result, to which the operands are cast before they are
+            multiplied; None means the dtype of x. 16-bit floats always accumulate in float32 and
+            are rounded once. Integers narrower than 32 bits require this argument, because their
+            sums would wrap around.
+        out_sharding: sharding of the result, as in jax.lax, for meshes with explicit axes.
+        implementation: the name of a kernel, several names in order of preference, a mapping from
+            'forward', 'input_grad' and 'filter_grad' to either, or None for the choice measured on
+            this kind of device.
 
     Returns:
         (*batch, *output size, out_features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x, kernel, checked_bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
@@ -119,7 +120,7 @@ def conv(
 
 
 def _is_known_to_lax(padding: Any, input_dilation: tuple[int, ...], mode: str) -> bool:
-    """Whether the equation may be left to compute its padding, from the size that it will meet."""
+    """Returns whether lax can compute the padding itself once the symbolic size is known."""
     named = isinstance(padding, str) and padding.upper() in ('SAME', 'SAME_LOWER', 'VALID')
     return named and set(input_dilation) == {1} and mode == 'zeros'
 
@@ -140,15 +141,15 @@ def conv_general_dilated(
     *,
     implementation: Implementation = None,
 ) -> Array:
-    """`jax.lax.conv_general_dilated`, by the kernels of this package.
+    """Computes `jax.lax.conv_general_dilated` with the kernels of this package.
 
-    The arguments mean what they mean there (the default layout is NCHW, OIHW), so this function can
-    be handed to Flax: `nnx.Conv(..., conv_general_dilated=cnn_jax.conv_general_dilated)`.
-    `implementation` is that of `conv`. What no kernel knows (complex numbers, no spatial axes), is
-    computed by XLA's own convolution.
+    The arguments are those of `jax.lax` (the default layout is NCHW, OIHW), so this function can be
+    passed to Flax: `nnx.Conv(..., conv_general_dilated=cnn_jax.conv_general_dilated)`.
+    `implementation` is as in `conv`. XLA's own convolution computes what no kernel supports
+    (complex numbers, no spatial axes).
 
     Raises:
-        ValueError, TypeError: as jax.lax; an unknown or unsuitable implementation.
+        ValueError, TypeError: as in jax.lax, or an unknown or unsuitable implementation.
     """
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     ones = (1,) * (len(layout.rhs_spec) - 2)

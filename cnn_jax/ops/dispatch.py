@@ -1,9 +1,9 @@
-"""`implementation=` -> names of kernels: the one mechanism, for every operation.
+"""Resolves the `implementation` argument of every operation to names of kernels.
 
-A name runs that kernel or raises with its reason; a sequence of names runs the first that supports
-the call; a mapping names kernels for each map of a convolution; None is the default.
-`use_implementation` sets the default for None; it is part of jit's cache key, so functions are
-retraced under another choice.
+A name runs that kernel, or raises an error that says why it cannot. A sequence of names runs the
+first kernel that supports the call. A mapping names kernels for each map of a convolution. None
+selects the default. `use_implementation` sets the default for None; it is part of jit's cache key,
+so functions are retraced under another choice.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from cnn_jax.ops.types import Implementation
 
 Names = tuple[str, ...]
 
-# map of a convolution -> its kernels, in order of preference; one that is left out has the default
+# map of a convolution -> its kernels, in order of preference; missing maps use the default
 Wish = dict[str, Names]
 
 _context = jax.make_user_context(())
@@ -29,7 +29,7 @@ _CONVOLUTIONS: set[str] = set()
 
 
 def declare(op: str, kernels: Mapping[str, Any], convolution: bool = False) -> None:
-    """Makes `op` known, with its kernels by name; those registered later are known too."""
+    """Registers `op` and its kernels by name; includes kernels added to `kernels` later."""
     _OPERATIONS[op] = kernels
     if convolution:
         _CONVOLUTIONS.add(op)
@@ -57,9 +57,9 @@ def use_implementation(
     """Sets the default for `implementation=None` within this context.
 
     Args:
-        implementation: for every operation that has a kernel of (one of) these names; a mapping is
-            for every convolution.
-        **by_op: for one operation, e.g. `conv='scan', max_pool=('reshape', 'shift')`;
+        implementation: the default for every operation that has a kernel of this name, or of one
+            of these names; a mapping applies to every convolution.
+        **by_op: the default for one operation, e.g. `conv='scan', max_pool=('reshape', 'shift')`;
             `implementations()` lists the operations and their kernels.
 
     Raises:
@@ -95,7 +95,7 @@ def names(op: str, implementation: Implementation) -> Names | Mapping | None:
 
 
 def wish(op: str, implementation: Implementation) -> Wish:
-    """Returns the kernels that each map of a convolution may run; {} where all may."""
+    """Returns the kernels that each map of a convolution may run; {} if all are allowed."""
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping) and op not in _CONVOLUTIONS:
         raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
@@ -115,12 +115,12 @@ def select(
     implementation: Implementation,
     reason_against: Callable[[str], str | None],
 ) -> str | None:
-    """Returns the name of the kernel that `op` runs; None if the operation chooses.
+    """Returns the name of the kernel that `op` runs, or None if the operation chooses.
 
     Args:
         op: the operation's public name, for messages and for `use_implementation`.
         implementation: a name, several in order of preference, or None.
-        reason_against: kernel name -> None if it supports this call, else why not.
+        reason_against: maps a kernel name to None if it supports this call, else to the reason.
 
     Raises:
         ValueError: an unknown name, or none of the named kernels supports the call.
@@ -135,7 +135,7 @@ def first_supporting(op: str, wanted: Names, reason_against: Callable[[str], str
     """Returns the first of the named kernels that supports a call.
 
     Raises:
-        ValueError: there is none; the message has each one's reason.
+        ValueError: no kernel supports the call; the message gives the reason for each.
     """
     reasons = {}
     for name in wanted:

@@ -1,4 +1,4 @@
-"""`explain`: the kernels that a function's convolutions run by, and why."""
+"""`explain` lists the kernels that a function's convolutions use, and why."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Used(NamedTuple):
     implementation: str
     spec: ConvSpec
     why: str
-    against: dict[str, str]  # kernel -> why it could not have run this
+    against: dict[str, str]  # kernel -> why it cannot run this map
 
     def __str__(self) -> str:
         shape = f'{self.spec.x_shape} * {self.spec.kernel_shape} -> {self.spec.y_shape}'
@@ -27,12 +27,13 @@ class Used(NamedTuple):
 
 
 def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Used]:
-    """Every convolution that `f(*args, **kwargs)` runs, in order; nothing is computed.
+    """Lists every convolution that `f(*args, **kwargs)` runs, in order, without computing anything.
 
-    `f` may be one call, a model, or the gradient of a loss: inside a gradient the two gradients of
-    each convolution appear as well. Arguments may be arrays or `jax.ShapeDtypeStruct`s.
-    Convolutions written for JAX, in any library, are listed too; within `installed()` with the
-    kernels that they get there. Left out is what no kernel knows, such as complex numbers.
+    `f` may be one call, a model, or the gradient of a loss. For a gradient, the two gradients of
+    each convolution are listed as well. Arguments may be arrays or `jax.ShapeDtypeStruct`s.
+    JAX convolutions of any library are listed too; within `installed()`, with the kernels that they
+    use there. Convolutions that no kernel of this package handles, such as complex ones, are left
+    out.
 
         for used in cnn_jax.explain(jax.grad(loss), params, images):
             print(used)

@@ -1,7 +1,7 @@
-"""The classic fixed kernels of image processing, and how to apply one to every channel.
+"""Classic fixed filters of image processing, and functions to apply them to every channel.
 
-A filter is a float32 array with one axis a spatial axis. Convolution here does not flip it: what
-is written is what slides over the image (see `cnn_jax.conv`).
+A filter is a float32 array with one axis per spatial axis. Convolution here does not flip it: the
+array slides over the image as written (see `cnn_jax.conv`).
 
     kernel = as_kernel(gaussian(5, 1.0), channels=3)
     blurred = cnn_jax.conv(image, kernel, groups=3, padding_mode='reflect')
@@ -21,12 +21,12 @@ Filter = np.ndarray
 
 
 def identity() -> Filter:
-    """(3, 3): leaves the image as it is."""
+    """Returns the (3, 3) filter that leaves the image unchanged."""
     return _filter([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
 
 
 def edge(neighbours: int = 8) -> Filter:
-    """(3, 3): the negated Laplacian over 4 or 8 neighbours; 0 wherever the image is flat."""
+    """Returns the (3, 3) negated Laplacian over 4 or 8 neighbours; 0 where the image is flat."""
     if neighbours == 8:
         return _filter([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]])
     if neighbours == 4:
@@ -35,28 +35,28 @@ def edge(neighbours: int = 8) -> Filter:
 
 
 def blur(size: int = 3) -> Filter:
-    """(size, size): the mean of the window."""
+    """Returns the (size, size) filter that averages the window."""
     size = _odd(size)
     return np.full((size, size), 1 / size**2, np.float32)
 
 
 def sharpen() -> Filter:
-    """(3, 3): identity() + edge(4)."""
+    """Returns the (3, 3) filter identity() + edge(4)."""
     return identity() + edge(4)
 
 
 def sobel_x() -> Filter:
-    """(3, 3): the derivative along the columns, smoothed along the rows: vertical edges."""
+    """Returns the (3, 3) derivative along columns, smoothed along rows: vertical edges."""
     return _filter([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 
 
 def sobel_y() -> Filter:
-    """(3, 3): the derivative along the rows, smoothed along the columns: horizontal edges."""
+    """Returns the (3, 3) derivative along rows, smoothed along columns: horizontal edges."""
     return np.ascontiguousarray(sobel_x().T)
 
 
 def gaussian(size: int = 5, sigma: float = 1.0) -> Filter:
-    """(size, size): exp(-r^2 / (2 sigma^2)), sigma in pixels, with sum 1."""
+    """Returns exp(-r^2 / (2 sigma^2)), (size, size), scaled to sum 1; sigma is in pixels."""
     size = _odd(size)
     if not sigma > 0:
         raise UserError(f'sigma must be > 0, got {sigma!r}')
@@ -66,7 +66,7 @@ def gaussian(size: int = 5, sigma: float = 1.0) -> Filter:
 
 
 def emboss() -> Filter:
-    """(3, 3): light from the upper left; flat areas keep their value."""
+    """Returns a (3, 3) filter with light from the upper left; flat areas keep their value."""
     return _filter([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 
 
@@ -83,14 +83,14 @@ FILTERS: dict[str, Callable[[], Filter]] = {
 
 
 def as_kernel(filter: Filter, channels: int) -> np.ndarray:
-    """A depthwise kernel that applies `filter` to each channel alone.
+    """Returns a depthwise kernel that applies `filter` to each channel separately.
 
     Args:
-        filter: (*window), one axis a spatial axis.
-        channels: features of the input; pass it to `conv` as `groups`, too.
+        filter: (*window), with one axis per spatial axis.
+        channels: number of input features; pass it to `conv` as `groups` too.
 
     Returns:
-        (*window, 1, channels), of the dtype of `filter`.
+        (*window, 1, channels), with the dtype of `filter`.
 
     Raises:
         ValueError: `filter` has no axis or `channels` is not a positive integer.
@@ -106,11 +106,12 @@ def as_kernel(filter: Filter, channels: int) -> np.ndarray:
 
 
 def separate(filter: Filter) -> tuple[Filter, Filter]:
-    """(h, 1) and (1, w) filters whose product is `filter` (h, w), so that two cheap convolutions
-    do the work of one: h + w multiplications an output instead of h w.
+    """Returns (h, 1) and (1, w) filters whose product is `filter` (h, w).
+
+    Two cheap convolutions then replace one: h + w multiplications per output instead of h w.
 
     Raises:
-        ValueError: `filter` has not two axes, or is no product (its rank is not 1).
+        ValueError: `filter` does not have two axes, or its rank is not 1, so it is not separable.
     """
     filter = np.asarray(filter, np.float32)
     if filter.ndim != 2:

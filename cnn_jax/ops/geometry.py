@@ -1,4 +1,4 @@
-"""Geometry for people: output sizes, what padding adds where, receptive fields."""
+"""Computes output sizes, the effect of each padding convention, and receptive fields."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,14 +20,14 @@ def output_size(
     dilation: Size = 1,
     input_dilation: Size = 1,
 ) -> tuple[int, ...]:
-    """The spatial size of `conv`'s result for an input of spatial size `size`.
+    """Returns the spatial size of `conv`'s result for an input of spatial size `size`.
 
     Args:
-        size, window: an int, or one per spatial axis; at least one of them says how many there are.
+        size, window: an int, or one per spatial axis; a sequence sets the number of spatial axes.
         strides, padding, dilation, input_dilation: as in `conv`.
 
     Raises:
-        ValueError, TypeError: as `conv`.
+        ValueError, TypeError: as in `conv`.
     """
     size, window, strides, dilation, input_dilation = _each_axis(
         size=size, window=window, strides=strides, dilation=dilation, input_dilation=input_dilation
@@ -47,10 +47,11 @@ def explain_padding(
     strides: Size = 1,
     dilation: Size = 1,
 ) -> str:
-    """A table of what each padding convention adds before and after, and the size that results.
+    """Returns a table of what each padding convention adds or crops, and of the resulting sizes.
 
-    Rows: for `conv`, the named paddings and PyTorch's usual int, dilation * (window - 1) // 2; for
-    `conv_transpose`, what each convention crops (a negative crop adds zeros).
+    For `conv`, the rows are the named paddings and PyTorch's usual int padding,
+    dilation * (window - 1) // 2. For `conv_transpose`, they show what each convention
+    crops (a negative crop adds zeros).
 
     Args:
         size, window, strides, dilation: an int, or one per spatial axis.
@@ -87,8 +88,11 @@ def explain_padding(
 
 
 class ReceptiveField(NamedTuple):
-    """What one output position sees of the input, per axis: outputs lie `stride` positions apart,
-    each sees `size` positions, the first of them starting at `start` (negative: in the padding)."""
+    """The input positions that each output position sees, along one axis.
+
+    Each output sees `size` input positions, and neighbouring outputs are `stride` input positions
+    apart. The first output starts at `start`, which is negative if it lies in the padding.
+    """
 
     size: int
     stride: int
@@ -96,10 +100,10 @@ class ReceptiveField(NamedTuple):
 
 
 def receptive_field(layers: Iterable[Sequence[int]]) -> ReceptiveField:
-    """The receptive field of a stack of convolutions and pools, along one axis.
+    """Computes the receptive field of a stack of convolutions and pooling layers along one axis.
 
-    Araujo, Norris & Sim 2019, "Computing receptive fields of convolutional neural networks",
-    Distill, section "Computing receptive field regions".
+    Source: Araujo, Norris & Sim 2019, "Computing receptive fields of convolutional neural
+    networks", Distill, section "Computing receptive field regions".
 
     Args:
         layers: from input to output, (window, stride), (window, stride, padding before) or
@@ -131,7 +135,7 @@ def _each_axis(**values: Any) -> list[tuple[int, ...]]:
 
 
 def _short(value: Any) -> str:
-    """One value where all axes agree."""
+    """Formats a tuple as one value if all axes agree."""
     if isinstance(value, tuple) and len(set(value)) == 1:
         return str(value[0])
     return str(value)

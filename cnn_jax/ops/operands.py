@@ -1,4 +1,4 @@
-"""The operands of a convolution, checked: ranks, features, groups, dtypes."""
+"""Checks the operands of a convolution: ranks, features, groups and dtypes."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ Array = jax.Array
 def check_operands(
     x: Any, kernel: Any, bias: Any, groups: Any, preferred_element_type: Any
 ) -> tuple[Array, Array, Array | None, int]:
-    """The operands as arrays of one dtype, and the number of spatial axes.
+    """Returns the operands as arrays of one dtype, and the number of spatial axes.
 
     Args:
         x: (*batch, *size, in_features).
         kernel: (*window, in_features // groups, out_features).
         bias: (out_features,) or None.
-        groups: what should divide the features.
-        preferred_element_type: a dtype to convert all to, or None.
+        groups: number of feature groups; must divide both numbers of features.
+        preferred_element_type: the dtype to cast all operands to, or None.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x, kernel = checks.array(x, 'x'), checks.array(kernel, 'kernel')
     ndim = _spatial_axes(x, kernel)
@@ -48,10 +48,10 @@ def check_operands(
 
 
 def add_bias(y: Array, bias: Array | None) -> Array:
-    """y (..., out_features) + bias, in y's dtype.
+    """Returns y (..., out_features) + bias, in y's dtype.
 
-    The gradient of the bias is a sum over all positions. In 16 bits XLA rounds after every addend
-    (on CPUs 65,536 ones make 512), so here that sum is one of float32.
+    The gradient of the bias is a sum over all positions. In 16 bits XLA rounds after every addition
+    (on CPUs, 65,536 ones sum to 512), so this sum is computed in float32.
     """
     if bias is None:
         return y

@@ -1,4 +1,4 @@
-"""Patches: `pad` with every mode, `unfold` (im2col) and its adjoint `fold` (col2im)."""
+"""Implements `pad` with every mode, `unfold` (im2col) and its adjoint `fold` (col2im)."""
 
 import functools
 import itertools
@@ -30,16 +30,17 @@ def pad(x: ArrayLike, padding: Padding, mode: str = 'zeros', value: float = 0) -
 
     Args:
         x: (*batch, *size, features).
-        padding: one int or (lo, hi) pair per spatial axis; or one int for all spatial axes of x
-            (batch, *size, features). Negative only with mode 'zeros': it crops.
-        mode: 'zeros', 'reflect' (less than the size), 'replicate' or 'circular' (up to the size).
-        value: with mode 'zeros', the number to fill with.
+        padding: one int or (lo, hi) pair per spatial axis, or one int for all spatial axes of x
+            (batch, *size, features). Negative padding crops; it requires mode 'zeros'.
+        mode: 'zeros', 'reflect' (padding less than the size), 'replicate' or 'circular' (padding up
+            to the size).
+        value: the number to fill with; only for mode 'zeros'.
 
     Returns:
-        (*batch, *padded size, features). The gradient of 16-bit floats adds up in float32.
+        (*batch, *padded size, features). The gradient of 16-bit floats accumulates in float32.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
     ndim = spatial_ndim(x, padding, 'padding')
@@ -68,24 +69,24 @@ def unfold(
     padding: Padding = 0,
     dilation: Size = 1,
 ) -> Array:
-    """All patches of x (im2col).
+    """Extracts all patches of x (im2col).
 
-    Entry  t * features + c  of a patch is feature c of the window's tap t, taps numbered row by
-    row: `unfold(x, window) @ kernel.reshape(-1, out)` is the convolution with a kernel
-    (*window, features, out). (PyTorch's, channels first, has c * taps + t, and one axis of patches;
-    here they keep their place in space.)
+    Entry  t * features + c  of a patch is feature c at tap t of the window. Taps are numbered in
+    row-major order, so `unfold(x, window) @ kernel.reshape(-1, out)` is the convolution with a
+    kernel (*window, features, out). (PyTorch uses channels first, entry c * taps + t, and a single
+    axis of patches. Here the patches keep their spatial axes.)
 
     Args:
         x: (*batch, *size, features).
         window: an int or one per spatial axis.
         strides, dilation: an int or one per spatial axis.
-        padding: with zeros, in any form that `conv` takes, not negative.
+        padding: zero padding, in any form that `conv` accepts; not negative.
 
     Returns:
         (*batch, *output size, prod(window) * features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
     ndim = spatial_ndim(x, window, 'window')
@@ -102,20 +103,20 @@ def fold(
     padding: Padding = 0,
     dilation: Size = 1,
 ) -> Array:
-    """The adjoint of `unfold` (col2im): every entry of a patch is added to where it came from.
+    """Computes the adjoint of `unfold` (col2im): adds each entry of a patch to its source position.
 
-    16-bit floats are accumulated in float32 and rounded once.
+    16-bit floats accumulate in float32 and are rounded once.
 
     Args:
         patches: (*batch, *number of patches, prod(window) * features), as `unfold` returns them.
         output_size: spatial size of the result, an int or one per spatial axis.
-        window, strides, padding, dilation: those of `unfold`.
+        window, strides, padding, dilation: as passed to `unfold`.
 
     Returns:
         (*batch, *output_size, features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     patches = checks.array(patches, 'patches')
     ndim = spatial_ndim(patches, window, 'window')
@@ -151,7 +152,7 @@ def _check_value(value: Any, mode: str, dtype: Any) -> int | float:
 def _spec(
     size: tuple[int, ...], window: Any, strides: Any, padding: Any, dilation: Any
 ) -> PoolSpec:
-    """The geometry of the patches of an array of spatial size `size`."""
+    """Returns the geometry of the patches of an array of spatial size `size`."""
     ndim = len(size)
     window = checks.per_axis(window, ndim, 'window')
     strides = checks.per_axis(strides, ndim, 'strides')
@@ -175,8 +176,8 @@ def _spec(
 def _pad(x: Array, pairs: Pairs, mode: str, value: float) -> Array:
     if mode == 'zeros':
         return _filled(x, [(*pair, 0) for pair in pairs], value)
-    wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over copies
-    # jnp.pad would cut the batch axes too, which an explicit mesh may forbid.
+    wide = x.astype(accumulator(x.dtype))  # because the gradient is a sum over copies
+    # jnp.pad would also slice the batch axes, which an explicit mesh may forbid.
     for axis, (lo, hi) in enumerate(pairs, -1 - len(pairs)):
         cut, n = functools.partial(lax.slice_in_dim, wide, axis=axis), wide.shape[axis]
         if mode == 'circular':
@@ -191,14 +192,14 @@ def _pad(x: Array, pairs: Pairs, mode: str, value: float) -> Array:
 
 
 def _filled(x: Array, config: Sequence[tuple[int, int, int]], value: float = 0) -> Array:
-    """x padded along its spatial axes; `config` as lax.pad takes it."""
+    """Pads x along its spatial axes; `config` is as in lax.pad."""
     rest = [(0, 0, 0)] * (x.ndim - 1 - len(config))
     return lax.pad(x, np.asarray(value).astype(x.dtype), [*rest, *config, (0, 0, 0)])
 
 
 @functools.partial(jax.jit, static_argnames='spec', inline=True)
 def _unfold(x: Array, spec: PoolSpec) -> Array:
-    wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over patches
+    wide = x.astype(accumulator(x.dtype))  # because the gradient is a sum over patches
     wide = _filled(wide, [(*pair, 0) for pair in spec.covered])
     views = []
     for start in _starts(spec):
@@ -227,6 +228,6 @@ def _fold(patches: Array, spec: PoolSpec) -> Array:
 
 
 def _starts(spec: PoolSpec) -> list[tuple[int, ...]]:
-    """Where, in the padded input, the first window has each of its taps; row by row."""
+    """Returns the first window's tap positions in the padded input, in row-major order."""
     axes = zip(spec.window, spec.dilation, strict=True)
     return list(itertools.product(*(range(0, k * d, d) for k, d in axes)))

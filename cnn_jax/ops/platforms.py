@@ -1,4 +1,4 @@
-"""Kinds of devices: 'cpu', 'cuda', 'rocm' and 'tpu', as JAX names its lowerings."""
+"""Kinds of devices: 'cpu', 'cuda', 'rocm' and 'tpu', named as in JAX's lowering rules."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
 
 
 def default_platform() -> str:
-    """The platform of the device that JAX computes on unless told otherwise."""
-    config: Any = jax.config  # its attributes are made at run time
+    """Returns the platform of JAX's default device."""
+    config: Any = jax.config  # its attributes are created at run time
     device = config.jax_default_device or jax.devices()[0]
     name = device if isinstance(device, str) else device.platform
     if name != 'gpu':

@@ -1,14 +1,14 @@
-"""Pooling with PyTorch's meaning, channels last: check, canonicalise, dispatch.
+"""Pooling with PyTorch's semantics, channels last: checks, canonicalizes and dispatches calls.
 
     y[..., o, c] = reduce over t of x[..., strides o - padding + dilation t, c]
 
-in 1, 2 or 3 dimensions. `window` decides how many spatial axes there are: one per element of a
-tuple; an int serves for all axes of x (batch, *size, features).
+in 1, 2 or 3 dimensions. `window` determines the number of spatial axes: a tuple has one element per
+spatial axis, and an int applies to all spatial axes of x (batch, *size, features).
 
-The gradient of a maximum goes to one element a window, the first of several equal ones, as in
-PyTorch; it is made of comparisons and sums in a fixed order, so it is the same in every run on
-every device (XLA's own, select-and-scatter, is not), and has forward mode and second derivatives.
-A window that holds a NaN gives NaN, and its gradient goes to the last NaN, as in PyTorch.
+The gradient of a maximum goes to one element per window, the first of several equal ones, as in
+PyTorch. It consists of comparisons and sums in a fixed order, so it is the same in every run on
+every device (XLA's own, select-and-scatter, is not). Forward mode and second derivatives work.
+A window that contains a NaN returns NaN, and its gradient goes to the last NaN, as in PyTorch.
 """
 
 import functools
@@ -45,29 +45,29 @@ def max_pool(
     return_indices: bool = False,
     implementation: Implementation = None,
 ) -> Array | tuple[Array, Array]:
-    """Maximum over windows.
+    """Computes the maximum over windows.
 
     Args:
         x: (*batch, *size, features), floating point or integer, with any number of batch axes.
         window: an int or one per spatial axis.
-        strides: an int or one per spatial axis; None: the window.
-        padding: with -inf (the least integer): an int or one per spatial axis, at most half of the
-            window's span; (lo, hi) pairs, less than its span; 'VALID', 'SAME' or another name that
-            `conv` knows.
+        strides: an int or one per spatial axis; None means the window.
+        padding: an int or one per spatial axis, at most half of the window's span; (lo, hi) pairs,
+            each less than its span; or 'VALID', 'SAME' or another name that `conv` accepts. Padding
+            holds -inf, or the minimum of an integer dtype.
         dilation: distance between the elements of a window.
-        ceil_mode: whether a window that begins in the input (or in the padding before it) counts
-            even if it ends behind all padding.
-        return_indices: whether to return the indices of the maxima too.
+        ceil_mode: whether to keep a window that starts in the input, or in the padding before it,
+            but ends past all padding.
+        return_indices: whether to also return the indices of the maxima.
         implementation: 'reshape', 'shift', 'reduce_window', several in order of preference, or None
             for the default.
 
     Returns:
-        (*batch, *output size, features); with `return_indices` also the row-major index of each
-        maximum in its (*size) plane, as `max_unpool` takes it: int32, or int64 for 2^31 positions
-        and more.
+        (*batch, *output size, features). With `return_indices`, also the row-major index of each
+        maximum in its (*size) plane, as `max_unpool` expects it: int32, or int64 for 2^31 positions
+        or more.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
     spec = make_spec(x, window, strides, padding, dilation, ceil_mode)
@@ -91,21 +91,22 @@ def avg_pool(
     *,
     dilation: Size = 1,
 ) -> Array:
-    """Average over windows; 16-bit floats are accumulated in float32 and rounded once.
+    """Computes the average over windows; 16-bit floats accumulate in float32 and are rounded once.
 
     Args:
         x: (*batch, *size, features), floating point.
         window, strides, padding, dilation, ceil_mode, implementation: as in `max_pool`; padding
             holds zeros.
-        count_include_pad: whether padding counts in the divisor. (True as in PyTorch and Flax;
-            Keras leaves it out.) What `ceil_mode` reads beyond the padding never counts.
-        divisor_override: divide by this instead.
+        count_include_pad: whether the divisor counts padding. The default, True, is that of
+            PyTorch and Flax; Keras excludes padding. Positions that `ceil_mode` reads beyond the
+            padding never count.
+        divisor_override: a divisor to use instead.
 
     Returns:
         (*batch, *output size, features), of x's dtype.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = floating(x, 'x')
     spec = make_spec(
@@ -127,12 +128,12 @@ def lp_pool(
     padding: Padding = 0,
     dilation: Size = 1,
 ) -> Array:
-    """The p-norm of windows, (sum of |x|^p)^(1/p), p = `norm_type`; 16-bit floats in float32.
+    """Computes the p-norm of windows, (sum of |x|^p)^(1/p) with p = `norm_type`.
 
-    PyTorch has x^p instead of |x|^p, which differs for negative x unless p is even (it gives NaN
-    for a p that is no integer). As there, the derivative where the sum is 0 is 0, and the sum of a
-    window cut short by `ceil_mode` is scaled up to the full number of elements. The derivative
-    by an element that is 0 is 0.
+    16-bit floats are computed in float32. PyTorch uses x^p instead of |x|^p, which differs for
+    negative x unless p is even (it gives NaN if p is not an integer). As in PyTorch, the derivative
+    is 0 where the sum is 0, and the sum of a window that `ceil_mode` cuts short is scaled up to the
+    full number of elements. The derivative with respect to an element that is 0 is 0.
 
     Args:
         x: (*batch, *size, features), floating point.
@@ -144,7 +145,7 @@ def lp_pool(
         (*batch, *output size, features), of x's dtype.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = floating(x, 'x')
     if isinstance(norm_type, bool) or not isinstance(norm_type, int | float | np.number):
@@ -161,19 +162,20 @@ def lp_pool(
 def adaptive_max_pool(
     x: ArrayLike, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> Array | tuple[Array, Array]:
-    """Maximum over the windows that make an output of size `output_size`.
+    """Computes the maximum over windows chosen to give an output of size `output_size`.
 
     Args:
         x: (*batch, *size, features), floating point or integer.
-        output_size: one int per spatial axis, None for one that stays as it is; or one int for all
-            spatial axes of x (batch, *size, features).
-        return_indices: whether to return the row-major indices of the maxima too, as `max_pool`.
+        output_size: one int per spatial axis, or None for an axis that keeps its size; or one int
+            for all spatial axes of x (batch, *size, features).
+        return_indices: whether to also return the row-major indices of the maxima, as in
+            `max_pool`.
 
     Returns:
-        (*batch, *output_size, features); gradients as those of `max_pool`.
+        (*batch, *output_size, features); the gradients follow `max_pool`.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
     out = _check_output_size(x, output_size)
@@ -187,17 +189,17 @@ def adaptive_max_pool(
 
 
 def adaptive_avg_pool(x: ArrayLike, output_size: int | Sequence[int | None]) -> Array:
-    """Average over the windows that make an output of size `output_size`.
+    """Computes the average over windows chosen to give an output of size `output_size`.
 
     Args:
         x: (*batch, *size, features), floating point.
         output_size: as in `adaptive_max_pool`.
 
     Returns:
-        (*batch, *output_size, features); 16-bit floats are accumulated in float32 and rounded once.
+        (*batch, *output_size, features); 16-bit floats accumulate in float32 and are rounded once.
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = floating(x, 'x')
     out = _check_output_size(x, output_size)
@@ -207,18 +209,18 @@ def adaptive_avg_pool(x: ArrayLike, output_size: int | Sequence[int | None]) -> 
 
 
 def global_max_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
-    """Maximum over all spatial axes, with the gradient of `max_pool`.
+    """Computes the maximum over all spatial axes, with the gradient of `max_pool`.
 
     Args:
         x: (*batch, *size, features).
-        spatial_ndim: how many spatial axes there are; None: all but the first and the last.
-        keepdims: whether to keep them, with size 1.
+        spatial_ndim: number of spatial axes; None means all axes but the first and the last.
+        keepdims: whether to keep the spatial axes, with size 1.
 
     Returns:
         (*batch, features), or (*batch, 1, ..., features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
     size = _global_window(x, spatial_ndim)
@@ -227,9 +229,10 @@ def global_max_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: boo
 
 
 def global_avg_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: bool = False) -> Array:
-    """Average over all spatial axes; 16-bit floats are accumulated in float32 and rounded once.
+    """Computes the average over all spatial axes, accumulating 16-bit floats in float32.
 
-    Args, returns and raises: as `global_max_pool`, but x must be floating point.
+    The result is rounded once. Arguments, result and errors are those of `global_max_pool`, but x
+    must be floating point.
     """
     x = floating(x, 'x')
     size = _global_window(x, spatial_ndim)
@@ -238,7 +241,7 @@ def global_avg_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: boo
 
 
 def floating(x: ArrayLike, name: str) -> Array:
-    """`x` as a JAX array of a floating-point type."""
+    """Returns `x` as a JAX array of floating-point dtype."""
     x = checks.array(x, name)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise UserTypeError(f'{name} must be floating point, got dtype {x.dtype}')
@@ -279,7 +282,7 @@ def _check_no_empty_window(spec: PoolSpec, argument: str) -> None:
         )
 
 
-# One compilation per spec, instead of one per operation and shape, for callers outside of jit.
+# Outside jit, this compiles once per spec instead of once per operation and shape.
 _once_per_spec = functools.partial(jax.jit, static_argnames=('spec', 'kernel'), inline=True)
 
 
@@ -299,10 +302,10 @@ def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, 
     (x,), (dx,) = primals, tangents
     run = pool_kernels.KERNELS[kernel]
     y = _differentiable_maximum(x, spec, kernel)
-    if dx.dtype == jax.dtypes.float0:  # of integers
+    if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
         return y, np.zeros(y.shape, jax.dtypes.float0)
     codes = run.winners(lax.stop_gradient(x), spec)
-    # pick(dx), by way of its derivative: JAX 0.7 transposes no loop that did not come from one.
+    # Computes pick(dx) as a JVP: JAX 0.7 can transpose a loop only if it comes from a derivative.
     return y, jax.jvp(lambda x: run.pick(x, codes, spec), (x,), (dx,))[1]
 
 
@@ -326,7 +329,7 @@ def _norm(x: Array, spec: PoolSpec, kernel: str, p: float) -> Array:
     with jax.named_scope(f'lp_pool_{kernel}'):
         y = x.astype(accumulator(x.dtype))
         if p % 2:
-            y *= jnp.sign(y)  # |y|; the derivative of lax.abs at 0 is 1
+            y *= jnp.sign(y)  # |y| with derivative 0 at 0, where lax.abs has 1
         powers = lax.integer_pow(y, int(p)) if p.is_integer() else _power(y, p)
         total = pool_kernels.KERNELS[kernel].total(powers, spec)
         total *= _shaped(math.prod(spec.window) / spec.divisors(), total)
@@ -334,11 +337,11 @@ def _norm(x: Array, spec: PoolSpec, kernel: str, p: float) -> Array:
 
 
 def _power(x: Array, p: float) -> Array:
-    """x^p for x >= 0, all of whose derivatives at 0 are 0."""
-    # 1 instead of 0 inside keeps an infinite slope out of the derivative.
+    """Returns x^p for x >= 0, with all derivatives at 0 defined as 0."""
+    # Replacing 0 by 1 in the power keeps an infinite slope out of the derivative.
     return jnp.where(x == 0, 0, jnp.where(x == 0, 1, x) ** p)
 
 
 def _shaped(factor: np.ndarray, like: Array) -> np.ndarray:
-    """A number, or numbers (*output_size, 1), as `like` can be multiplied with."""
+    """Casts a number, or numbers (*output_size, 1), so that it can be multiplied with `like`."""
     return np.array(factor, like.dtype, ndmin=like.ndim if np.ndim(factor) else 0)

@@ -1,13 +1,13 @@
-"""PoolSpec: one frozen, hashable description of a pooling call, and all its shape arithmetic.
+"""Defines PoolSpec, a frozen, hashable description of a pooling call with its shape arithmetic.
 
 Notation, for one spatial axis: input size n, window k, stride s, dilation d, padding (lo, hi).
-Window o has its tap t at input position  o s - lo + t d;  taps outside of [0, n) are padding. The
-meaning is PyTorch's (aten/src/ATen/native/Pool.h): the number of windows is
+Tap t of window o is at input position  o s - lo + t d.  Taps outside [0, n) are padding. The
+semantics are PyTorch's (aten/src/ATen/native/Pool.h): the number of windows is
 
     floor((n + lo + hi - (k - 1) d - 1) / s) + 1
 
-or, with `ceil_mode`, the ceiling of that fraction, without a last window that would start in the
-padding behind the input.
+With `ceil_mode`, the fraction is rounded up instead, and a last window that would start in the
+padding after the input is dropped.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from cnn_jax.ops.spec import Pairs, dilated, resolve_padding
 class PoolSpec:
     """Pooling of x (*batch, *input_size, features), channels last.
 
-    `count_include_pad` and `divisor_override` concern averages only.
+    `count_include_pad` and `divisor_override` apply to averages only.
     """
 
     input_size: tuple[int, ...]
@@ -71,8 +71,11 @@ class PoolSpec:
 
     @property
     def covered(self) -> Pairs:
-        """(lo, hi) per axis at which the last window ends exactly: `hi` is greater than that of
-        `padding` where ceil_mode adds a window, and negative where the input's end is not read."""
+        """The padding (lo, hi) per axis such that the padded input ends where the last window ends.
+
+        `hi` is greater than that of `padding` if ceil_mode adds a window, and negative if the end
+        of the input is not read.
+        """
         return tuple(
             (lo, (out - 1) * s + k - n - lo)
             for out, s, k, n, (lo, _) in zip(
@@ -86,21 +89,23 @@ class PoolSpec:
         )
 
     def inside(self, axis: int, margin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """bool (output, window): which taps of which window read the input and a margin around
-        it, not the padding beyond."""
+        """Returns bool (output, window): whether a tap reads the input or a margin around it."""
         windows, taps = np.ogrid[: self.output_size[axis], : self.window[axis]]
         at = windows * self.strides[axis] - self.padding[axis][0] + taps * self.dilation[axis]
         return (-margin[0] <= at) & (at < self.input_size[axis] + margin[1])
 
     def has_empty_window(self) -> bool:
-        """Whether all taps of some window read padding: dilation can step over a short input."""
+        """Returns whether all taps of some window read padding.
+
+        This can happen because dilation can step over a short input.
+        """
         return any(not self.inside(axis).any(1).all() for axis in range(self.ndim))
 
     def divisors(self) -> np.ndarray:
         """Returns the divisors of an average: one number, or (*output_size, 1)."""
         if self.divisor_override is not None:
             return np.array(self.divisor_override)
-        # Padding counts, but what ceil_mode reads beyond the padding does not.
+        # Padding counts, but positions that ceil_mode reads beyond the padding do not.
         margins = self.padding if self.count_include_pad else ((0, 0),) * self.ndim
         counts = [self.inside(axis, margin).sum(1) for axis, margin in enumerate(margins)]
         product = functools.reduce(np.multiply.outer, counts)[..., None]
@@ -108,8 +113,11 @@ class PoolSpec:
 
 
 def spatial_ndim(x: Any, size: Any, name: str) -> int:
-    """How many spatial axes x has: one per element of `size`, or, if that is one int, all between
-    the first (batch) and the last (features)."""
+    """Returns the number of spatial axes of x.
+
+    It is the length of `size`. If `size` is one int, all axes between the first (batch) and the
+    last (features) are spatial.
+    """
     ndim = len(size) if checks.is_sequence(size) else x.ndim - 2
     if not 1 <= ndim <= 3:
         raise UserError(
@@ -135,10 +143,10 @@ def spatial_ndim(x: Any, size: Any, name: str) -> int:
 
 
 def index_dtype(count: int, name: str) -> Any:
-    """The integers that number `count` elements: int32, or int64 where that does not do.
+    """Returns the dtype of indices of `count` elements: int32, or int64 if int32 is too small.
 
     Raises:
-        ValueError: they need int64, but 64-bit types are not enabled.
+        ValueError: the indices need int64, but 64-bit types are not enabled.
     """
     if count <= np.iinfo(np.int32).max:
         return np.dtype(np.int32)
@@ -160,10 +168,10 @@ def make_spec(
     count_include_pad: Any = True,
     divisor_override: Any = None,
 ) -> PoolSpec:
-    """The spec of a call of a public function on x (*batch, *size, features).
+    """Builds the spec of a pooling call on x (*batch, *size, features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     ndim = spatial_ndim(x, window, 'window')
     window = checks.per_axis(window, ndim, 'window')

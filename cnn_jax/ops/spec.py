@@ -1,8 +1,8 @@
-"""ConvSpec: one frozen, hashable description of a convolution, and all its shape arithmetic.
+"""Defines ConvSpec, a frozen, hashable description of a convolution with its shape arithmetic.
 
 Notation, for one spatial axis: input size n, window k, stride s, dilation d, input dilation e,
-padding (lo, hi). The dilated input has (n - 1) e + 1 positions, the dilated window
-(k - 1) d + 1, and the output
+padding (lo, hi). The dilated input has (n - 1) e + 1 positions, the dilated window has
+(k - 1) d + 1 positions, and the output has
 
     floor(((n - 1) e + 1 + lo + hi - (k - 1) d - 1) / s) + 1
 
@@ -24,14 +24,14 @@ PADDINGS = ('SAME', 'SAME_LOWER', 'VALID', 'CAUSAL')
 
 Pairs = tuple[tuple[int, int], ...]
 
-# The three maps of a convolution, each bilinear, and every transpose of one another of the three:
-# what each takes and gives, by role (x: input, w: kernel, y: output).
+# The three maps of a convolution. Each is bilinear, and its transposes are the other two. The
+# string gives the roles of its two operands and of its result (x: input, w: kernel, y: output).
 ROLES = {'forward': 'xwy', 'input_grad': 'ywx', 'filter_grad': 'xyw'}
 MAPS = tuple(ROLES)
 
 
 def dilated(size: int, dilation: int) -> int:
-    """Positions that `size` elements span when `dilation - 1` holes lie between neighbours."""
+    """Returns the span of `size` elements with `dilation - 1` holes between neighbours."""
     return (size - 1) * dilation + 1 if size > 0 else 0
 
 
@@ -40,9 +40,9 @@ class ConvSpec:
     """A convolution of x (batch, *input_size, in_features) with a kernel
     (*window, in_features // groups, out_features), channels last.
 
-    It says everything that a kernel's `supports`, a tuning table or a benchmark must know.
-    `padding` has one (lo, hi) pair per axis, never negative: `conv` crops before it builds a spec.
-    `dtype` is the one dtype of both operands and of the result.
+    It holds everything that a kernel's `supports`, a tuning table or a benchmark needs. `padding`
+    has one (lo, hi) pair per axis and is never negative, because `conv` crops before it builds a
+    spec. `dtype` is the dtype of both operands and of the result.
     """
 
     batch: int
@@ -102,7 +102,7 @@ class ConvSpec:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations of the direct form, padding counted as data."""
+        """Number of multiply-accumulate operations of the direct form, counting padding as data."""
         return math.prod(self.y_shape) * math.prod(self.kernel_shape[:-1])
 
     @property
@@ -111,7 +111,7 @@ class ConvSpec:
 
     @property
     def is_pointwise(self) -> bool:
-        """A 1x1 convolution that reads every input position once, in place."""
+        """Whether this is a 1x1 convolution that reads each input position once, without shifts."""
         return (
             set(self.window) == {1}
             and set(self.strides) == {1}
@@ -129,18 +129,18 @@ def resolve_padding(
     window: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> Pairs:
-    """(lo, hi) per axis for every accepted form of `padding`.
+    """Resolves every accepted form of `padding` to (lo, hi) per axis.
 
     Args:
         padding: an int, one int per axis, one (lo, hi) pair per axis (negative crops), 'VALID',
-            'SAME' (output size ceil(size / stride), the odd element after, as XLA), 'SAME_LOWER'
-            (the odd element before), or 'CAUSAL' (1-D: everything before, so that no output sees a
-            later input).
+            'SAME' (output size ceil(size / stride); the odd element goes after, as in XLA),
+            'SAME_LOWER' (the odd element goes before), or 'CAUSAL' (1-D; all padding goes before,
+            so that no output sees a later input).
         size, window: spatial sizes, already dilated.
         strides: one int per axis.
 
     Raises:
-        ValueError, TypeError: `padding` is none of these.
+        ValueError, TypeError: `padding` has none of these forms.
     """
     if not isinstance(padding, str):
         return checks.pairs(padding, len(window), 'padding')
@@ -170,7 +170,7 @@ def check_window(padded: tuple[int, ...], window: tuple[int, ...]) -> None:
 
 
 def canonical_precision(precision: Any) -> Any:
-    """None, one `lax.Precision`, or a pair of them, from what jax.lax accepts."""
+    """Converts a precision that jax.lax accepts to None, one `lax.Precision`, or a pair of them."""
     if precision is None or isinstance(precision, lax.Precision):
         return precision
     try:
@@ -185,7 +185,7 @@ def canonical_precision(precision: Any) -> Any:
 
 
 def accumulator(dtype: Any) -> Any:
-    """The dtype in which sums of `dtype` products are kept: 16-bit floats add up in float32."""
+    """Returns the dtype that sums of `dtype` accumulate in; float32 for 16-bit floats."""
     dtype = jnp.dtype(dtype)
     is_small_float = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4
     return jnp.dtype(jnp.float32) if is_small_float else dtype

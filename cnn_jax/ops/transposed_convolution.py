@@ -1,11 +1,11 @@
-"""Transposed convolution: a convolution of x with holes between its elements.
+"""Transposed convolution, computed as a convolution of x with holes between its elements.
 
 Scatter form, for one spatial axis with n inputs, window k, stride s, dilation d:
 
     full[s i + d t] += x[i] kernel[t]          length (n - 1) s + d (k - 1) + 1
 
-from which `crop` = (lo, hi) positions are taken off (negative: zeros added). What users trip over
-is only how frameworks name the crop, and whether the kernel is flipped; see `conv_transpose`.
+`crop` = (lo, hi) positions are then removed from `full` (a negative crop adds zeros). Frameworks
+differ only in how they specify the crop and in whether they flip the kernel; see `conv_transpose`.
 """
 
 from typing import Any
@@ -47,10 +47,10 @@ def conv_transpose(
     out_sharding: Any = None,
     implementation: Implementation = None,
 ) -> Array:
-    """Transposed convolution in 1, 2 or 3 dimensions, channels last.
+    """Computes a transposed convolution in 1, 2 or 3 dimensions, channels last.
 
-    With the padding of a `conv` and `convention='torch'` it is exactly that convolution's
-    transpose, <conv(a), b> = <a, conv_transpose(b)>, for the kernel with its two feature axes
+    With the padding of a `conv` and `convention='torch'`, this is exactly the transpose of that
+    convolution, <conv(a), b> = <a, conv_transpose(b)>, if the two feature axes of the kernel are
     swapped (within each group).
 
     Conventions, for window k, stride s, dilation d, span D = d (k - 1) + 1:
@@ -63,31 +63,32 @@ def conv_transpose(
 
     'torch' is torch.nn.ConvTranspose, 'keras' is keras.layers.ConvTranspose (and TensorFlow's), and
     'lax' is jax.lax.conv_transpose and flax.nnx.ConvTranspose (transpose_kernel=False). The
-    kernel's axes are the same in all three; PyTorch itself keeps (in, out // groups, *window),
-    Keras (*window, out, in).
+    kernel's axes are the same in all three. PyTorch itself stores (in, out // groups, *window), and
+    Keras stores (*window, out, in).
 
     Args:
-        x: (*batch, *size, in_features), with any number of batch axes, also none.
+        x: (*batch, *size, in_features), with any number of batch axes, including zero.
         kernel: (*window, in_features // groups, out_features).
         strides, dilation: an int, or one per spatial axis.
-        padding: as the table says. 'SAME' crops D - s positions, the odd one at the end, or adds
-            s - D zeros there.
-        output_padding: positions kept at the end that `padding` would crop, as in PyTorch: zero or
-            more, less than the stride or the dilation.
-        output_size: instead of `output_padding`: the spatial size of the result.
+        padding: see the table. 'SAME' crops D - s positions, with the odd one at the end, or adds
+            s - D zeros at the end.
+        output_padding: number of positions to keep at the end that `padding` would crop, as in
+            PyTorch; at least 0 and less than the stride or the dilation.
+        output_size: the spatial size of the result, instead of `output_padding`.
         groups, bias, precision, preferred_element_type, out_sharding: as in `conv`.
-        padding_mode: of the convolution that this is the transpose of: with 'circular', 'reflect'
-            or 'replicate' what is cropped off is added to the elements that such a padding repeats.
-            Needs convention 'torch' and floating point.
-        convention: what `padding` means and whether the kernel is flipped.
-        implementation: as in `conv`; 'lax' is input dilation, 'interior' writes the holes out,
-            'subpixel' computes each phase of the output without multiplying by zeros.
+        padding_mode: the padding mode of the convolution that this call transposes. With
+            'circular', 'reflect' or 'replicate', the cropped positions are added to the elements
+            that such padding repeats; these modes need convention 'torch' and a floating-point
+            dtype.
+        convention: the meaning of `padding`, and whether the kernel is flipped; see the table.
+        implementation: as in `conv`. 'lax' uses input dilation, 'interior' materializes the holes
+            as zeros, and 'subpixel' computes each phase of the output without multiplying by zeros.
 
     Returns:
         (*batch, *output size, out_features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x, kernel, checked_bias, ndim = check_operands(x, kernel, bias, groups, preferred_element_type)
     strides = checks.per_axis(strides, ndim, 'strides')
@@ -155,7 +156,7 @@ def _check_padding_mode(mode: str, convention: str, dtype: Any, crops: Pairs) ->
 def resolve_crop(
     padding: Any, convention: str, window: tuple[int, ...], strides: tuple[int, ...]
 ) -> Pairs:
-    """Returns what each side of the full output loses, (lo, hi) per axis, before output padding."""
+    """Returns the crop (lo, hi) of the full output per axis, before output padding."""
     if not isinstance(padding, str):
         if convention == 'keras':
             raise UserError(f"padding must be 'SAME' or 'VALID' in keras, got {padding!r}")

@@ -1,4 +1,4 @@
-"""Types of arguments."""
+"""Type aliases for the arguments of operations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

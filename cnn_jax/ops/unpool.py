@@ -1,4 +1,4 @@
-"""Unpooling: the inverse of max_pool for the elements that its indices name."""
+"""Unpooling: inverts max_pool for the elements that its indices refer to."""
 
 import functools
 import math
@@ -23,25 +23,27 @@ def max_unpool(
     padding: Size = 0,
     output_size: Size | None = None,
 ) -> Array:
-    """Puts each element of x where its maximum stood, and zeros elsewhere.
+    """Puts each element of x at the position of its maximum, and zeros elsewhere.
 
-    Of several elements with the same index the last in row-major order is taken, and has the
-    gradient. (Overlapping windows give such elements, all with the same value. PyTorch's gradient
-    goes to all of them.)
+    If several elements have the same index, the last in row-major order is used and receives the
+    gradient. (Overlapping windows produce such elements, all with the same value. PyTorch's
+    gradient goes to all of them.)
 
     Args:
         x: (*batch, *pooled size, features).
         indices: integers of x's shape, as `max_pool(..., return_indices=True)` returns them.
-        window, strides, padding: those of `max_pool`, padding as ints.
-        output_size: spatial size of the result; None: (n - 1) strides + window - 2 padding. As
-            several sizes are pooled to the same n, it may differ from that by less than a stride.
+        window, strides, padding: as passed to `max_pool`, with padding as ints.
+        output_size: spatial size of the result; None means (n - 1) strides + window - 2 padding.
+            It may differ from that default by less than a stride, because `max_pool` maps several
+            sizes to the same n.
 
     Returns:
         (*batch, *output_size, features).
 
     Raises:
-        ValueError, TypeError: naming the argument, its value, and what would be right; also for
-            an index out of range, if `indices` is known while tracing. Others are dropped.
+        ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
+            This includes an index out of range if `indices` is known while tracing; otherwise,
+            elements with an index out of range are dropped.
     """
     x, indices = checks.array(x, 'x'), checks.array(indices, 'indices')
     if not jnp.issubdtype(indices.dtype, jnp.integer):
@@ -78,7 +80,7 @@ def max_unpool(
 def _check_range(indices: Array, count: int) -> None:
     if isinstance(indices, jax.core.Tracer) or indices.size == 0:
         return
-    known = jax.device_get(indices)  # inside jit, operations of JAX would be traced
+    known = jax.device_get(indices)  # inside jit, JAX operations would be traced
     least, most = known.min(), known.max()
     if least < 0 or most >= count:
         raise UserError(
@@ -98,13 +100,13 @@ def _scatter(x: Array, indices: Array, output: tuple[int, ...]) -> Array:
 
 
 def _place(x: Array, at: Array, count: int) -> Array:
-    """One plane: (pooled,) and its indices to (count,)."""
+    """Scatters one plane: elements (pooled,) with their indices to (count,)."""
     dtype = index_dtype(count, 'output_size')
-    if at.dtype.itemsize < dtype.itemsize:  # it may not hold `count`
+    if at.dtype.itemsize < dtype.itemsize:  # the narrower dtype may be unable to hold `count`
         at = at.astype(dtype)
-    # Negative indices, which jnp would count from the end, are out of range too.
+    # Negative indices are out of range too, but jnp would count them from the end.
     at = jnp.where((at < 0) | (at >= count), count, at).astype(dtype)
-    # At most one element a position takes part in the sum, hence the same result in any order.
+    # At most one element per position contributes to the sum, so its order does not matter.
     number = lax.iota(index_dtype(x.size, 'x'), x.size)
     last = jnp.full(count, -1, number.dtype).at[at].max(number, mode='drop')
     taken = last.at[at].get(mode='fill', fill_value=-1) == number

@@ -1,7 +1,7 @@
-"""Pooling by XLA's reduce_window: for windows of any size.
+"""Pooling with XLA's reduce_window, for windows of any size.
 
-XLA's gradient of a maximum, select-and-scatter, has no deterministic form on every device; here a
-loop over the taps takes its place, a short program even for a long window.
+XLA's gradient of a maximum, select-and-scatter, is not deterministic on every device. This module
+uses a loop over the taps instead, which is a short program even for a large window.
 """
 
 import functools
@@ -35,7 +35,7 @@ def total(x: Array, spec: PoolSpec) -> Array:
 
 
 def winners(x: Array, spec: PoolSpec) -> Array:
-    """Row-major number of the winner in its window, -1 if the window sees only padding."""
+    """Returns the row-major number of each window's winner, -1 if it sees only padding."""
     padded = _pad(x, spec)
 
     def visit(carry, tap):
@@ -47,12 +47,12 @@ def winners(x: Array, spec: PoolSpec) -> Array:
 
     numbers, starts, inside = _taps(spec)
     first = _view(padded, starts[0], spec)
-    nobody = jnp.where(first > first, 0, -1).astype(np.int32)  # -1, as sharded as x
+    nobody = jnp.where(first > first, 0, -1).astype(np.int32)  # -1, with the sharding of x
     return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0][1]
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
-    """The elements of `values` at the winners, 0 where there is none; linear in `values`."""
+    """Returns the elements of `values` at the winners, 0 if there is none; linear in `values`."""
     padded = _pad(values.astype(accumulator(values.dtype)), spec)
 
     def visit(total, tap):
@@ -60,7 +60,7 @@ def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
         return total + jnp.where(codes == number, _view(padded, start, spec), 0), None
 
     numbers, starts, _ = _taps(spec)
-    nothing = jnp.where(codes > codes, 1, 0).astype(padded.dtype)  # 0, as sharded as the codes
+    nothing = jnp.where(codes > codes, 1, 0).astype(padded.dtype)  # 0, with the sharding of codes
     return lax.scan(visit, nothing, (numbers, starts))[0].astype(values.dtype)
 
 
@@ -84,15 +84,18 @@ def _pad(x: Array, spec: PoolSpec) -> Array:
 
 
 def _taps(spec: PoolSpec) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Of each tap, row by row: its number, where the first window has it in the padded input, and,
-    per axis, bool (output,): where it reads the input."""
+    """Returns three values per tap, in row-major order.
+
+    They are the tap's number, its position in the padded input for the first window, and, per axis,
+    bool (output,): which windows read the input at this tap.
+    """
     taps = np.array(list(itertools.product(*map(range, spec.window))), np.int32)
     inside = [spec.inside(axis).T[taps[:, axis]] for axis in range(spec.ndim)]
     return np.arange(len(taps), dtype=np.int32), taps * np.array(spec.dilation, np.int32), inside
 
 
 def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
-    """One tap of every window."""
+    """Returns the elements of one tap of every window."""
     reach = [(out - 1) * s + 1 for out, s in zip(spec.output_size, spec.strides, strict=True)]
     batch = padded.shape[: spec.axes[0]]
     zero: Any = np.int32(0)
@@ -103,7 +106,7 @@ def _view(padded: Array, start: Array, spec: PoolSpec) -> Array:
 
 
 def _outer(inside: list[Array], ndim: int) -> Array:
-    """bool (1, ..., *output_size, 1), of `ndim` axes."""
+    """Combines the axes of `inside` into bool (1, ..., *output_size, 1) with `ndim` axes."""
     alone = [
         jnp.expand_dims(along, [i for i in range(ndim) if i != ndim - 2 - axis])
         for axis, along in enumerate(reversed(inside))

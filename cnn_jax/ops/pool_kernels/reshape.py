@@ -1,6 +1,6 @@
-"""Pooling of windows that neither overlap nor leave gaps: every axis split into (windows, window).
+"""Pooling of windows without overlaps or gaps, by splitting each axis into (windows, window).
 
-Nothing is copied, and the gradient writes every element of the input once.
+No data is copied, and the gradient writes every element of the input once.
 """
 
 import itertools
@@ -16,8 +16,8 @@ from cnn_jax.ops.spec import accumulator
 
 Array = jax.Array
 
-# Up to this many elements a window is read element by element, which XLA turns into fewer and
-# faster loops than a reduction over interleaved axes.
+# Windows of up to this many elements are read element by element, because XLA turns that into fewer
+# and faster loops than a reduction over interleaved axes.
 UNROLLED = 32
 
 
@@ -48,7 +48,7 @@ def total(x: Array, spec: PoolSpec) -> Array:
 
 
 def winners(x: Array, spec: PoolSpec) -> Array:
-    """Row-major number of the winner in its window, (*batch, *output_size, features)."""
+    """Returns the row-major number of each window's winner, (*batch, *output_size, features)."""
     y = _split(x.astype(accumulator(x.dtype)), spec)
     if math.prod(spec.window) > UNROLLED:
         return lax.squeeze(win.of_axes(y, _axes(spec))[1], _axes(spec))
@@ -56,7 +56,7 @@ def winners(x: Array, spec: PoolSpec) -> Array:
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
-    """The elements of `values` at the winners; linear in `values`."""
+    """Returns the elements of `values` at the winners; linear in `values`."""
     values = _split(values, spec)
     numbers = win.numbers(values.shape, _axes(spec), codes.dtype)
     return jnp.where(jnp.expand_dims(codes, _axes(spec)) == numbers, values, 0).sum(
@@ -65,7 +65,7 @@ def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
 
 
 def _split(x: Array, spec: PoolSpec) -> Array:
-    """(*batch, *size, features) -> (*batch, out, window, out, window, ..., features)."""
+    """Splits (*batch, *size, features) to (*batch, out, window, out, window, ..., features)."""
     pairs = list(zip(spec.output_size, spec.window, strict=True))
     used = [out * k for out, k in pairs]
     x = lax.slice(x, [0] * x.ndim, (*x.shape[: spec.axes[0]], *used, x.shape[-1]))

@@ -1,7 +1,7 @@
 """Pooling as a maximum or sum over shifted views, one view per tap, one axis after the other.
 
-A window of 3 x 3 costs 3 + 3 views instead of 9. The last axis goes first: the first maximum of
-the column of row maxima is then the first in row-major order too.
+A 3 x 3 window costs 3 + 3 views instead of 9. The last axis is reduced first, so that the first
+maximum in the column of row maxima is also the first in row-major order.
 """
 
 import functools
@@ -19,7 +19,7 @@ from cnn_jax.ops.spec import accumulator
 Array = jax.Array
 Codes = tuple[Array, ...]
 
-# More would make a program that takes minutes to compile.
+# More views would make a program that takes minutes to compile.
 MOST_VIEWS = 64
 
 
@@ -48,7 +48,7 @@ def total(x: Array, spec: PoolSpec) -> Array:
 
 
 def winners(x: Array, spec: PoolSpec) -> Codes:
-    """Number of the winning tap along each spatial axis, the last axis first."""
+    """Returns the number of the winning tap along each spatial axis, last axis first."""
     y = x.astype(accumulator(x.dtype))
     fill = win.lowest(x.dtype).astype(y.dtype)
     codes = []
@@ -59,9 +59,10 @@ def winners(x: Array, spec: PoolSpec) -> Codes:
 
 
 def pick(values: Array, codes: Codes, spec: PoolSpec) -> Array:
-    """The elements of `values` at the winners, 0 for a winner in the padding; linear in `values`.
+    """Returns the elements of `values` at the winners, 0 for winners in the padding.
 
-    Its transpose sums up to one term per window that an element lies in, hence the accumulator.
+    It is linear in `values`. It computes in the accumulator's dtype, because its transpose sums up
+    to one term per window that contains an element.
     """
     y = values.astype(accumulator(values.dtype))
     for axis, code in zip(_last_first(spec), codes, strict=True):
@@ -76,7 +77,7 @@ def _last_first(spec: PoolSpec) -> list[int]:
 
 
 def _taps(x: Array, axis: int, spec: PoolSpec, fill: np.ndarray) -> list[Array]:
-    """Element t of every window along a spatial axis, for each tap t."""
+    """Returns, for each tap t, element t of every window along a spatial axis."""
     config = [(0, 0, 0)] * x.ndim
     config[spec.axes[axis]] = (*spec.covered[axis], 0)
     x = lax.pad(x, fill, config)

@@ -1,8 +1,8 @@
 """Finds the maximum of a window: the first of several equal ones, the last NaN.
 
-That is the order in which PyTorch visits a window (aten/src/ATen/native/cpu/MaxPoolKernel.cpp):
-a later element wins if it is greater, or NaN. Without dependence on the order of execution, the
-gradient of a maximum that follows the winner is deterministic.
+This is the result of PyTorch's loop over a window (aten/src/ATen/native/cpu/MaxPoolKernel.cpp),
+where a later element wins if it is greater, or NaN. The winner does not depend on the order of
+execution, so the gradient of a maximum, which follows the winner, is deterministic.
 """
 
 import math
@@ -20,22 +20,22 @@ Array = jax.Array
 
 
 def lowest(dtype: Any) -> np.ndarray:
-    """The value that no maximum prefers, as padding."""
+    """Returns the lowest value of `dtype`, which pads the input of a maximum."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return np.array(jnp.iinfo(dtype).min, dtype)
-    # The types of 8 bits and fewer whose names end with "fn" or "uz" have no infinity.
+    # Floats of 8 bits or fewer whose names end in "fn" or "uz" have no infinity.
     least = np.array(-np.inf).astype(dtype)
     return least if np.isneginf(least.astype(np.float64)) else np.array(jnp.finfo(dtype).min, dtype)
 
 
 def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tuple[Array, Array]:
-    """Maximum and number of the winning tap, element by element over arrays of one shape.
+    """Returns the elementwise maximum of arrays of one shape, and the number of the winning tap.
 
     Args:
-        taps: the windows' elements, tap by tap; at most 256.
-        first_inside: bool (len(taps), *broadcastable): at the tap that is the first to read the
-            input, not padding, of a window; that tap wins over all before it, so that padding
-            never wins, not even where all is -inf.
+        taps: one array per tap, with that element of every window; at most 256.
+        first_inside: bool (len(taps), *broadcastable), true at the first tap of a window that reads
+            the input and not padding. That tap wins over all earlier ones, so padding never wins,
+            even if all elements are -inf.
     """
     best, code = taps[0], lax.full_like(taps[0], 0, np.uint8)
     for k, tap in enumerate(taps[1:], 1):
@@ -48,20 +48,21 @@ def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tu
 
 
 def of_axes(x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The same for all elements of `axes` (from the end; kept, with size 1), numbered row by row.
+    """Returns the maximum over `axes` and the winner's number, in row-major order.
 
-    Two reductions instead of one step per element: for large windows.
+    `axes` count from the end, and are kept with size 1. This takes two reductions instead of one
+    step per element, which suits large windows.
     """
     number = numbers(x.shape, axes)
     best = x.max(axes, keepdims=True)
-    # The least rank wins: the number itself where equal; for a NaN, greater the further back it is.
+    # The lowest rank wins. The rank of a maximum is its number; the last NaN has the lowest rank.
     rank = jnp.where(x == best, number, np.iinfo(number.dtype).max)
     rank = jnp.where(x != x, -1 - number, rank).min(axes, keepdims=True)
     return best, jnp.where(rank < 0, -1 - rank, rank)
 
 
 def numbers(shape: Sequence[int], axes: tuple[int, ...], dtype: Any = None) -> Array:
-    """Row-major numbers of the elements of `axes`, with size 1 along all other axes."""
+    """Returns row-major numbers of the elements of `axes`, with size 1 along all other axes."""
     sizes = [n if axis in axes else 1 for axis, n in enumerate(shape, -len(shape))]
     count = math.prod(sizes)
     return lax.iota(dtype or index_dtype(count, 'a window'), count).reshape(sizes)

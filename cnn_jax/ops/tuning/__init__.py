@@ -1,7 +1,7 @@
-"""Chooses the kernel for a map of a convolution when the caller names none.
+"""Chooses the kernel for a map of a convolution if the caller names none.
 
-What was measured on this kind of device decides (`table`); else the rules that were derived from
-such measurements (`rules`).
+The choice follows measurements on this kind of device (`table`) if there are any, and otherwise
+rules derived from such measurements (`rules`).
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,15 @@ __all__ = ['choose', 'ranked']
 
 
 def choose(op: str, spec: ConvSpec, platform: str) -> tuple[str, str]:
-    """The kernel for map `op` of `spec` on `platform` ('cpu', 'cuda', 'rocm', 'tpu'), and why."""
+    """Returns the kernel for map `op` of `spec` on `platform`, and the reason.
+
+    `platform` is 'cpu', 'cuda', 'rocm' or 'tpu'.
+    """
     return next(ranked(op, spec, platform))
 
 
 def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
-    """That kernel, and those to fall back on, the best first; the last one is 'lax'."""
+    """Yields that kernel and its fallbacks with reasons, best first; the last one is 'lax'."""
     times = table.times(spec, op, platform)
     for name in times:
         if name in kernels.KERNELS and _supports(name, op, spec, platform):

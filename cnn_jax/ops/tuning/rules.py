@@ -1,8 +1,8 @@
 """Rules that choose the kernels of a convolution, derived from measurements (docs/performance.md).
 
-Elsewhere than on a CPU the choice is XLA's own convolution. On a CPU it is the native kernel where
-there is one, else the formulation that was fastest on two cores of an x86-64 server for problems of
-the kind; where none was clearly faster, it is XLA's.
+On platforms other than CPUs, the choice is XLA's own convolution. On a CPU, it is the native kernel
+if that supports the problem. Otherwise it is the formulation that was fastest for similar problems
+on two cores of an x86-64 server, or XLA's own convolution if no other was clearly faster.
 """
 
 import math
@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from cnn_jax.ops import kernels
 from cnn_jax.ops.spec import ConvSpec
 
-MANY_TAPS = 64  # above that, a window with groups is not written out
-FEATURES = 16  # below that, patches with features last are too short to copy fast
-WINOGRAD_FEATURES = 64  # below that, the transforms cost more than the products that they save
-WINOGRAD_POSITIONS = 1 << 14  # with more, below 4 times that, the transformed tiles leave the cache
-MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost what their product saves
-FEW_POSITIONS = 4  # with no more outputs per image, XLA:CPU's convolution falls to a few GFLOP/s
+MANY_TAPS = 64  # with more taps, a window with groups is not unrolled
+FEATURES = 16  # with fewer, patches with features last are too short to copy fast
+WINOGRAD_FEATURES = 64  # with fewer, the transforms cost more than the products that they save
+# With this many output positions or more, and fewer than 4 * WINOGRAD_FEATURES features, the
+# transformed tiles leave the cache.
+WINOGRAD_POSITIONS = 1 << 14
+MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost as much as the product saves
+FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a few GFLOP/s
 
 
 def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
-    """The kernels for map `op` of `spec` on `platform`, the best first, and why."""
+    """Yields the kernels for map `op` of `spec` on `platform` with reasons, best first."""
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
@@ -86,7 +88,7 @@ def _is_winograd(spec: ConvSpec) -> bool:
 
 
 def _suits_rows(op: str, spec: ConvSpec) -> bool:
-    """Whether `im2col`, row by row, is faster than the native kernel, by 1.3 to 5 times."""
+    """Returns whether `im2col`, row by row, is faster than the native kernel, by 1.3 to 5 times."""
     few = op == 'input_grad' and spec.in_features <= 3 and spec.dtype == 'float32'
     return few and spec.ndim > 1 and set(spec.strides) == {1}
 

@@ -1,12 +1,14 @@
-"""Measured choices: what each kernel took for a convolution, on one kind of device, as JSON.
+"""Reads and writes tables of measured kernel times for convolutions on one kind of device, as JSON.
 
-`experiments/compare_kernels.py --save_choices` writes such a table. Used is the first there is of
+`experiments/compare_kernels.py --save_choices` writes such a table. If $CNN_JAX_TUNING names a
+file, only that file is used, on the platform that it was measured on. Otherwise, the first of these
+that exists is used:
 
-    the file that $CNN_JAX_TUNING names, on the platform that it was measured on
-    the user's own for this device: `own_path(platform)`
-    the package's own for this device: a .json file in this folder
+    the user's own table for this device: `own_path(platform)`
+    the package's table for this device: a .json file in this folder
 
-On a CPU the device is the processor with its number of cores, elsewhere what JAX calls its kind.
+On a CPU, the device is the processor with its number of cores. On other platforms, it is JAX's
+`device_kind`.
 """
 
 import dataclasses
@@ -44,12 +46,12 @@ def key(spec: ConvSpec) -> str:
 
 
 def device(platform: str) -> str | None:
-    """Returns the device that a table of this platform is for; None where there is none here."""
+    """Returns the name of this machine's device of the platform; None if it has no such device."""
     if platform == 'cpu':
         return _processor()
     try:
         return jax.local_devices(backend=platform)[0].device_kind
-    except RuntimeError:  # compiled for, but not here
+    except RuntimeError:  # code can be compiled for a platform that this machine lacks
         return None
 
 
@@ -58,7 +60,7 @@ def _processor() -> str:
 
 
 def own_path(platform: str) -> Path:
-    """Returns the path of this user's table for the platform's device here."""
+    """Returns the path of this user's table for this machine's device of the platform."""
     return cache_folder() / f'tuning-{_slug(device(platform) or platform)}.json'
 
 
@@ -68,16 +70,16 @@ def save(
     about: Mapping[str, Any],
     platform: str,
 ) -> None:
-    """Adds `choices` (key of a spec -> map -> times) to the table at `path`, or begins one.
+    """Adds `choices` (key of a spec -> map -> times) to the table at `path`, or creates it.
 
     Args:
-        path: a JSON file; its entries for other convolutions stay.
-        platform: that they were measured on.
-        choices: what was measured; of each map the fastest kernel comes to be used.
-        about: versions, date and the like; kept with each entry's file as the last that wrote it.
+        path: a JSON file; its entries for other convolutions are kept.
+        platform: the platform of the measurements.
+        choices: the measured times; the fastest kernel of each map will be used.
+        about: versions, date and similar metadata; stored once per file, from the last save.
 
     Raises:
-        ValueError: the file at `path` is no table, or one of another device.
+        ValueError: the file at `path` is not a table, or it is for another device.
     """
     kept = {}
     if path.exists():
@@ -105,7 +107,7 @@ def save(
 
 @functools.cache
 def _choices(platform: str) -> Mapping[str, Mapping[str, Times]]:
-    """Read once per process."""
+    """Returns the measured times for the platform; reads the file once per process."""
     named, here = os.environ.get(VARIABLE), device(platform)
     if not named and not here:
         return {}
@@ -130,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text())
         if table['version'] in (1, VERSION) and isinstance(table['choices'], dict):
-            # Version 1 knew processors only.
+            # Version 1 supported processors only.
             return {'platform': 'cpu', 'device': table.get('processor')} | table
     except (json.JSONDecodeError, KeyError, TypeError):
         pass
