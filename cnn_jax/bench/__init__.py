@@ -1,1 +1,1 @@
-"""Measurements: kernels, training steps, parity with PyTorch, programs compiled for TPUs."""
+"""Benchmarks of kernels, training steps, parity with PyTorch, and programs compiled for TPUs."""

@@ -16,7 +16,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
 def describe() -> dict[str, Any]:
-    """Devices, processor, memory and versions: what any figure must be quoted with."""
+    """Returns devices, processor, memory and versions, which any quoted figure must state."""
     device = jax.devices()[0]
     return {
         'platform': device.platform,
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions(packages=PACKAGES) -> dict[str, str | None]:
-    """Installed versions, None where a package is absent."""
+    """Returns the installed version of each package; None if the package is absent."""
     found = {}
     for name in packages:
         try:
@@ -47,7 +47,7 @@ def versions(packages=PACKAGES) -> dict[str, str | None]:
 
 
 def one_line(description: dict[str, Any] | None = None) -> str:
-    """`describe()` on one line, for titles and tables."""
+    """Formats `describe()` on one line, for titles and tables."""
     d = description or describe()
     where = d['processor'] if d['platform'] == 'cpu' else d['device_kind']
     cores = f', {d["cores"]} cores' if d['platform'] == 'cpu' else ''
@@ -55,9 +55,11 @@ def one_line(description: dict[str, Any] | None = None) -> str:
 
 
 def gemm_peak(dtype: str = 'float32', *, rounds: int = 5, largest: int = 16384) -> float:
-    """The best rate of square matrix products of `dtype`, in GFLOP/s, 16-bit floats summed in
-    float32: the maximum over sizes that double from 256 up to `largest`, or until one product takes
-    0.1 s."""
+    """Measures the peak rate of square matrix products of `dtype`, in GFLOP/s.
+
+    16-bit floats accumulate in float32. The peak is the maximum over sizes that double from 256 up
+    to `largest`, or until one product takes more than 0.1 s.
+    """
     best, size = 0.0, 256
     key = jax.random.key(0)
     while size <= largest:
@@ -76,18 +78,21 @@ def _sum_dtype(dtype):
 
 
 def bandwidth(megabytes: int | None = None, *, rounds: int = 7) -> float:
-    """Memory bandwidth in GB/s: the better of reading an array (sum) and of updating it in place
-    (read and write).
+    """Measures the memory bandwidth in GB/s.
+
+    Returns the higher rate of two tests: reading an array (a sum) and updating it in place (a read
+    and a write).
 
     Args:
-        megabytes: size of the array; None: 256 on a CPU, 1024 elsewhere, beyond every cache.
-        rounds: samples; the median counts.
+        megabytes: size of the array, larger than every cache. None means 256 on a CPU and 1024
+            elsewhere.
+        rounds: number of samples; the median is used.
     """
     if megabytes is None:
         megabytes = 256 if jax.devices()[0].platform == 'cpu' else 1024
     x = jnp.ones((megabytes, 1 << 18), jnp.float32)
     read = timing.measure({'read': jnp.sum}, x, rounds=rounds)['read'].median
-    # Donated, because a fresh result of this size costs page faults, which are not bandwidth.
+    # The array is donated: a new result of this size would cause page faults and lower the rate.
     update = jax.jit(lambda x: x * 0.999, donate_argnums=0).lower(x).compile()
     state = {'x': update(x)}
 
@@ -100,7 +105,7 @@ def bandwidth(megabytes: int | None = None, *, rounds: int = 7) -> float:
 
 
 def peaks(dtypes=('float32', 'bfloat16')) -> dict[str, Any]:
-    """Measured limits: GFLOP/s by dtype, and GB/s. Takes a few seconds."""
+    """Measures the peak GFLOP/s of each dtype and the bandwidth in GB/s; takes a few seconds."""
     return {
         'gemm_gflops': {dtype: gemm_peak(dtype) for dtype in dtypes},
         'bandwidth_gbs': bandwidth(),
@@ -108,8 +113,10 @@ def peaks(dtypes=('float32', 'bfloat16')) -> dict[str, Any]:
 
 
 def attainable(peaks: dict[str, Any], dtype: str, intensity: float) -> float:
-    """The roofline: GFLOP/s that `intensity` (FLOP/byte) allows (Williams, Waterman & Patterson
-    2009, "Roofline")."""
+    """Returns the GFLOP/s that the roofline model allows at `intensity` (FLOP/byte).
+
+    Source: Williams, Waterman & Patterson 2009, "Roofline".
+    """
     return min(peaks['gemm_gflops'][dtype], intensity * peaks['bandwidth_gbs'])
 
 

@@ -1,4 +1,4 @@
-"""Measurements in a process of their own."""
+"""Runs measurements in a separate process."""
 
 import os
 import pathlib
@@ -19,21 +19,21 @@ def run_python(
     environment: Mapping[str, str] | None = None,
     shows_output: bool = False,
 ) -> str:
-    """Runs Python with this package importable; returns what it prints.
+    """Runs Python in a new process that can import this package, and returns its output.
 
     Args:
-        arguments: of `python`.
-        what: names the process in errors.
-        given: its standard input.
-        environment: additional variables.
-        shows_output: whether its standard output goes to the terminal instead.
+        arguments: command-line arguments of `python`.
+        what: name of the process in error messages.
+        given: text for its standard input.
+        environment: additional environment variables.
+        shows_output: whether its standard output goes to the terminal instead of being returned.
 
     Raises:
-        MissingPackageError: it lacks PyTorch.
-        RuntimeError: it failed; the message has the last line of its traceback.
+        MissingPackageError: PyTorch is not installed.
+        RuntimeError: the process failed; the message has the last line of its traceback.
     """
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    # Unfiltered, the exception is the last line of a traceback.
+    # Without filtering, the last line of a traceback is the exception.
     fixed = {'PYTHONPATH': path, 'JAX_TRACEBACK_FILTERING': 'off'}
     done = subprocess.run(
         [sys.executable, *arguments],

@@ -1,8 +1,8 @@
-"""Wall-clock time of JAX functions: compilation, first call and steady state, kept apart.
+"""Measures the wall-clock time of JAX functions: compilation, first call and steady state.
 
-A machine is never the same twice: candidates that are to be compared are timed in turns (round
-robin), so that a slow second hits all of them, and the median of the rounds with its spread is
-reported, never a best case.
+The speed of a machine varies over time. Candidates are therefore timed in turns (round robin), so
+that a slow period affects all of them. The median of the rounds is reported with its spread, never
+the best case.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from cnn_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds. `steady` has one sample a round: the mean of the calls of that round."""
+    """Times in seconds. `steady` has one sample per round: the mean over the calls of the round."""
 
     compile: float
     first: float
@@ -30,14 +30,14 @@ class Timing:
 
     @property
     def iqr(self) -> float:
-        """Interquartile range: a spread that one disturbed round does not change."""
+        """Interquartile range, a measure of spread that is robust to a single outlier."""
         low, high = np.percentile(self.steady, (25, 75))
         return float(high - low)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A function compiled for its arguments, and what that took (`compile`, `first`: seconds)."""
+    """A function compiled for its arguments, with the seconds to compile it and to run it first."""
 
     call: Callable[[], Any]
     compile: float
@@ -46,9 +46,9 @@ class Compiled:
 
 
 def compile(function: Callable, *args: Any) -> Compiled:
-    """Compiles `function` (traceable, or a jitted one) for `args` and runs it once.
+    """Compiles `function` (traceable or already jitted) for `args` and runs it once.
 
-    Raises whatever tracing, compiling or running raises.
+    Exceptions raised while tracing, compiling or running propagate to the caller.
     """
     start = time.perf_counter()
     executable = jax.jit(function).lower(*args).compile()
@@ -68,11 +68,12 @@ def steady(
     """Times compiled functions in turns.
 
     Args:
-        candidates: name -> compiled function, each already run once.
-        rounds: samples of each candidate.
-        sample: seconds a sample should last: fast functions are called several times, on an
-            accelerator without waiting in between, so that it is measured and not the dispatch.
-        limit: seconds a candidate may use in all; a slower one gets fewer rounds (at least one).
+        candidates: name -> compiled function; each function has already run once.
+        rounds: number of samples per candidate.
+        sample: target duration of a sample in seconds. Fast functions are called several times per
+            sample. On an accelerator the calls are not awaited one by one, so that the sample
+            measures execution rather than dispatch.
+        limit: total seconds per candidate; a slower candidate gets fewer rounds (at least one).
 
     Returns:
         name -> Timing, in the order of `candidates`.
@@ -81,7 +82,7 @@ def steady(
         raise UserError(f'rounds must be at least 1, got {rounds}')
     calls, wanted = {}, {}
     for name, candidate in candidates.items():
-        # The first call after compilation pays for page faults and cold caches: a second one tells.
+        # The first call after compilation includes page faults and cold caches, so time a second.
         once = candidate.first if candidate.first > limit else _seconds(candidate.call, 1)
         calls[name] = max(1, round(sample / max(once, 1e-9)))
         wanted[name] = max(1, min(rounds, int(limit / (calls[name] * max(once, 1e-9)))))
@@ -97,8 +98,8 @@ def steady(
 
 
 def _seconds(call: Callable[[], Any], count: int) -> float:
-    # Accelerators run calls one after the other. On a CPU calls that nobody waits for run beside
-    # each other, in memory that is fresh each time: several times slower than as steps of training.
+    # Accelerators run calls one after the other. On a CPU, calls that are not awaited run
+    # concurrently, each in newly allocated memory: several times slower than in training steps.
     wait_for_each = jax.default_backend() == 'cpu'
     start = time.perf_counter()
     for _ in range(count):
@@ -116,6 +117,6 @@ def measure(
     sample: float = 0.01,
     limit: float = 2.0,
 ) -> dict[str, Timing]:
-    """Compiles functions of the same `args` and times them in turns; see `steady`."""
+    """Compiles functions that take the same `args` and times them in turns; see `steady`."""
     compiled = {name: compile(function, *args) for name, function in functions.items()}
     return steady(compiled, rounds=rounds, sample=sample, limit=limit)

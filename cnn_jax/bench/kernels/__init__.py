@@ -1,1 +1,1 @@
-"""Every kernel on a convolution problem: right or wrong, and how fast."""
+"""Checks and times every kernel on a convolution problem."""

@@ -1,7 +1,7 @@
-"""Every kernel on a problem: supported or why not, right or wrong by how much, how fast.
+"""Checks every kernel on a problem: whether it is supported, how accurate it is and how fast.
 
-A convolution and its two gradients are three passes; a transposed convolution has the same three
-maps in other roles (see `cnn_jax.ops.spec.ROLES`), so both are measured by the same code.
+A convolution has three passes: forward and two gradients. A transposed convolution uses the same
+three maps in other roles (see `cnn_jax.ops.spec.ROLES`), so the same code measures both.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from cnn_jax.ops.spec import MAPS as PASSES
 from cnn_jax.ops.spec import ROLES
 from cnn_jax.ops.tuning.table import Times
 
-# pass -> which of the three maps of the spec it is
+# The map of the ConvSpec that computes each pass.
 MAPS = {
     'conv': {name: name for name in PASSES},
     'conv_transpose': {
@@ -39,26 +39,27 @@ class Candidate:
     """A kernel for one pass of a problem, before it is run."""
 
     kernel: str
-    reason: str  # why it cannot; '' if it can
-    chosen: bool  # it is what `implementation=None` runs
+    reason: str  # why it cannot run; '' if it can
+    chosen: bool  # whether `implementation=None` runs it
     function: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One kernel on one pass of a problem. Without a time where `reason` says why.
+    """Result of one kernel on one pass of a problem. If it has no time, `reason` says why.
 
     Attributes:
-        problem, dtype, kernel: what.
+        problem, dtype, kernel: what was measured.
         direction: 'forward', 'input_grad' or 'filter_grad'.
         chosen: whether `implementation=None` runs this kernel.
         reason: why there is no time; '' otherwise.
         error: ||result - reference|| / ||reference|| against float64.
-        tolerance: the error that rounding explains.
-        checked: the part of the result that was checked; '' is all of it.
-        compile_s, first_s, steady_s, iqr_s: seconds; the median and the quartile distance.
+        tolerance: the largest error that rounding can explain.
+        checked: the part of the result that was checked; '' means all of it.
+        compile_s, first_s: seconds to compile and of the first call.
+        steady_s, iqr_s: median seconds per call and their interquartile range.
         gflops: 10^9 operations of the direct form per second.
-        bytes: least traffic: operands read and result written once.
+        bytes: minimum memory traffic; operands are read and the result is written once.
         intensity: operations of the direct form per byte.
     """
 
@@ -82,7 +83,7 @@ class Measurement:
 
     @property
     def right(self) -> bool | None:
-        """Whether the result is right; None where there is none."""
+        """Whether the error is within the tolerance; None if there is no result."""
         return None if self.error is None else bool(self.error <= self.tolerance)
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,15 +91,15 @@ class Measurement:
 
 
 def passes(problem: Problem) -> tuple[str, ...]:
-    """A pool has no filter, hence no filter gradient."""
+    """Returns the passes of a problem; a pool has no filter and so no filter gradient."""
     return PASSES[:2] if problem.op in POOLS else PASSES
 
 
 def _one_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs NumPy on one thread.
+    """Makes `function` run NumPy on one thread.
 
-    Its other threads would spin for a tenth of a second after the reference is computed, on the
-    processors that the kernels are timed on.
+    NumPy's other threads would busy-wait for a tenth of a second after computing the reference, on
+    the cores on which the kernels are timed.
     """
 
     @functools.wraps(function)
@@ -129,19 +130,20 @@ def measure(
     Args:
         problem: what to compute, on standard normal operands rounded to `dtype`.
         direction: one of `passes(problem)`.
-        dtype: of operands and result.
-        names: which of the operation's kernels ('default': the one that None runs); None: all.
+        dtype: dtype of the operands and the result.
+        names: kernels to measure; 'default' is the one that `implementation=None` runs. None means
+            all kernels of the operation.
         precision: as in jax.lax.
-        rounds, limit: see `timing.steady`. 0 rounds: check only.
-        check_macs: multiply-adds to spend on the float64 reference; of larger problems a part of
-            the result is checked (see `reference.part`).
-        seed: of the operands.
+        rounds, limit: see `timing.steady`. With 0 rounds, kernels are checked but not timed.
+        check_macs: multiply-adds to spend on the float64 reference. For larger problems only a part
+            of the result is checked (see `reference.part`).
+        seed: random seed of the operands.
 
     Returns:
         One measurement per kernel, in the order of the operation's table.
 
     Raises:
-        ValueError: unknown pass.
+        ValueError: `direction` is not a pass of the problem.
     """
     if direction not in passes(problem):
         raise UserError(f'pass must be one of {", ".join(passes(problem))}, got {direction!r}')
@@ -166,7 +168,7 @@ def measure(
                 made = timing.compile(candidate.function, *operands)
                 row |= check(made.result)
                 compiled[candidate.kernel] = dataclasses.replace(made, result=None)
-            except Exception as error:  # whatever a kernel raises is a finding about this kernel
+            except Exception as error:  # reported as the result of this kernel
                 row['reason'] = f'failed: {first_line(error)}'
         else:
             row['reason'] = candidate.reason
@@ -189,7 +191,7 @@ def _is_wanted(candidate: Candidate, names: Sequence[str]) -> bool:
 
 
 def check_kernels(problems: Sequence[Problem], names: Sequence[str]) -> None:
-    """Raises ValueError unless each name is a kernel of the operation of one of the problems."""
+    """Raises ValueError unless each name is 'default' or a kernel for one of the problems."""
     known = ['default', *(name for p in problems for name in dispatch.implementations(p.op))]
     for name in names:
         if name not in known:
@@ -198,12 +200,12 @@ def check_kernels(problems: Sequence[Problem], names: Sequence[str]) -> None:
 
 
 def best(rows: Sequence[Measurement]) -> Measurement | None:
-    """The fastest of those that are right."""
+    """Returns the fastest correct measurement; None if there is none."""
     return min((r for r in rows if r.right and r.steady_s), key=lambda r: r.steady_s, default=None)
 
 
 def choices(rows: Sequence[Measurement], precision: Any = None) -> dict[str, dict[str, Times]]:
-    """The times of what was right, for `tuning.table.save`: key of a spec -> map -> times."""
+    """Returns the times of correct kernels for `tuning.table.save`: spec key -> map -> times."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         problem = parse(row.problem)
@@ -271,8 +273,10 @@ def _pool(problem, direction, dtype, precision, check_macs, rng):
 
 
 def multiplied_in(dtype: str, precision: Any) -> str:
-    """The dtype whose rounding the products of `dtype` operands may show: accelerators multiply
-    float32 in TF32 or bfloat16 unless a higher precision is asked for."""
+    """Returns the dtype whose rounding error products of `dtype` operands may have.
+
+    Accelerators multiply float32 in TF32 or bfloat16 unless a higher precision is requested.
+    """
     asked = precision if precision is not None else jax.config.jax_default_matmul_precision
     full = jax.devices()[0].platform == 'cpu' or str(asked).lower() in (
         'highest', 'float32', 'precision.highest',

@@ -1,4 +1,4 @@
-"""Pictures of the measurements of `compare`: rates by problem, and the roofline."""
+"""Plots the measurements of `compare`: rates per problem, and the roofline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ MARKERS = {'forward': 'o', 'input_grad': 's', 'filter_grad': '^'}
 
 
 def colours(rows: Sequence[Measurement]) -> dict[str, Any]:
-    """A colour a kernel, the same in every picture of these rows."""
+    """Returns one colour per kernel, the same in every plot of these rows."""
     names = list(dict.fromkeys(row.kernel for row in rows))
     strong = [*colormaps['tab10'].colors, 'navy', 'gold', 'limegreen', 'salmon', 'black']
     return {name: strong[i % len(strong)] for i, name in enumerate(names)}
@@ -31,8 +31,10 @@ def bars(
     torch: Mapping[Key, float] | None = None,
     title: str = '',
 ) -> Figure:
-    """One panel a pass, one bar a problem: the best kernel's GFLOP/s in its colour; the other
-    kernels are dots, PyTorch (seconds by key in `torch`) is a cross.
+    """Plots one panel per pass and one bar per problem.
+
+    The bar shows the GFLOP/s of the best kernel, in its colour. Dots show the other kernels, and a
+    cross shows PyTorch (`torch` has its seconds by key).
 
     Raises:
         ValueError: no row of `dtype` has a time.
@@ -91,9 +93,9 @@ def roofline(
     dtype: str,
     title: str = '',
 ) -> Figure:
-    """The best kernel of each pass under the measured roof: GFLOP/s against FLOP/byte.
+    """Plots the best kernel of each pass under the measured roof: GFLOP/s against FLOP/byte.
 
-    Kernels that save multiplications (Winograd, FFT) may rise above the roof, since the rate counts
+    Kernels that save multiplications (Winograd, FFT) may exceed the roof, because the rate counts
     the operations of the direct form.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Max and average pooling in float64 NumPy, and the kernels of `cnn_jax` to hold against it."""
+"""Computes max and average pooling in float64 NumPy, and lists the kernels to compare with it."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,14 +12,21 @@ from cnn_jax.ops import pool
 
 
 def forward(x, dy, problem: Problem) -> np.ndarray:
-    """y (batch, *output size, channels) of x (batch, *input size, channels); `dy` is not used."""
+    """Returns y (batch, *output size, channels) for x (batch, *input size, channels).
+
+    `dy` is not used.
+    """
     del dy
     views = np.stack([_pad(x, problem)[view] for view in _views(problem)])
     return views.max(0) if problem.op == 'max_pool' else views.mean(0)
 
 
 def input_grad(x, dy, problem: Problem) -> np.ndarray:
-    """dx of dy: to the first of the largest elements of a window, or to all of them alike."""
+    """Returns dx for dy.
+
+    Max pooling sends dy to the first maximum of each window. Average pooling spreads it evenly over
+    the window.
+    """
     padded = _pad(x, problem)
     views = list(_views(problem))
     first = np.argmax(np.stack([padded[view] for view in views]), axis=0)
@@ -33,7 +40,7 @@ MAPS = {'forward': forward, 'input_grad': input_grad}
 
 
 def call(problem: Problem, implementation: str | None):
-    """The pool of `problem` as a function of x."""
+    """Returns the pool of `problem` as a function of x."""
     operation = getattr(pool, problem.op)
     return lambda x: operation(
         x,
@@ -45,7 +52,7 @@ def call(problem: Problem, implementation: str | None):
 
 
 def reason_against(problem: Problem, implementation: str, x) -> str:
-    """Why a kernel cannot; '' if it can."""
+    """Returns why a kernel cannot compute the problem; '' if it can."""
     try:
         jax.eval_shape(call(problem, implementation), x)
     except UserError as error:
@@ -54,12 +61,12 @@ def reason_against(problem: Problem, implementation: str, x) -> str:
 
 
 def gradient(function):
-    """The input gradient of `function` as a function of (x, dy)."""
+    """Returns the input gradient of `function` as a function of (x, dy)."""
     return lambda x, dy: jax.vjp(function, x)[1](dy)[0]
 
 
 def functions(problem: Problem, direction: str, names, x) -> Iterator[tuple]:
-    """(kernel, reason against it, function of (x, dy)) for each kernel name."""
+    """Yields (kernel, reason against it, function of (x, dy)) for each kernel name."""
     for name in names:
         pool = call(problem, name)
         function = gradient(pool) if direction == 'input_grad' else lambda x, dy, pool=pool: pool(x)

@@ -1,4 +1,4 @@
-"""Convolution problems as short strings, in the manner of oneDNN's benchdnn.
+"""Reads and writes convolution problems as short strings in the style of oneDNN's benchdnn.
 
     mb64_ic32ih28oc64kh3sh1ph1            2-D, 28x28x32 -> 28x28x64, window 3x3, padding 1
     mb16_ic1iw8000oc64kw80sw4             1-D
@@ -7,12 +7,12 @@
     conv_transpose:mb32_ic256ih8oc128kh4sh2ph1    8x8 -> 16x16
     max_pool:mb64_ic64ih28kh2sh2          pools: no oc
 
-Letters: `mb` batch, `g` groups, `ic`/`oc` channels; `i`, `o`, `k`, `s`, `p`, `d` with an axis `d`,
-`h` or `w`: input, output, window, stride, padding, dilation. Underscores mean nothing, the order is
-free. An axis that is left out equals the one before it (`ih28` alone is 28x28); strides are 1,
-padding and dilation 0 unless given. Dilation counts the holes: `dh1` is what frameworks call 2. The
-output size follows from the rest; given, it is checked, and decides the padding after the last
-element where the two sides differ.
+`mb` is the batch size, `g` the number of groups, and `ic` and `oc` are the channels. The letters
+`i`, `o`, `k`, `s`, `p`, `d` stand for input, output, window, stride, padding and dilation; an axis
+`d`, `h` or `w` follows them. Underscores are ignored, and the order is free. An omitted axis equals
+the one before it (`ih28` alone is 28x28). Strides default to 1, padding and dilation to 0. Dilation
+counts the holes: `dh1` is what frameworks call 2. The output size is computed if it is omitted. If
+given, it is checked, and it sets the padding after the last element where the two sides differ.
 Source: oneDNN, tests/benchdnn/doc/driver_conv.md.
 """
 
@@ -34,8 +34,8 @@ _TOKEN = re.compile(r'(mb|ic|oc|g|[iokspd][dhw])(\d+)')
 class Problem:
     """One call of an operation. Sizes are tuples with one entry per spatial axis.
 
-    For a transposed convolution `input_size` is that of its input, and `padding` is what its output
-    is cropped by. A pool has `out_features == in_features`.
+    For a transposed convolution, `input_size` is the size of its own input and `padding` is the
+    amount cropped from its output. A pool has `out_features == in_features`.
     """
 
     op: str
@@ -55,10 +55,12 @@ class Problem:
         return len(self.window)
 
     def spec(self, dtype: str = 'float32', precision=None) -> ConvSpec:
-        """The convolution; of a transposed one, the convolution it is the transpose of.
+        """Returns the ConvSpec of the convolution.
+
+        For a transposed convolution, it describes the convolution that is transposed.
 
         Raises:
-            ValueError: a pool is no convolution.
+            ValueError: the problem is a pool.
         """
         if self.op in POOLS:
             raise UserError(f'{self.op} is no convolution: it has no ConvSpec')
@@ -81,7 +83,7 @@ class Problem:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates (of a pool: elements looked at), the same in all three passes."""
+        """Multiply-accumulates (for a pool, elements read); the same for every pass."""
         if self.op in POOLS:
             outputs = self.batch * self.in_features * math.prod(self.output_size)
             return outputs * math.prod(self.window)
@@ -89,11 +91,11 @@ class Problem:
 
     @property
     def flops(self) -> int:
-        """Operations of one pass: two a multiply-accumulate, one an element that a pool reads."""
+        """Operations per pass: two per multiply-accumulate, or one per element read by a pool."""
         return self.macs if self.op in POOLS else 2 * self.macs
 
     def bytes(self, itemsize: int) -> int:
-        """Bytes that must move at least: both operands read and the result written, each once."""
+        """Returns the minimum bytes moved: operands are read and the result is written once."""
         sizes = [
             self.batch * math.prod(self.input_size) * self.in_features,
             self.batch * math.prod(self.output_size) * self.out_features,
@@ -125,7 +127,7 @@ class Problem:
         return ''.join(parts)
 
     def _default_output(self) -> tuple[int, ...]:
-        """The output size that the string would have if it gave none."""
+        """Returns the output size that a string without one would imply."""
         sizes = []
         for n, k, s, d, (p, _) in zip(
             self.input_size, self.window, self.strides, self.dilation, self.padding, strict=True
@@ -150,7 +152,8 @@ def parse(text: str) -> Problem:
     """Reads a problem string.
 
     Raises:
-        ValueError: malformed, incomplete or impossible; the message names the string and the fault.
+        ValueError: the string is malformed, incomplete or impossible; the message quotes the string
+            and names the fault.
     """
     try:
         return _parse(text)
@@ -227,7 +230,7 @@ def _tokens(body: str) -> dict[str, int]:
 
 
 def _axes(values) -> str:
-    """The spatial axes: from the first that any size names."""
+    """Returns the spatial axes, starting at the first axis that an input or window size names."""
     named = [name for name in values if name[1:] in ('d', 'h', 'w')]
     sizes = [AXES.index(name[1]) for name in named if name[0] in 'ik']
     if not sizes:
@@ -257,7 +260,7 @@ def _required(values, name) -> int:
 
 
 def _axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
-    """(padding after, output size) of one axis of a convolution or pool."""
+    """Returns (padding after, output size) for one axis of a convolution or pool."""
     span = dilated(k, d)
     positions = lambda high: (n + p + high - span) // s + 1  # noqa: E731
     if n + 2 * p < span and o is None:
@@ -271,13 +274,14 @@ def _axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
 
 
 def _transposed_axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
-    """(crop after, output size) of one axis of a transposed convolution."""
+    """Returns (crop after, output size) for one axis of a transposed convolution."""
     full = (n - 1) * s + dilated(k, d)
     if o is None:
         o = full - 2 * p
     if o < 1:
         raise UserError(f'p{axis}{p} crops everything: the uncropped output has {full}')
-    # Sizes up to a stride above full - 2 p have the same input: PyTorch's output_padding.
+    # Output sizes full - 2 p to full - 2 p + s - 1 share an input size; PyTorch tells them apart
+    # by output_padding.
     fits = lambda high: 0 <= o - (full - p - high) < s  # noqa: E731
     high = p if fits(p) else max(0, full - p - o)
     if not fits(high):
@@ -288,10 +292,10 @@ def _transposed_axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
 
 
 def from_spec(spec: ConvSpec, op: str = 'conv') -> Problem:
-    """The problem that a ConvSpec describes; `op` 'conv_transpose' for its transpose.
+    """Returns the problem that a ConvSpec describes, or its transpose if `op` is 'conv_transpose'.
 
     Raises:
-        ValueError: an input dilation, which problem strings cannot say.
+        ValueError: the spec has an input dilation, which problem strings cannot express.
     """
     if set(spec.input_dilation) != {1}:
         raise UserError(

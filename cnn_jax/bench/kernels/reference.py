@@ -1,8 +1,8 @@
-"""Convolution in float64 NumPy: what every kernel is held against.
+"""Computes convolutions in float64 NumPy, as the reference for every kernel.
 
-Written from the definition, one tap of the window after the other, and independent of XLA. Where a
-problem is large, a part of the result is enough: a few examples of the batch, or, for the filter
-gradient (which sums over the batch), a few output channels or groups. Nothing else is left out.
+The code follows the definition, tap by tap, and does not use XLA. For large problems it computes
+only a part of the result: a few examples of the batch or, for the filter gradient (which sums over
+the batch), a few output channels or groups.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from cnn_jax.ops.spec import ConvSpec
 
 
 def forward(x, w, spec: ConvSpec) -> np.ndarray:
-    """y (`spec.y_shape`) of x (`spec.x_shape`) and w (`spec.kernel_shape`)."""
+    """Returns y (`spec.y_shape`) for x (`spec.x_shape`) and w (`spec.kernel_shape`)."""
     x, w = _pad(_double(x), spec), _grouped(_double(w), spec)
     y = np.zeros((spec.groups, _rows(spec), spec.out_features // spec.groups))
     for tap, view in _views(spec):
@@ -26,7 +26,7 @@ def forward(x, w, spec: ConvSpec) -> np.ndarray:
 
 
 def input_grad(dy, w, spec: ConvSpec) -> np.ndarray:
-    """dx (`spec.x_shape`): the transpose of `forward` in x."""
+    """Returns dx (`spec.x_shape`), the transpose of `forward` with respect to x."""
     dy, w = _to_groups(_double(dy), spec), _grouped(_double(w), spec)
     padded = np.zeros((spec.batch, *spec.padded_size, spec.in_features))
     shape = (spec.batch, *spec.output_size, spec.in_features)
@@ -36,7 +36,7 @@ def input_grad(dy, w, spec: ConvSpec) -> np.ndarray:
 
 
 def filter_grad(x, dy, spec: ConvSpec) -> np.ndarray:
-    """dw (`spec.kernel_shape`): the transpose of `forward` in w."""
+    """Returns dw (`spec.kernel_shape`), the transpose of `forward` with respect to w."""
     x, dy = _pad(_double(x), spec), _to_groups(_double(dy), spec)
     dw = np.zeros((*spec.window, *spec.kernel_shape[-2:]))
     for tap, view in _views(spec):
@@ -49,11 +49,11 @@ MAPS = {'forward': forward, 'input_grad': input_grad, 'filter_grad': filter_grad
 
 
 def part(op: str, spec: ConvSpec, a, b, budget: float):
-    """A part of the result of map `op` whose computation costs about `budget` multiply-adds.
+    """Selects a part of the result of map `op` that costs about `budget` multiply-adds.
 
     Returns:
-        (spec, a, b, cut, note): the smaller problem with its operands, `cut` to take the same part
-        of a full result, and a few words on what is checked ('' for everything).
+        (spec, a, b, cut, note): the smaller problem and its operands; `cut`, which takes the same
+        part of a full result; and a note on what is checked ('' if everything is).
     """
     if spec.macs <= budget or min(np.shape(a)) == 0:
         return spec, a, b, lambda r: r, ''
@@ -75,7 +75,7 @@ def part(op: str, spec: ConvSpec, a, b, budget: float):
 
 
 def relative_error(result, expected) -> float:
-    """||result - expected|| / ||expected||, infinite if anything but the expected is not finite."""
+    """Returns ||result - expected|| / ||expected||, or infinity if `result` is not finite."""
     result, expected = _double(result), _double(expected)
     if result.shape != expected.shape:
         raise UserError(f'result has shape {result.shape}, expected {expected.shape}')
@@ -86,9 +86,12 @@ def relative_error(result, expected) -> float:
 
 
 def tolerance(dtype: str, spec: ConvSpec, op: str) -> float:
-    """The relative error that rounding explains: of the result, once, and of a sum of K products
-    kept in float32 (float64 for float64), which grows as sqrt(K) (Higham 2002, "Accuracy and
-    stability of numerical algorithms", section 2.8), with room for Winograd's transforms."""
+    """Returns the relative error that rounding can explain.
+
+    It allows for rounding the result once and for accumulating K products in float32 (float64 for
+    float64). The second error grows as sqrt(K) (Higham 2002, "Accuracy and stability of numerical
+    algorithms", section 2.8). A margin covers Winograd's transforms.
+    """
     taps = math.prod(spec.window)
     terms = {
         'forward': taps * spec.in_features // spec.groups,
@@ -109,7 +112,7 @@ def _rows(spec: ConvSpec) -> int:
 
 
 def _inside(spec: ConvSpec):
-    """Returns where the elements of x lie in the padded, dilated input."""
+    """Returns the slices of the padded, dilated input that hold the elements of x."""
     return (
         slice(None),
         *(
@@ -128,7 +131,7 @@ def _pad(x, spec):
 
 
 def _views(spec: ConvSpec) -> Iterator[tuple]:
-    """Each tap of the window with the slices of the padded input that it sees."""
+    """Yields each tap of the window with the slices of the padded input that it reads."""
     for tap in itertools.product(*map(range, spec.window)):
         starts = [t * d for t, d in zip(tap, spec.dilation, strict=True)]
         yield (

@@ -1,4 +1,4 @@
-"""The measurements of `compare` as text: a table a pass, the best of each, what they add up to."""
+"""Formats the measurements of `compare`: a table per pass, the best kernels, and totals."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Key = tuple[str, str, str]  # problem, dtype, direction
 
 
 def group(rows: Sequence[Measurement]) -> dict[Key, list[Measurement]]:
-    """The rows of each (problem, dtype, direction), fastest first, the unmeasured last."""
+    """Groups rows by (problem, dtype, direction), fastest first and rows without a time last."""
     groups: dict[Key, list[Measurement]] = {}
     for row in rows:
         groups.setdefault((row.problem, row.dtype, row.direction), []).append(row)
@@ -26,7 +26,7 @@ def _rank(row):
 
 
 def table(rows: Sequence[Measurement], peaks: Mapping[str, Any]) -> str:
-    """Every kernel of every pass. `*` marks what `implementation=None` runs."""
+    """Formats every kernel of every pass. `*` marks the kernel that `implementation=None` runs."""
     lines = []
     for (problem, dtype, direction), some in group(rows).items():
         one = some[0]
@@ -62,11 +62,11 @@ def _line(row, peak, limit):
 
 
 def best_table(rows: Sequence[Measurement], torch: Mapping[Key, float] | None = None) -> str:
-    """The fastest right kernel of each pass against lax, the default choice and PyTorch.
+    """Compares the fastest correct kernel of each pass with lax, the default choice and PyTorch.
 
     Args:
         rows: measurements.
-        torch: seconds PyTorch takes, by (problem, dtype, direction).
+        torch: PyTorch's seconds, by (problem, dtype, direction).
     """
     heads = ['problem', 'pass', 'dtype', 'best', 'GFLOP/s', 'lax', 'default']
     table = [heads + (['PyTorch'] if torch else [])]
@@ -89,10 +89,10 @@ def _times(other: float | None, winner: Measurement) -> str:
 def ratios(
     rows: Sequence[Measurement], torch: Mapping[Key, float] | None = None
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """Speed-up of the default choice over the others: (dtype, other) -> problem -> x.
+    """Returns the speed-up of the default choice: (dtype, 'lax' or 'PyTorch') -> problem -> ratio.
 
-    Of a problem all measured passes count together: forward and gradients, as in training. A
-    problem of which a pass is missing is left out.
+    The times of all measured passes of a problem are added: forward and gradients, as in training.
+    Problems with a missing time are left out.
     """
     sums: dict[tuple[str, str, str], list[float | None]] = {}
     for key, some in group(rows).items():
@@ -111,7 +111,7 @@ def ratios(
 
 
 def ratios_lines(found: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
-    """`ratios` in words: geometric means and the worst of each."""
+    """Formats `ratios` as text: the geometric mean and the worst ratio of each comparison."""
     lines = []
     for (dtype, other), by_problem in found.items():
         worst = min(by_problem, key=by_problem.get)
@@ -124,23 +124,24 @@ def ratios_lines(found: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
 
 
 def seconds(some: Sequence[Measurement], kernel: str) -> float | None:
-    """The steady time of one kernel in a group; None if it has none or is wrong."""
+    """Returns the steady time of one kernel in a group; None if it has no time or is wrong."""
     return next((r.steady_s for r in some if r.kernel == kernel and r.right), None)
 
 
 def chosen_seconds(some: Sequence[Measurement]) -> float | None:
-    """The steady time of the default choice in a group."""
+    """Returns the default choice's steady time in a group; None if it has none or is wrong."""
     return next((r.steady_s for r in some if r.chosen and r.right), None)
 
 
 def totals(rows: Sequence[Measurement], counts: Mapping[Key, int] | None = None) -> dict[str, Any]:
-    """Seconds of all passes together, each by lax, by the default choice, and by the best.
+    """Returns the total seconds of all passes for lax, the default choice and the best kernels.
 
-    Only passes that all three computed count, so that the sums compare like with like.
+    Only passes for which all three have a time are included, so that the sums are comparable.
 
     Args:
         rows: measurements.
-        counts: how often a model runs each pass; a pass that is not named is not run. None: once.
+        counts: how often a model runs each pass; omitted passes count 0 times. None counts every
+            pass once.
     """
     result = {'lax_s': 0.0, 'default_s': 0.0, 'best_s': 0.0, 'passes': 0, 'left_out': 0}
     for key, some in group(rows).items():
@@ -157,7 +158,7 @@ def totals(rows: Sequence[Measurement], counts: Mapping[Key, int] | None = None)
 
 
 def totals_line(sums: Mapping[str, Any]) -> str:
-    """`totals` in words."""
+    """Formats `totals` as text."""
     if not sums['passes']:
         return 'nothing to add up: no pass was computed by lax and by the default alike'
     lax, default, best_ = (1e3 * sums[name] for name in ('lax_s', 'default_s', 'best_s'))

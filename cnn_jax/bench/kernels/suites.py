@@ -32,7 +32,7 @@ TUNED = (
 )
 
 # Shapes that no kernel was tuned for: unaligned channels, odd sizes, batch 1, groups, dilation,
-# long and oblong windows, three dimensions, transposed.
+# long and oblong windows, three dimensions, and transposed convolutions.
 HELD_OUT = (
     'mb32_ic48ih20oc96kh3ph1',
     'mb16_ic24ih40oc40kh5ph2',
@@ -70,7 +70,7 @@ POOLS = (
     'avg_pool:mb16_ic512ih7kh7',
 )
 
-# One small problem of each kind: seconds, for a first look.
+# One small problem of each kind. The suite takes seconds and gives a first impression.
 SMALL = (
     'mb4_ic3ih16oc8kh3ph1',
     'mb4_ic8iw64oc8kw5sw2pw2',

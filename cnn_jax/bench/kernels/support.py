@@ -1,6 +1,7 @@
-"""Kernel x feature, asked of the kernels themselves: python -m cnn_jax.bench.kernels.support
+"""Generates the table of features that each kernel supports, by querying the kernels.
 
-docs/kernels.md holds the table, made where the native kernel can be built; a test keeps them equal.
+Run `python -m cnn_jax.bench.kernels.support`. docs/kernels.md contains the table, generated where
+the native kernel can be built; a test checks that the two agree.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ Change = Callable[[ConvSpec], ConvSpec]
 
 
 def plain_spec(window: int, ndim: int) -> ConvSpec:
-    """A convolution without anything special, of as many outputs as inputs."""
+    """Returns a plain convolution whose output has the shape of its input (for odd `window`)."""
     ones = (1,) * ndim
     return ConvSpec(
         batch=2,
@@ -33,7 +34,7 @@ def _changed(**values) -> Change:
     return lambda spec: spec.replace(**values)
 
 
-# What is asked, as a change to the plain 2-D convolution that suits the kernel: 3x3, for `dot` 1x1.
+# Each feature is a change to a plain 2-D convolution, 1x1 for `dot` and 3x3 for other kernels.
 FEATURES: dict[str, Change] = {
     '1-D': lambda spec: plain_spec(spec.window[0], 1),
     '2-D': _changed(),
@@ -56,7 +57,10 @@ FEATURES: dict[str, Change] = {
 
 
 def support_table() -> str:
-    """Markdown: a row a feature, a column a kernel; numbers refer to the reasons below."""
+    """Returns a Markdown table with one row per feature and one column per kernel.
+
+    Numbers in the cells refer to the list of reasons below the table.
+    """
     names = list(kernels.KERNELS)
     reasons: list[str] = []
     lines = ['| | ' + ' | '.join(names) + ' |', '|---' * (len(names) + 1) + '|']

@@ -1,8 +1,8 @@
-"""PyTorch's times for convolution problems. Run in its own process, which never loads JAX:
+"""Times convolution problems in PyTorch, in a separate process that never loads JAX.
 
     echo '[...jobs...]' | python -P cnn_jax/bench/kernels/torch_side.py cpu 5
 
-because two thread pools in one process slow each other down. `times` starts that process.
+Two thread pools in one process would slow each other down. `times` starts the process.
 """
 
 import json
@@ -14,14 +14,14 @@ from typing import Any
 
 
 def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[float | str]:
-    """Seconds per call of each job, or why there are none.
+    """Returns the seconds per call of each job, or an error message if the job failed.
 
     Args:
         jobs: dicts with `op` ('conv' or 'conv_transpose'), `direction`, `dtype`, `x_shape`,
-            `w_shape`, `y_shape` (channels last, as in ConvSpec), `strides`, `padding` ((lo, hi) an
+            `w_shape`, `y_shape` (channels last, as in ConvSpec), `strides`, `padding` ((lo, hi) per
             axis), `dilation`, `groups`, `output_padding`; see `job`.
         device: 'cpu' or 'cuda'.
-        rounds: samples; the median counts.
+        rounds: number of samples; the median is used.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -34,7 +34,7 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
 
 
 def job(problem: Any, direction: str, dtype: str) -> dict | None:
-    """Returns a `Problem` as `times` takes it; None for a pool."""
+    """Converts a `Problem` to a job for `times`; returns None for a pool."""
     if problem.op.endswith('pool'):
         return None
     extra = [0] * problem.ndim
@@ -74,13 +74,13 @@ def _main(device: str, rounds: int) -> None:
     for job in json.load(sys.stdin):
         try:
             results.append(_seconds(_call(job, torch, device), torch, device, rounds))
-        except Exception as error:  # a finding about PyTorch, to be shown in its column
+        except Exception as error:  # shown in PyTorch's column
             results.append(f'{type(error).__name__}: {str(error).splitlines()[0]}')
     json.dump(results, sys.stdout)
 
 
 def _call(job, torch, device):
-    """A function of no arguments that runs the job once, in channels-last memory."""
+    """Returns a function without arguments that runs the job once, in channels-last memory."""
     dtype = getattr(torch, job['dtype'])
     ndim = len(job['strides'])
     transposed = job['op'] == 'conv_transpose'
@@ -94,7 +94,7 @@ def _call(job, torch, device):
     padding = [lo for lo, _ in job['padding']]
     prepare, crop = (lambda x: x), (lambda dx: dx)
     if any(lo != hi for lo, hi in job['padding']):
-        # PyTorch pads both sides alike; anything else is a pad before the convolution.
+        # PyTorch pads both sides equally; unequal padding needs a separate pad beforehand.
         if transposed:
             raise ValueError('PyTorch crops both sides alike')
         flat = [side for pair in reversed(job['padding']) for side in pair]

@@ -1,1 +1,1 @@
-"""The same network trained in JAX and in PyTorch, step by step."""
+"""Trains the same network in JAX and in PyTorch, and compares them step by step."""

@@ -1,15 +1,20 @@
-"""The same network in JAX and in PyTorch: prepares the task, runs both sides, compares.
+"""Compares training of the same network in JAX and in PyTorch.
 
-A task is a folder: task.json (what to do), data.npz (train_inputs, train_labels, test_inputs,
-test_labels as the network takes them; order (seeds, steps, batch): rows of each batch),
-weights_<seed>.npz (initial parameters by name, float32) and, where the training examples are
-changed at random, augmented_<seed>.npy (steps, batch, ...): what each batch became, float32. Each
-side writes <side>.npz: for float32 and float64 the logits and gradients of the first batch, the
-losses, and the parameters after some steps; then for each seed losses, seconds per step and the
-result on the test examples; and its peak memory.
+The module prepares a task, runs both sides and compares the results. A task is a folder with
 
-Both sides take the step of `cnn_jax.training`: its learning rates are in the task, its optimiser is
-written a second time with PyTorch's.
+    task.json               what to do
+    data.npz                train_inputs, train_labels, test_inputs and test_labels as the network
+                            takes them; order (seeds, steps, batch), the rows of each batch
+    weights_<seed>.npz      initial parameters by name, float32
+    augmented_<seed>.npy    (steps, batch, ...), the augmented batches, float32; only if the
+                            training examples are augmented
+
+Each side writes <side>.npz. For float32 and float64 it contains the logits and gradients of the
+first batch, the losses, and the parameters after some steps. For each seed it contains the losses,
+the seconds per step and the result on the test examples. It also contains the peak memory.
+
+Both sides take the training step of `cnn_jax.training`. The task contains its learning rates, and
+the PyTorch side reimplements its optimiser with PyTorch's.
 """
 
 import dataclasses
@@ -35,7 +40,7 @@ from cnn_jax.training.optimizer import learning_rate
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 
 SIDES = ('jax', 'torch')
-# model -> data set, options that make it small or deterministic
+# The data set of each model, and options that make the model small or deterministic.
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     'lecture_cnn': ('digits', {}),
     'vgg16': ('cifar10_jpeg', {'head': 'pooled'}),
@@ -46,7 +51,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     'autoencoder': ('digits', {}),
 }
 KEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
-# Fields of a recipe that the PyTorch side has no counterpart of.
+# Fields of a recipe that the PyTorch side does not implement.
 _NOT_COMPARED = (
     'dtype', 'clip_norm', 'max_norm', 'init_from', 'pretrained', 'accumulate', 'remat',
     'label_smoothing', 'ema', 'ema_warmup', 'parallel',
@@ -55,9 +60,9 @@ _NOT_COMPARED = (
 
 @dataclasses.dataclass(frozen=True)
 class ParityConfig(TrainConfig):
-    """A training that both sides can do: a recipe of `train.py` means the same here.
+    """A training that both sides can run; a recipe of `train.py` has the same meaning here.
 
-    What concerns saving and watching a run plays no part; `seed` is that of the first training.
+    Options for saving and monitoring a run are ignored. `seed` is the seed of the first training.
     """
 
     model: str = option('lecture_cnn', 'model', choices=tuple(MODELS))
@@ -80,9 +85,15 @@ class ParityConfig(TrainConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to compare: trainings from `seeds` seeds, of which the first `compared_steps` steps of
-    the first also step by step, in float32 and float64, and tests on the first `test_examples`
-    test examples (0: all)."""
+    """What to compare.
+
+    Attributes:
+        config: the training.
+        seeds: number of trainings, each from a different seed.
+        compared_steps: number of steps of the first training that are also compared step by step,
+            in float32 and float64.
+        test_examples: number of test examples, taken from the start of the test set; 0 means all.
+    """
 
     config: ParityConfig
     seeds: int = 1
@@ -91,10 +102,10 @@ class Plan:
 
 
 def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> dict[str, Any]:
-    """Writes the task, and returns what is in task.json.
+    """Writes the task and returns the content of task.json.
 
     Raises:
-        ValueError: a model or a batch that does not fit the data.
+        ValueError: the model or the batch size does not fit the data.
     """
     config = plan.config
     train, test = dataset.splits['train'], dataset.splits['test']
@@ -150,7 +161,7 @@ def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> dict[str, Any
 
 
 def _write_augmented(path, config, kind, key, inputs, order):
-    """The batches of one training after what `config.augment` does to them."""
+    """Writes the batches of one training as augmented by `config.augment`."""
     change = jax.jit(lambda key, batch: augment.make_augment(config, kind)(key, batch, None)[0])
     shape = (*order.shape, *inputs.shape[1:])
     written = np.lib.format.open_memmap(path, 'w+', np.float32, shape)
@@ -167,23 +178,26 @@ def _ready(dataset, inputs, pixels):
 
 
 def run(folder: pathlib.Path, side: str) -> dict[str, np.ndarray]:
-    """Runs one side in a process of its own.
+    """Runs one side in a separate process and returns its results.
 
     Raises:
         ImportError: PyTorch is not installed.
-        RuntimeError: the process failed; its last line is in the message.
+        RuntimeError: the process failed; the message has its last line.
     """
     script = str(pathlib.Path(__file__).with_name('torch_side.py'))
     command = ['-m', 'cnn_jax.bench.parity.jax_side'] if side == 'jax' else ['-P', script]
-    # What it prints is a progress bar.
+    # The process prints a progress bar, which the user should see.
     run_python([*command, str(folder)], what=f'the {side} side', shows_output=True)
     return dict(np.load(folder / f'{side}.npz'))
 
 
 def relative(ours: Sequence, theirs: Sequence) -> float:
-    """The largest difference of two lists of arrays, array by array: ||a - b|| over ||b||, or over
-    a thousandth of the norm of all b together where that is larger. (The gradient of a bias before
-    batch norm, for instance, is zero, and what is there is rounding.)"""
+    """Returns the largest relative difference between corresponding arrays of two lists.
+
+    The difference is ||a - b|| divided by ||b||, or by a thousandth of the norm of all b together
+    if that is larger. This lower bound matters, for instance, for the gradient of a bias before
+    batch norm, which is zero except for rounding errors.
+    """
     ours, theirs = ([np.asarray(a, np.float64) for a in some] for some in (ours, theirs))
     norms = [np.linalg.norm(b) for b in theirs]
     least = max(1e-3 * np.linalg.norm(norms), 1e-300)
@@ -196,10 +210,10 @@ def relative(ours: Sequence, theirs: Sequence) -> float:
 def differences(
     ours: Mapping, theirs: Mapping, steps: Sequence[int]
 ) -> dict[str, dict[str, float]]:
-    """The largest relative difference over arrays (see `relative`), quantity -> pair -> value.
+    """Returns the largest relative differences (see `relative`): quantity -> pair -> value.
 
-    Pairs: 'float32' and 'float64' between the two sides, and each side's float32 against its own
-    float64, which is what rounding alone does to it.
+    The pairs 'float32' and 'float64' compare the two sides. The pairs 'jax rounding' and 'torch
+    rounding' compare a side's float32 with its own float64 and show the effect of rounding alone.
     """
     names = [k.removeprefix('float32/gradient/') for k in ours if k.startswith('float32/gradient/')]
     quantities = {
@@ -224,14 +238,14 @@ def differences(
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:
-    """`differences` for a terminal."""
+    """Formats `differences` for a terminal."""
     heads = ('JAX-PyTorch f32', 'JAX f32-f64', 'PyTorch f32-f64', 'JAX-PyTorch f64')
     rows = [(name, *(f'{v:.1e}' for v in values.values())) for name, values in found.items()]
     return aligned([('largest relative difference', *heads), *rows])
 
 
 def seed_results(side: Mapping, seeds: int) -> dict[str, Any]:
-    """Test result, median milliseconds per step after the first three, and peak memory."""
+    """Returns test results, median milliseconds per step after the first three, and peak memory."""
     tests = [float(side[f'train/{seed}/test']) for seed in range(seeds)]
     times = np.concatenate([side[f'train/{seed}/seconds'][3:] for seed in range(seeds)])
     return {
@@ -245,7 +259,7 @@ def seed_results(side: Mapping, seeds: int) -> dict[str, Any]:
 
 
 def curves(sides: Mapping[str, Mapping], seeds: int, path=None, *, title: str = '') -> Figure:
-    """Loss against step of both sides, every seed; and the difference of the two, by seed."""
+    """Plots the loss of both sides against the step, and their difference, for every seed."""
     figure = new_figure(10, 3.9)
     left, right = figure.subplots(1, 2)
     for side, colour, style in (('jax', 'tab:blue', '-'), ('torch', 'tab:orange', '--')):

@@ -1,7 +1,7 @@
-"""The JAX side of the comparison of networks: `python -m cnn_jax.bench.parity.jax_side FOLDER`.
+"""Runs the JAX side of the comparison: `python -m cnn_jax.bench.parity.jax_side FOLDER`.
 
-The counterpart of `torch_side`, with the same results in FOLDER/jax.npz. It runs in its own process
-so that speed and memory of both sides are taken alike.
+This is the counterpart of `torch_side` and writes the same results to FOLDER/jax.npz. It runs in a
+separate process so that speed and memory of both sides are measured in the same way.
 """
 
 import functools
@@ -20,7 +20,7 @@ from cnn_jax.training.state import FunctionalModel
 
 
 def make_net(task, dtype) -> FunctionalModel:
-    """The model of a task, without parameters."""
+    """Returns the model of a task, without parameters."""
     return FunctionalModel(
         lambda rngs: models.create(
             task['config']['model'],
@@ -35,7 +35,7 @@ def make_net(task, dtype) -> FunctionalModel:
 
 
 def raw_logits(model, x):
-    """Returns the result of the last layer, before the model rounds it to float32."""
+    """Returns the output of the last layer, before the model rounds it to float32."""
     if hasattr(model, 'encoder'):
         return model.decoder(model.encoder(x))
     if hasattr(model, 'layers'):
@@ -85,7 +85,7 @@ class Run:
         return optax.apply_updates(params, updates), model_state, memory, loss
 
     def batch(self, rows, inputs=None, split='train'):
-        """Returns the arguments of a step; `inputs` replace those of the data."""
+        """Returns the arguments of a step; `inputs`, if given, replace those of the data."""
         x = self.data[f'{split}_inputs'][rows] if inputs is None else inputs
         x = x if self.task['kind'] == 'text' else x.astype(self.dtype)
         return x, x if self.task['loss'] == 'pixels' else self.data[f'{split}_labels'][rows]
@@ -97,7 +97,7 @@ class Run:
         return float(loss)
 
     def test(self):
-        """Accuracy, or for pixels the loss."""
+        """Returns the test accuracy, or the test loss for pixels."""
         predict = jax.jit(functools.partial(_predict, self.net))
         total, size = 0.0, len(self.data['test_inputs'])
         for start in range(0, size, 250):
@@ -117,7 +117,7 @@ def _predict(net, params, model_state, x):
 
 
 def _variable(model, name):
-    """The array of that name: 'layers/bn1/mean' is model.layers.bn1.mean."""
+    """Returns the array of that name: 'layers/bn1/mean' is model.layers.bn1.mean."""
     return functools.reduce(getattr, name.split('/'), model)[...]
 
 

@@ -1,7 +1,7 @@
-"""Measures one side of a comparison: the file of results, from a framework's `Run`.
+"""Measures one side of a comparison with a framework's `Run`, and writes its results.
 
-This file imports neither JAX nor PyTorch: `jax_side` and `torch_side` each run it in a process of
-their own, so that speed and memory of both are measured alike.
+This file imports neither JAX nor PyTorch. `jax_side` and `torch_side` each run it in a separate
+process, so that speed and memory of both are measured in the same way.
 """
 
 import json
@@ -15,17 +15,17 @@ import tqdm
 
 
 def batches_of(folder, order, number):
-    """Returns (rows, inputs) of every training step; inputs: None, or what augmentation made."""
+    """Returns (rows, inputs) of every training step; inputs are None without augmentation."""
     path, steps = folder / f'augmented_{number}.npy', order[number]
     inputs = np.load(path, mmap_mode='r') if path.exists() else [None] * len(steps)
     return list(zip(steps, inputs, strict=True))
 
 
 def measure(folder, side, run_class):
-    """Does the task of a folder (see `compare`) and writes FOLDER/<side>.npz.
+    """Runs the task in a folder (see `compare`) and writes FOLDER/<side>.npz.
 
     Args:
-        folder: the task.
+        folder: folder of the task.
         side: 'jax' or 'torch'.
         run_class: `run_class(task, data, weights, dtype)` is one training, with the methods
             `gradient(rows, inputs)` -> logits and gradients by name, `step(rows, inputs)` -> loss,

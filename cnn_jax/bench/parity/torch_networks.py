@@ -1,7 +1,7 @@
-"""The networks written a second time, with PyTorch's functions, from their descriptions.
+"""Reimplements the networks with PyTorch's functions, from their descriptions.
 
-Each takes the parameters by name, as `to_torch` converts them, and inputs with channels first. This
-file imports neither JAX nor this package; only the names of the parameters are shared.
+Each function takes the parameters by name, as converted by `to_torch`, and inputs with channels
+first. This file imports neither JAX nor this package; only the parameter names are shared.
 """
 
 import numpy as np
@@ -132,7 +132,7 @@ def autoencoder(p, x):
         full = F.conv_transpose2d(
             x, p[f'decoder/deconv{i}/kernel'], p[f'decoder/deconv{i}/bias'], stride=2
         )
-        x = F.relu(full[:, :, :-1, :-1])  # 'SAME' of stride 2 takes the last row and column off
+        x = F.relu(full[:, :, :-1, :-1])  # 'SAME' with stride 2 crops the last row and column
     return F.conv_transpose2d(
         x, p['decoder/logits/kernel'], p['decoder/logits/bias'], padding=1
     ).permute(0, 2, 3, 1)
@@ -165,7 +165,7 @@ NETWORKS = {
 
 
 def count(p, pattern):
-    """0, 1, ... as long as there is a parameter of that name."""
+    """Yields 0, 1, ... while a parameter of that name exists."""
     i = 0
     while pattern.format(i) in p:
         yield i
@@ -189,12 +189,12 @@ def dense(p, name, x):
 
 
 def flatten(x):
-    """In the order of channels-last memory."""
+    """Flattens each example in channels-last order."""
     return x.movedim(1, -1).flatten(1)
 
 
 def same(x, window, stride):
-    """XLA's 'SAME' padding: the odd element comes last."""
+    """Pads as XLA's 'SAME' does: if the total is odd, the extra element comes last."""
     flat = []
     for n in reversed(x.shape[2:]):
         total = max((-(-n // stride) - 1) * stride + window - n, 0)

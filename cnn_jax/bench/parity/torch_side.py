@@ -1,7 +1,7 @@
-"""The PyTorch side of the comparison of whole networks: `python -P torch_side.py FOLDER`.
+"""Runs the PyTorch side of the comparison: `python -P torch_side.py FOLDER`.
 
-It runs in its own process and loads neither JAX nor this package. `compare` writes the folder and
-describes it; results go to FOLDER/torch.npz.
+It runs in a separate process and loads neither JAX nor this package. `compare` writes the folder
+and documents its content. The results are written to FOLDER/torch.npz.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ def loss_of(task, logits, labels):
 
 
 def optimizer_for(config, trained):
-    """The optimiser of a recipe; weight decay on kernels only."""
+    """Returns the optimiser of a recipe, with weight decay on kernels only."""
     kernels = [p for n, p in trained.items() if n.endswith('/kernel')]
     others = [p for n, p in trained.items() if not n.endswith('/kernel')]
     groups = [
@@ -60,7 +60,7 @@ class Run:
         self.rates = iter(task['learning_rates'])
 
     def batch(self, rows, inputs=None, split='train'):
-        """Returns the arguments of a step; `inputs` replace those of the data."""
+        """Returns the arguments of a step; `inputs`, if given, replace those of the data."""
         x = self.data[f'{split}_inputs'][rows] if inputs is None else np.array(inputs)
         if self.task['loss'] == 'pixels':
             return inputs_for(self.task, x, self.dtype), torch.from_numpy(x).to(self.dtype)
@@ -94,7 +94,7 @@ class Run:
         return {n: from_torch(n, what(self.p[n]).detach().numpy().copy()) for n in self.trained}
 
     def test(self):
-        """Accuracy, or for pixels the loss."""
+        """Returns the test accuracy, or the test loss for pixels."""
         self.p['training'] = False
         total, size = 0.0, len(self.data['test_inputs'])
         with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Whole training steps of the same networks in cnn_jax, Flax and PyTorch, timed side by side.
+"""Times whole training steps of the same networks in cnn_jax, Flax and PyTorch.
 
-`networks` describes them as data; `jax_side` and `torch_side` build and time them, each in a
-process of its own; `compare` starts those processes in turns.
+`networks` describes the networks as data. `jax_side` and `torch_side` build and time them, each in
+a separate process. `compare` starts these processes in turns.
 """

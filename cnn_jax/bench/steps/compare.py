@@ -1,4 +1,4 @@
-"""Runs the sides in turns, each in a process of its own, and puts their times side by side."""
+"""Runs the sides in turns, each in a separate process, and compares their times."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ from cnn_jax.ops.kernels.onednn.build import SWITCH
 from cnn_jax.tables import aligned
 from cnn_jax.viz.figures import log_ticks, new_figure, save
 
-# side -> library, and what its process has in its environment
+# The library of each side, and additional environment variables for its process.
 SIDES: dict[str, tuple[str, dict[str, str]]] = {
     'native': ('cnn_jax', {}),
     'pure': ('cnn_jax', {SWITCH: '0'}),
@@ -26,19 +26,20 @@ SIDES: dict[str, tuple[str, dict[str, str]]] = {
 }
 DTYPES = ('float32', 'bfloat16')
 
-# JAX's sides start from the same weights and see the same batch: the relative difference of their
-# first loss that rounding explains, through tens of layers. (Training amplifies it in later ones.)
+# Largest relative difference of the first loss that rounding through tens of layers can explain.
+# The JAX sides start from the same weights and use the same batch. Training amplifies the
+# difference in later losses.
 LOSS_TOLERANCE = {'float32': 1e-5, 'bfloat16': 3e-2}
 
 Key = tuple[str, str, str]  # network, dtype, side
 
 
 def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
-    """One process: what `jax_side` says it writes.
+    """Runs one side in a separate process and returns its result, as described in `jax_side`.
 
     Raises:
         ImportError: PyTorch is not installed.
-        RuntimeError: the process failed; its last line is in the message.
+        RuntimeError: the process failed; the message has its last line.
     """
     library, environment = SIDES[side]
     task = {'name': name, 'dtype': dtype, 'library': library, 'seconds': seconds}
@@ -56,10 +57,10 @@ def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
 def rounds(
     names: Sequence[str], dtypes: Sequence[str], sides: Sequence[str], count: int, seconds: float
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """Every side of a network in turns, `count` times, then the next network.
+    """Runs all sides of a network in turns, `count` times, then continues with the next network.
 
-    Raises, before anything is timed:
-        ValueError: an unknown network, dtype or side.
+    Raises:
+        ValueError: a network, dtype or side is unknown; raised before anything is timed.
     """
     for values, what, known in (
         (names, 'network', NETWORKS), (dtypes, 'dtype', DTYPES), (sides, 'side', SIDES),
@@ -75,10 +76,11 @@ def rounds(
 
 
 def summary(results: Sequence[tuple[Key, Mapping[str, Any]]]) -> dict[Key, dict[str, float]]:
-    """Of each side: the median over its processes of their median steps, and how far those differ.
+    """Returns, per side, the median over processes of the median step, and the spread of medians.
 
     Raises:
-        ValueError: two sides of a network differ in size, or JAX's in their losses.
+        ValueError: two sides of a network differ in their number of parameters, or two JAX sides
+            differ in their first loss.
     """
     found: dict[Key, list[Mapping[str, Any]]] = {}
     for key, result in results:
@@ -114,7 +116,7 @@ def _check(found):
 
 
 def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
-    """Milliseconds per step and their spread; the ratios are times of the other over ours."""
+    """Formats milliseconds per step and their spread, and the ratio of each time to ours."""
     heads = ('network', 'dtype', 'side', 'ms', '± ms', 'first s', 'MB', 'native is', 'pure is')
     rows = [heads]
     for (name, dtype, side), values in sums.items():
@@ -136,7 +138,7 @@ def _ratio(values: Mapping[str, float], side: str, sums: Mapping[Key, Any], ours
 
 
 def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '') -> Figure:
-    """Milliseconds of a training step, one group per network, one panel per dtype."""
+    """Plots milliseconds per training step, with one group per network and one panel per dtype."""
     dtypes = list(dict.fromkeys(dtype for _, dtype, _ in sums))
     figure = new_figure(9, 3.2 * len(dtypes))
     panels = figure.subplots(len(dtypes), 1, squeeze=False)[:, 0]

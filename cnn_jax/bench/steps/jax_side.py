@@ -1,9 +1,9 @@
-"""Times a training step in JAX: `python -m cnn_jax.bench.steps.jax_side`, a task on stdin.
+"""Times a training step in JAX: `python -m cnn_jax.bench.steps.jax_side`, with a task on stdin.
 
-The task is JSON with `name` (a network), `dtype`, `library`: 'cnn_jax' (its convolutions and
-pools), 'flax' (Flax's own) or 'installed' (Flax's own after `cnn_jax.install()`); `seconds` to
-spend on steps. The result on stdout is JSON: `losses` of the first steps, `compile_s`, `step_s` (a
-list), `parameters` (their number), `memory_bytes` (peak).
+The task is JSON with `name` (a network), `dtype`, `library` and `seconds` (to spend on steps). The
+library is 'cnn_jax' (its convolutions and pools), 'flax' (those of Flax) or 'installed' (those of
+Flax after `cnn_jax.install()`). The result on stdout is JSON with `losses` of the first steps,
+`compile_s`, `step_s` (a list), `parameters` (their number) and `memory_bytes` (peak).
 """
 
 import functools
@@ -23,11 +23,11 @@ import cnn_jax
 from cnn_jax import nn
 from cnn_jax.bench.steps.networks import NETWORKS
 
-COMPARED = 3  # losses that are reported
+COMPARED = 3  # number of losses that are reported
 
 
 class Join(nnx.Module):
-    """Several branches of the same input, and a function of their results."""
+    """Applies several branches to the same input and joins their results with a function."""
 
     def __init__(self, branches, join):
         self.count, self.join = len(branches), join
@@ -61,7 +61,7 @@ def _conv(args, shape, library, dtype, rngs):
 def _deconv(args, shape, library, dtype, rngs):
     features, window, strides = args
     size = tuple((n - 1) * s + k - 2 for n, s, k in zip(shape[:-1], strides, window, strict=True))
-    # lax counts what is added to the dilated input: window - 1 - padding
+    # lax pads the dilated input, by window - 1 - padding.
     pads = [(k - 2, k - 2) for k in window]
     cls = functools.partial(nn.ConvTranspose, convention='lax')
     cls = cls if library == 'cnn_jax' else nnx.ConvTranspose
@@ -134,7 +134,7 @@ MAKERS = {
 
 
 def build(layers, shape, library, dtype, rngs):
-    """A module of the layers, and the shape of one example of what it gives."""
+    """Returns a module of the layers, and the shape of its output for one example."""
     made = {}
     for place, (kind, *args) in enumerate(layers):
         made[f'{kind}{place}'], shape = MAKERS[kind](args, shape, library, dtype, rngs)
@@ -142,7 +142,10 @@ def build(layers, shape, library, dtype, rngs):
 
 
 def make_step(network, dtype, library, seed=0):
-    """state, and a jitted step: (state, inputs, targets) -> (state, loss). SGD with momentum."""
+    """Returns the state and a jitted step of SGD with momentum.
+
+    The step maps (state, inputs, targets) to (state, loss).
+    """
     rngs = nnx.Rngs(seed)
     model, _ = build(network.layers, network.inputs[1:], library, jnp.dtype(dtype), rngs)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -170,7 +173,7 @@ def make_step(network, dtype, library, seed=0):
 
 
 def batch(network, seed=0):
-    """Inputs and targets, as NumPy arrays; `torch_side` makes the same."""
+    """Returns inputs and targets as NumPy arrays; `torch_side` generates the same values."""
     rng = np.random.default_rng(seed)
     count = network.inputs[0]
     if network.tokens:
@@ -183,7 +186,7 @@ def batch(network, seed=0):
 
 
 def run(task):
-    """See the module's docstring."""
+    """Runs a task and returns its result; see the module docstring."""
     network = NETWORKS[task['name']]
     if task['library'] == 'installed':
         cnn_jax.install()
@@ -197,7 +200,7 @@ def run(task):
         start = time.perf_counter()
         state, loss = compiled(state, inputs, targets)
         losses.append(float(loss))
-        if len(losses) > 1:  # the first one meets cold caches and page faults
+        if len(losses) > 1:  # the first step includes cold caches and page faults
             times.append(time.perf_counter() - start)
     return {
         'losses': losses[:COMPARED],

@@ -1,9 +1,9 @@
-"""One small VGG-like network, written as a user of each library would: none of them knows cnn_jax.
+"""Builds one small VGG-like network in several libraries, as their users would, without cnn_jax.
 
-A maker takes (features, dtype, images) and gives `(state, step)`; `step(state, images, labels)` is
-a step of SGD, and gives `(state, loss)`. `features` are those of its convolutions, 3x3 each; a max
-pool of 2x2 comes after every second of them and after the last. Images are (batch, height, width,
-channels).
+Each function takes (features, dtype, images) and returns `(state, step)`. `step(state, images,
+labels)` does one step of SGD and returns `(state, loss)`. `features` lists the output features of
+the 3x3 convolutions. A 2x2 max pool follows every second convolution and the last one. Images are
+(batch, height, width, channels).
 """
 
 import os
@@ -99,7 +99,7 @@ def haiku(features: Sequence[int], dtype: Any, images: jax.Array) -> tuple[Any, 
 
 
 def equinox(features: Sequence[int], dtype: Any, images: jax.Array) -> tuple[Any, Step]:
-    """Channels first, one image at a time under vmap, as Equinox has it."""
+    """Uses channels first and one image at a time under vmap, as Equinox expects."""
     import equinox as eqx
 
     keys = jax.random.split(jax.random.key(0), len(features) + 1)
@@ -131,7 +131,7 @@ def equinox(features: Sequence[int], dtype: Any, images: jax.Array) -> tuple[Any
 
 
 def keras(features: Sequence[int], dtype: Any, images: jax.Array) -> tuple[Any, Step]:
-    """`train_on_batch` of a compiled model, with the backend for JAX."""
+    """Uses `train_on_batch` of a compiled model, with the JAX backend."""
     os.environ.setdefault('KERAS_BACKEND', 'jax')
     import keras
     import numpy as np

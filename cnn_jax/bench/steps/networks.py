@@ -1,4 +1,4 @@
-"""Networks as data, so that every framework builds the same one.
+"""Describes networks as data, so that every framework builds the same ones.
 
 A layer is a tuple: its kind, then its arguments. Windows and strides are lists, one number per
 axis. By default, convolutions and pools pad (window - 1) // 2 on both sides.
@@ -7,8 +7,8 @@ axis. By default, convolutions and pools pad (window - 1) // 2 on both sides.
     max_pool WINDOW (strides of the window, no padding)      batch_norm    relu
     global_avg    global_max    flatten    unflatten SHAPE    dense FEATURES
     embed TOKENS FEATURES
-    residual BRANCH SHORTCUT: the sum of the two lists of layers
-    parallel LISTS: their results, side by side in the last axis
+    residual BRANCH SHORTCUT: the sum of the outputs of two lists of layers
+    parallel LISTS: the outputs of several lists of layers, concatenated along the last axis
 """
 
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ Layers = list[Any]
 
 
 class Network(NamedTuple):
-    """`inputs`: shape of a batch; `classes`: 0 where a picture is the target, not a class."""
+    """A network. `inputs` is the shape of a batch; `classes` is 0 if the target is an image."""
 
     title: str
     inputs: tuple[int, ...]
     classes: int
     layers: Layers
-    tokens: int = 0  # of a text; 0: numbers
+    tokens: int = 0  # vocabulary size of a text; 0 if the inputs are numbers
 
 
 def _conv(features: int, window: list, strides: list | None = None, groups=1, bias=True) -> tuple:

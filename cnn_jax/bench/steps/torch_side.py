@@ -1,8 +1,9 @@
-"""Times a training step in PyTorch: `python -P torch_side.py`, a task on stdin.
+"""Times a training step in PyTorch: `python -P torch_side.py`, with a task on stdin.
 
-As `jax_side`, with `library` 'torch' or 'torch.compile', and the network itself in the task
-(`inputs`, `classes`, `layers`, `tokens`), for this process loads neither JAX nor this package. The
-networks are channels-last in memory where PyTorch has that; bfloat16 is autocast.
+Task and result are those of `jax_side`, except that `library` is 'torch' or 'torch.compile' and the
+task contains the network itself (`inputs`, `classes`, `layers`, `tokens`), because this process
+loads neither JAX nor this package. Networks use channels-last memory where PyTorch supports it;
+bfloat16 uses autocast.
 """
 
 import json
@@ -42,7 +43,7 @@ class Embed(nn.Embedding):
 
 
 def build(layers, shape):
-    """A module, and the shape (channels first, without the batch) of what it gives."""
+    """Returns a module and its output shape (channels first, without the batch)."""
     made = []
     for kind, *args in layers:
         module, shape = MAKERS[kind](args, shape)
@@ -97,7 +98,7 @@ def _count(shape):
 
 
 def _last(shape):
-    """(*size, C) to (C, *size)."""
+    """Converts a shape (*size, C) to (C, *size)."""
     return (shape[-1], *shape[:-1])
 
 
@@ -126,7 +127,7 @@ def _batch(task):
     else:
         inputs = torch.from_numpy(rng.standard_normal(shape, np.float32))
         if inputs.ndim > 2:
-            inputs = inputs.movedim(-1, 1)  # a view: channels-last in memory
+            inputs = inputs.movedim(-1, 1)  # a view, so memory stays channels-last
             inputs = inputs.contiguous() if inputs.ndim == 3 else inputs
     if classes:
         return inputs, torch.from_numpy(rng.integers(0, classes, shape[0], dtype=np.int64))

@@ -1,1 +1,1 @@
-"""Training steps compiled ahead of time for TPUs, and what scaling they promise."""
+"""Compiles training steps ahead of time for TPUs and estimates how they scale."""

@@ -1,10 +1,10 @@
-"""A training step compiled ahead of time for TPUs, on a machine without one.
+"""Compiles a training step ahead of time for TPUs, on a machine without a TPU.
 
     report = compile_step(step, state, batch, SLICES['v5e-16'])
     print(report.hbm_bytes, report.flops, report.collectives)
 
-The TPU compiler comes with the package libtpu (the extra `tpu`); nothing runs on any device, so
-memory, operations and collectives are what the compiler says, and times are nobody's here.
+The TPU compiler comes with the package libtpu (the extra `tpu`). Nothing runs on a device: memory,
+operations and collectives are the compiler's figures, and no execution time is measured.
 """
 
 import collections
@@ -32,16 +32,16 @@ class Chip:
     """Documented figures of one chip.
 
     Attributes:
-        hbm_bytes: memory that the compiler lets a program have (its own message: 15.75 GiB of a
-            v5e's 16 GB).
-        flops: peak of bf16 matrix products, operations per second.
+        hbm_bytes: memory that the compiler allows a program to use (its error message states 15.75
+            GiB of a v5e's 16 GB).
+        flops: peak operations per second of bf16 matrix products.
         hbm_bandwidth: bytes per second.
-        link_bandwidth: between chips, both directions together, all links, bytes per second.
-        per_host: chips of one full host.
+        link_bandwidth: bytes per second between chips, summed over all links and both directions.
+        per_host: number of chips per full host.
         host_network: bytes per second into one host.
 
-    Source: docs.cloud.google.com/tpu/docs/v5e and /v6e, read in November 2026. For v6e's host
-    network, which is not given there, v5e's is assumed.
+    Source: docs.cloud.google.com/tpu/docs/v5e and /v6e, read in November 2026. They do not state
+    the host network of a v6e, so that of a v5e is assumed.
     """
 
     name: str
@@ -59,7 +59,7 @@ V6E = Chip('v6e', 31.25 * GIB, 918e12, 1638e9, 800e9)
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A group of chips that is hired as one: its grid, and the chip."""
+    """A group of chips that is rented as a unit: its grid and its kind of chip."""
 
     name: str
     grid: tuple[int, int]
@@ -79,7 +79,7 @@ SLICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """The collectives of one kind in one step: how many, and bytes of their results on one chip."""
+    """Number of collectives of one kind in one step, and bytes of their results on one chip."""
 
     count: int
     bytes: int
@@ -90,14 +90,14 @@ class Report:
     """The compiler's report on one step on one chip.
 
     Attributes:
-        chips: how many take part.
-        batch_size: examples in a step, over all chips.
+        chips: number of chips that take part.
+        batch_size: examples per step, over all chips.
         hbm_bytes: arguments, results and temporaries, with shared memory counted once.
-        temporary_bytes: of these, temporaries.
-        flops: operations of one chip in one step; a multiply-add is two.
-        accessed_bytes: memory traffic of one chip in one step, as the compiler counts it.
-        collectives: by kind ('all-reduce', ...).
-        seconds: what compiling took.
+        temporary_bytes: the part of `hbm_bytes` that is temporaries.
+        flops: operations per chip and step; a multiply-add counts as two.
+        accessed_bytes: memory traffic per chip and step, as the compiler counts it.
+        collectives: the collectives by kind ('all-reduce', ...).
+        seconds: compile time.
     """
 
     chips: int
@@ -119,7 +119,7 @@ class Report:
 
 
 class DoesNotFit(Exception):
-    """The step needs more memory than the chip has; `needed` and `available` in bytes."""
+    """The step needs more memory than the chip has; `needed` and `available` are in bytes."""
 
     def __init__(self, needed: float, available: float):
         super().__init__(
@@ -129,12 +129,13 @@ class DoesNotFit(Exception):
 
 
 def tpu_devices(slice_: Slice) -> Sequence[jax.Device]:
-    """Descriptions of the slice's chips, to compile for.
+    """Returns descriptions of the slice's chips, for the compiler.
 
     Raises:
         ImportError: libtpu is not installed.
     """
-    # Read by libtpu when it is loaded: ask no metadata server, open no chip, allow other processes.
+    # libtpu reads these when it loads. They make it query no metadata server, open no chip and
+    # allow other processes.
     for name, value in {
         'TPU_SKIP_MDS_QUERY': '1',
         'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
@@ -159,26 +160,26 @@ def tpu_devices(slice_: Slice) -> Sequence[jax.Device]:
 def compile_step(
     step: Callable, state: Any, batch: Any, slice_: Slice, *, optimize: bool = False
 ) -> Report:
-    """Compiles `step(state, batch)` for a slice: the state on every chip, the batch shared out.
+    """Compiles `step(state, batch)` for a slice, with the state replicated and the batch sharded.
 
     Args:
-        step: the step's body, (state, batch) -> (state, metrics).
-        state: its shapes and dtypes (arrays or `jax.ShapeDtypeStruct`).
-        batch: likewise, of the global batch; axis 0 is divided among the chips.
+        step: the function to compile, (state, batch) -> (state, metrics).
+        state: arrays or `jax.ShapeDtypeStruct` with the shapes and dtypes of the state.
+        batch: likewise for the global batch; axis 0 is divided among the chips.
         slice_: one of `SLICES`.
-        optimize: compile as for a run. Otherwise with the least optimisation: 3 to 20 times faster,
-            with the same operations and collectives; the temporaries of a large model agree, those
-            of a small one are overstated.
+        optimize: whether to optimise fully, as for a run. The lowest optimisation level compiles 3
+            to 20 times faster and gives the same operations and collectives. Its temporaries agree
+            for a large model and are overstated for a small one.
 
     Raises:
         ImportError: libtpu is not installed.
-        DoesNotFit: more memory needed than there is.
-        ValueError: the batch cannot be divided.
+        DoesNotFit: the step needs more memory than the chip has.
+        ValueError: the batch size is not divisible by the number of chips.
     """
     lowered = lower_step(step, state, batch, tpu_devices(slice_))
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
     report = compile_lowered(lowered, slice_.chips, max(sizes), optimize=optimize)
-    # The compiler refuses what exceeds the memory by temporaries alone.
+    # The compiler itself only rejects programs whose temporaries alone exceed the memory.
     if report.hbm_bytes > slice_.chip.hbm_bytes:
         raise DoesNotFit(report.hbm_bytes, slice_.chip.hbm_bytes)
     return report
@@ -187,7 +188,7 @@ def compile_step(
 def lower_step(
     step: Callable, state: Any, batch: Any, devices: Sequence[jax.Device]
 ) -> jax.stages.Lowered:
-    """`step` traced for data parallelism over `devices` (of any kind), its state donated."""
+    """Lowers `step` for data parallelism over `devices` (of any kind), with the state donated."""
     mesh = Mesh(np.array(devices), ('data',))
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
     for leaf in jax.tree.leaves(batch):
@@ -202,7 +203,7 @@ def lower_step(
 def compile_lowered(
     lowered: jax.stages.Lowered, chips: int, batch_size: int, *, optimize: bool = False
 ) -> Report:
-    """Compiles what `lower_step` gave and reads the compiler's figures.
+    """Compiles the result of `lower_step` and reads the compiler's figures.
 
     Raises:
         DoesNotFit: the compiler ran out of the chip's memory.
@@ -231,14 +232,18 @@ def compile_lowered(
 
 
 def largest_batch(compile_batch: Callable[[int], Report], start: int, grain: int = 8) -> Report:
-    """The report of the largest batch per chip that fits, in multiples of `grain`, by bisection.
+    """Finds the largest batch per chip that fits, by bisection in multiples of `grain`.
 
     Args:
-        compile_batch: batch per chip -> report, or raises DoesNotFit.
-        start: a first size to try, per chip.
+        compile_batch: maps the batch per chip to a report, or raises DoesNotFit.
+        start: first batch per chip to try.
+        grain: step between batches.
+
+    Returns:
+        The report of the largest batch.
 
     Raises:
-        DoesNotFit: even `grain` examples need too much.
+        DoesNotFit: even a batch of `grain` examples per chip does not fit.
     """
     best, fits, fails = None, 0, None
     size = max(grain, start // grain * grain)
@@ -262,16 +267,16 @@ _COLLECTIVE = re.compile(
 
 
 def collectives(hlo: str) -> dict[str, Collective]:
-    """The collectives of a compiled program's text: by kind, their number and result bytes.
+    """Returns the number and result bytes of each kind of collective in a compiled program's text.
 
-    One that stands in a loop is counted once.
+    A collective inside a loop is counted once.
     """
     counts, sizes = collections.Counter(), collections.Counter()
     for line in hlo.splitlines():
         if match := _COLLECTIVE.match(line):
             result, kind, start = match.groups()
             arrays = [_array_bytes(*shape) for shape in _SHAPE.findall(result)]
-            # Two-part collectives (but not all-reduce) carry operand and result in one tuple.
+            # Asynchronous collectives except all-reduce return operand and result in one tuple.
             counts[kind] += 1
             sizes[kind] += max(arrays) if start and kind != 'all-reduce' else sum(arrays)
     return {kind: Collective(counts[kind], sizes[kind]) for kind in sorted(counts)}
@@ -283,7 +288,7 @@ def _array_bytes(dtype: str, dims: str) -> int:
 
 
 def _bytes(text: str) -> float:
-    """'26.34G' -> bytes."""
+    """Converts a size such as '26.34G' to bytes."""
     return float(text[:-1]) * 1024 ** (' KMGT'.index(text[-1]))
 
 
@@ -309,19 +314,21 @@ def _optimization(full: bool):
 def export_step(
     step: Callable, state: Any, batch: Any, platforms: Sequence[str]
 ) -> jax.export.Exported:
-    """A step lowered for `platforms` ('cpu', 'cuda', 'rocm', 'tpu'), none of which need be here.
+    """Exports a step lowered for `platforms` ('cpu', 'cuda', 'rocm', 'tpu').
 
-    That needs no compiler and no device: it says that every operation has a lowering there. What is
-    exported takes and gives the leaves of (state, batch) and of the step's result, in JAX's order;
-    `.serialize()` makes bytes of it that `jax.export.deserialize` reads on the other machine.
+    The platforms need not be present: exporting needs no compiler and no device. It shows that
+    every operation has a lowering for the platforms. The exported function takes the leaves of
+    (state, batch) and returns the leaves of the step's result, in JAX's order. `.serialize()`
+    converts it to bytes that `jax.export.deserialize` reads on the other machine.
 
     Args:
-        step: (state, batch) -> (state, metrics).
+        step: the function to export, (state, batch) -> (state, metrics).
         state, batch: shapes and dtypes, as in `compile_step`.
-        platforms: several give one program with a part for each.
+        platforms: target platforms; for several, the program contains a part for each.
 
     Raises:
-        ValueError: for 'cpu', a step that the native kernel computes: it is of one machine.
+        ValueError: `platforms` contains 'cpu' and the step uses the native kernel, which is
+            specific to one machine.
     """
     leaves, structure = jax.tree.flatten((state, batch))
 

@@ -1,14 +1,15 @@
-"""Weak scaling on paper: the time of a step from what the compiler reports and what is documented.
+"""Estimates weak scaling: the time per step, from the compiler's report and documented figures.
 
-Nothing here is measured on an accelerator. A step takes
+Nothing here is measured on an accelerator. A step takes the sum of
 
     compute      flops / (efficiency x the chip's peak)
     collectives  bytes sent by one chip / its links' bandwidth  +  count x hops x latency of one
 
-one after the other: XLA overlaps a part, so the efficiency given is a lower bound. An all-reduce
-sends 2 (n - 1) / n of its bytes from each of n chips (reduce-scatter and all-gather in rings, which
-is the least possible: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of
-workstations", 2009, section 2), other collectives (n - 1) / n.
+XLA overlaps a part of these, so the estimated efficiency is a lower bound. An all-reduce sends
+2 (n - 1) / n of its bytes from each of n chips. It consists of a reduce-scatter and an all-gather
+in rings and sends the minimum possible (Patarasuk and Yuan, "Bandwidth optimal all-reduce
+algorithms for clusters of workstations", 2009, section 2). Other collectives send (n - 1) / n of
+their bytes.
 """
 
 import dataclasses
@@ -18,18 +19,18 @@ from cnn_jax.bench.tpu.aot import Report, Slice
 from cnn_jax.errors import UserError
 
 LINKS_PER_CHIP = 4  # of a two-dimensional torus
-WRAPS_AT = 16  # an axis of fewer chips is a line, not a ring (v5e and v6e: a full pod wraps)
+WRAPS_AT = 16  # a shorter axis is a line, not a ring (a full pod of v5e or v6e wraps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """Assumptions that no compiler and no data sheet settles.
+    """Assumptions for figures that neither the compiler nor a data sheet provides.
 
     Attributes:
         efficiency: share of the peak that the step's arithmetic reaches.
         hop_seconds: latency of a message from one chip to the next.
-        example_bytes: one example as stored (ImageNet: 138 GB / 1.28 million JPEG files).
-        storage_bandwidth: bytes per second, of one host writing a checkpoint.
+        example_bytes: size of a stored example (ImageNet: 138 GB / 1.28 million JPEG files).
+        storage_bandwidth: bytes per second at which one host writes a checkpoint.
     """
 
     efficiency: float = 0.4
@@ -44,17 +45,17 @@ class Assumptions:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One slice's step, in seconds and per second.
+    """Estimated times and rates of a step on one slice.
 
     Attributes:
-        slice: its name.
-        batch_size: over all chips.
-        compute: seconds.
-        transfer: seconds of collectives, by bandwidth.
-        latency: seconds of collectives, by number.
-        examples_per_second: over all chips.
-        host_examples_per_second: that every host must read, decode and hand over.
-        host_network_share: of a host's network, taken by reading examples.
+        slice: name of the slice.
+        batch_size: examples per step, over all chips.
+        compute: seconds of arithmetic.
+        transfer: seconds of collectives due to bandwidth.
+        latency: seconds of collectives due to latency.
+        examples_per_second: rate over all chips.
+        host_examples_per_second: rate at which each host must read, decode and transfer examples.
+        host_network_share: share of a host's network bandwidth needed to read examples.
     """
 
     slice: str
@@ -72,11 +73,11 @@ class Row:
 
     @property
     def efficiency(self) -> float:
-        """Against one chip that has nobody to wait for."""
+        """Efficiency relative to one chip, which never waits for another."""
         return self.compute / self.step
 
     def first_limit(self) -> str:
-        """The largest cost apart from arithmetic."""
+        """Returns the name of the largest cost other than arithmetic."""
         costs = {
             'collective bandwidth': self.transfer / self.step,
             'collective latency': self.latency / self.step,
@@ -86,21 +87,21 @@ class Row:
 
 
 def send_bandwidth(slice_: Slice) -> float:
-    """Bytes per second that one chip can send in a ring over all axes of its slice."""
+    """Returns bytes per second that one chip can send in a ring over all axes of its slice."""
     one_way = slice_.chip.link_bandwidth / LINKS_PER_CHIP / 2
     return one_way * sum(2 if side >= WRAPS_AT else 1 for side in slice_.grid if side > 1)
 
 
 def all_reduce_hops(slice_: Slice) -> int:
-    """Messages one after the other in an all-reduce: there and back along every axis."""
+    """Returns the number of sequential hops in an all-reduce: out and back along each axis."""
     return sum(2 * (side // 2 if side >= WRAPS_AT else side - 1) for side in slice_.grid)
 
 
 def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None) -> Row:
-    """The row of one report, compiled for `slice_`.
+    """Returns the row of a report that was compiled for `slice_`.
 
     Raises:
-        ValueError: the report is of another number of chips.
+        ValueError: the report is for a different number of chips.
     """
     if report.chips != slice_.chips:
         raise UserError(f'a report for {report.chips} chips, but {slice_.name}')
@@ -128,7 +129,7 @@ def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None)
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows in Markdown."""
+    """Formats the rows as a Markdown table."""
     lines = [
         '| slice | batch | compute ms | all-reduce ms: bytes + latency | efficiency | examples/s '
         '| per host | host network | dearest beside arithmetic |',
@@ -150,7 +151,7 @@ def checkpoint_seconds(state_bytes: int, assumptions: Assumptions | None = None)
 
 
 def tree_bytes(shapes: Mapping) -> int:
-    """Bytes of a tree of arrays or shapes."""
+    """Returns the number of bytes of a tree of arrays or shapes."""
     import jax
 
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
