@@ -1,15 +1,17 @@
 """Measures the overhead of the training loop: python experiments/benchmark_training.py
 
-Three tables, in Markdown:
+Prints three tables in Markdown:
 
-1. Milliseconds per step of this library's loop and of two loops as Flax's documentation writes them
-   (`nnx.jit`; the functional one), with the same model, batches, optimiser and loss; in turns, on
-   one device. Beside them the compiled step alone, called with the same arguments again and again.
-2. The share of the time that the loop waits for examples: the set on the device, or read ahead.
-3. Steps on 1, 2, 4, ... devices: a global batch of one size, milliseconds, and the collectives of
-   one step as they stand in the compiled program.
+1. Milliseconds per step of this library's loop and of two loops from Flax's documentation
+   (`nnx.jit` and the functional one). All use the same model, batches, optimiser and loss, and take
+   turns on one device. The table also has the compiled step alone, called repeatedly with the same
+   arguments.
+2. The share of the time that the loop waits for examples, with the data set on the device and with
+   batches read ahead.
+3. Milliseconds per step on 1, 2, 4, ... devices with a fixed global batch size, and the collectives
+   of one step in the compiled program.
 
-A batch of few examples shows what a loop costs; one of many, whether that matters.
+A small batch shows the overhead of a loop; a large batch shows whether the overhead matters.
 """
 
 import dataclasses
@@ -40,7 +42,7 @@ STEPS = flags.DEFINE_integer('steps', 20, 'steps in a sample', lower_bound=1)
 
 
 class Loop:
-    """The loop of `training.train` without evaluations, checkpoints and the writing of metrics."""
+    """The loop of `training.train` without evaluation, checkpoints or writing metrics."""
 
     def __init__(self, job: training.Job, *, resident: bool = True):
         config = job.config
@@ -72,7 +74,7 @@ class Loop:
 
 
 class StepAlone(Loop):
-    """The compiled step, called with the same examples."""
+    """Calls the compiled step repeatedly with the same examples."""
 
     def __call__(self, steps: int) -> None:
         arguments = self.prefetcher.get(0, 1)
@@ -82,7 +84,7 @@ class StepAlone(Loop):
 
 
 def flax_loops(job: training.Job) -> dict[str, Callable[[int], None]]:
-    """The two loops of Flax's documentation, each a function of the number of steps."""
+    """Returns the two loops of Flax's documentation, as functions of the number of steps."""
     dataset, config = job.dataset, job.config
     split, size = dataset.splits['train'], config.batch_size
     order = np.random.default_rng(0).permutation(len(split))
@@ -144,7 +146,7 @@ def flax_loops(job: training.Job) -> dict[str, Callable[[int], None]]:
 
 
 def milliseconds(loops: dict[str, Callable[[int], None]]) -> dict[str, np.ndarray]:
-    """Milliseconds per step of every loop, one sample per round, all in turns."""
+    """Returns milliseconds per step of every loop: one sample per round, with loops interleaved."""
     samples = {name: [] for name in loops}
     for loop in loops.values():
         loop(3)  # compiles

@@ -1,16 +1,17 @@
 """Compiles the training step for TPUs without one: python experiments/check_tpu.py --model=NAME
 
-The step is the one that training runs, of the model and recipe that the flags say; see
-launch/check_tpu.sh for an environment with the TPU compiler. For every slice: memory against the
-chip's, operations per chip, collectives and their bytes; then the weak scaling these imply, and the
-lowering of the same step by `jax.export` for TPU and CUDA, which needs no TPU compiler:
+Compiles the step that training runs for the model and recipe given by the flags.
+launch/check_tpu.sh sets up an environment with the TPU compiler. For every slice, the script prints
+the memory used and available on the chip, operations per chip, and collectives with their bytes. It
+then prints the weak scaling that these figures imply, and lowers the same step for TPU and CUDA
+with `jax.export`, which does not need the TPU compiler:
 
     python experiments/check_tpu.py --model=vgg16 --input_shape=224,224,3 --num_classes=1000 \
         --dtype=bfloat16 --batch_per_chip=128
     python experiments/check_tpu.py --model=vgg16 --input_shape=224,224,3 --slices=
 
-Exit codes: 0 fits everywhere; 1 does not fit somewhere (the largest batch that does is printed);
-2 a wrong flag, or no TPU compiler.
+Exit codes: 0 the step fits every slice; 1 it does not fit some slice (the largest batch that fits
+is printed); 2 a flag is wrong, or the TPU compiler is missing.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ def main(argv):
         config = cli.from_flags(TrainConfig)
         import jax
 
-        jax.config.update('jax_platforms', 'cpu')  # compile for TPUs, never look for one
+        jax.config.update('jax_platforms', 'cpu')  # compiles for TPUs; must not search for one
         from cnn_jax.bench.tpu import aot, scaling
 
         slices = [_slice(name, aot.SLICES) for name in flags.FLAGS.slices]
@@ -106,7 +107,7 @@ def main(argv):
 
 
 def _exported(platform, exported, operations):
-    """One line on what `jax.export` made of the step."""
+    """Returns one line that summarises what `jax.export` made of the step."""
     foreign = operations['custom_call']
     return (
         f'jax.export for {platform}: {len(exported.mlir_module_serialized) / 1e3:,.0f} kB of '
@@ -122,7 +123,7 @@ def _slice(name, known):
 
 
 def _job(config):
-    """The run of these flags, of a thousand steps, but for nobody's devices yet."""
+    """Returns a job of 1000 steps for these flags; the caller replaces its devices."""
     from cnn_jax.training import job, optimizer
 
     dataset = _synthetic() if flags.FLAGS.input_shape else job.load_data(config)
@@ -140,7 +141,7 @@ def _job(config):
 
 
 def _batch(job, size):
-    """Shapes of a batch, as the data set has them."""
+    """Returns the shapes and dtypes of a batch of the data set."""
     import jax
     import jax.numpy as jnp
 
@@ -152,7 +153,7 @@ def _batch(job, size):
 
 
 def _synthetic():
-    """A data set of one black image, for its shapes."""
+    """Returns a data set of one black image, used only for its shapes."""
     import numpy as np
 
     from cnn_jax import data

@@ -5,15 +5,16 @@
     python experiments/compare_kernels.py --model=vgg16 --input_shape=32,32,3 --batch_size=64
     python experiments/compare_kernels.py --model=m5 --input_shape=8000,1 --save_choices
 
-Problems are strings in the manner of oneDNN's benchdnn (cnn_jax/bench/kernels/problem.py says how
-to read them), a named suite, or the layers of a model. Each kernel is tried on the forward pass and
-on both gradients, in each dtype: why it is not supported, or its error against a float64 reference,
-times, and share of what this machine reaches. With --save_choices the fastest right kernel of each
-pass is what `implementation=None` runs from then on, on this machine. Written are table.txt,
-results.json, and for each dtype a bar chart and a roofline. Whole training steps are compared by
-experiments/compare_steps.py.
+Problems are strings in the format of oneDNN's benchdnn (described in
+cnn_jax/bench/kernels/problem.py), a named suite, or the layers of a model. Each kernel runs the
+forward pass and both gradients in each dtype. The results give the reason why a kernel does not
+support a problem, or its error against a float64 reference, its times, and its share of the peak
+that this machine reaches. With --save_choices, `implementation=None` then runs the fastest correct
+kernel of each pass on this machine. The script writes table.txt, results.json, and a bar chart and
+a roofline plot per dtype. To compare whole training steps, see experiments/compare_steps.py.
 
-Exit codes: 0; 1 a kernel computed wrongly; 2 a wrong flag or problem, or no PyTorch.
+Exit codes: 0 success; 1 a kernel computed wrong results; 2 a flag or problem is wrong, or PyTorch
+is missing.
 """
 
 import json
@@ -118,7 +119,7 @@ def _one_of(name, known):
 
 
 def _problems():
-    """The problems that the flags name, and for a model how often a step runs each pass."""
+    """Returns the problems named by the flags and, for a model, how often a step runs each pass."""
     from cnn_jax.bench.kernels import problem
     from cnn_jax.bench.kernels.suites import SUITES
 

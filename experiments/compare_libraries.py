@@ -3,12 +3,12 @@
     python experiments/compare_libraries.py
     python experiments/compare_libraries.py --libraries=linen,keras --dtypes=float32
 
-The network (cnn_jax/bench/steps/libraries.py) is written as a user of each library would, and
-knows nothing of cnn_jax. Steps of both kinds alternate in one process a library; the medians count.
-Written are table.txt and results.json. Needs the extra `libraries`; what is not installed is left
-out, with a line.
+The network (cnn_jax/bench/steps/libraries.py) is written as a user of each library would write it,
+and does not refer to cnn_jax. Each library runs in one process, where steps of both kinds
+alternate; medians are reported. The script writes table.txt and results.json. It needs the extra
+`libraries`; it skips libraries that are not installed and prints a line for each.
 
-Exit codes: 0; 2 a wrong flag.
+Exit codes: 0 success; 2 a flag is wrong.
 """
 
 import importlib.util
@@ -89,7 +89,7 @@ def _times(make, features, dtype):
     labels = jnp.asarray(rng.integers(0, 10, f.batch_size))
     state, step = make(features, dtype, images)
     taken = {False: [], True: []}
-    for count in range(f.steps + 2):  # the first ones compile and meet cold caches
+    for count in range(f.steps + 2):  # the first steps compile and run with cold caches
         for installed, times in taken.items():
             with cnn_jax.installed(installed):
                 start = time.perf_counter()

@@ -3,13 +3,15 @@
     python experiments/compare_pytorch.py --model=lecture_cnn --seeds=3 --epochs=5
     python experiments/compare_pytorch.py --flagfile=experiments/recipes/cifar10_jpeg_resnet20.flags
 
-Outputs, gradients, and parameters after each of the first steps, in float32 and in float64 (what
-float64 brings together was rounding); then whole trainings from several seeds: loss curves, test
-accuracy, time per step, peak memory. Each side runs in a process of its own. The flags are those of
-train.py, so that its recipes can be compared; what has no counterpart here is refused. Written are
-results.json and losses.png. Needs the extra `compare`.
+Compares outputs, gradients, and the parameters after each of the first steps, in float32 and in
+float64: a difference that disappears in float64 is due to rounding. Then compares whole training
+runs from several seeds: loss curves, test accuracy, time per step and peak memory. Each side runs
+in its own process. The script takes the flags of train.py, so that its recipes can be compared, and
+rejects settings that have no counterpart here. It writes results.json and losses.png, and needs the
+extra `compare`.
 
-Exit codes: 0; 1 the float64 results differ; 2 a wrong flag, no data, or no PyTorch.
+Exit codes: 0 success; 1 the float64 results differ; 2 a flag is wrong, or data or PyTorch is
+missing.
 """
 
 import dataclasses
@@ -33,7 +35,7 @@ flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bo
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
 cli.define_path('output', '', 'folder (default: runs/compare_pytorch/<model>)')
 
-FLOAT64 = 1e-9  # what 20 steps leave of float64's rounding, with room
+FLOAT64 = 1e-9  # float64 rounding errors after 20 steps, with a margin
 
 
 def main(argv):
@@ -49,7 +51,8 @@ def main(argv):
         plan = parity.Plan(config, f.seeds, f.compared_steps, f.test_examples)
         output = pathlib.Path(f.output or f'runs/compare_pytorch/{f.model}')
         output.mkdir(parents=True, exist_ok=True)
-        # Beside the output: augmented batches can fill gigabytes, which /tmp may not have.
+        # In the output folder, because augmented batches can fill gigabytes and /tmp may be too
+        # small.
         folder = tempfile.TemporaryDirectory(dir=output, prefix='task-')
         path = pathlib.Path(folder.name)
         task = parity.prepare(path, plan, dataset)

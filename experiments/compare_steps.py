@@ -3,14 +3,13 @@
     python experiments/compare_steps.py
     python experiments/compare_steps.py --networks=vgg16,m5 --dtypes=float32 --sides=native,flax
 
-The same network, batch and optimiser (SGD with momentum) on every side, each side in a process of
-its own, the processes in turns. The sides are `native` (cnn_jax as installed with the extra `cpu`),
-`pure` (cnn_jax without its native kernel), `flax` (Flax's convolutions and pools), `installed` (the
-same, unmodified, after `cnn_jax.install()`), `torch` and `torch.compile` (channels-last; the extra
-`compare`). Written are table.txt, results.json and a
-picture.
+Every side runs the same network, batch and optimiser (SGD with momentum) in its own process, and
+the processes take turns. The sides are `native` (cnn_jax as installed with the extra `cpu`), `pure`
+(cnn_jax without its native kernel), `flax` (Flax's convolutions and pools), `installed` (the
+unmodified Flax network after `cnn_jax.install()`), `torch` and `torch.compile` (both channels-last;
+they need the extra `compare`). The script writes table.txt, results.json and a picture.
 
-Exit codes: 0; 2 a wrong flag, or no PyTorch.
+Exit codes: 0 success; 2 a flag is wrong, or PyTorch is missing.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Evaluates a run from its folder alone: python experiments/evaluate.py --workdir=DIR
 
-Model and data set are made from DIR/config.json, the parameters come from the newest whole
-checkpoint. Nothing in the folder is written.
+Creates the model and the data set from DIR/config.json, and loads the parameters from the newest
+intact checkpoint. Writes nothing to the folder.
 """
 
 from absl import flags

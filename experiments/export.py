@@ -1,7 +1,7 @@
 """Writes the weights of a run as safetensors: python experiments/export.py --workdir=DIR
 
-Names are those of the model's parts ('layers/conv1/kernel'), kernels are (*window, in, out); the
-metadata of the file hold the step and the configuration.
+Tensors are named by their path in the model ('layers/conv1/kernel'), and kernels have the shape
+(*window, in, out). The metadata of the file contain the step and the configuration.
 """
 
 import pathlib

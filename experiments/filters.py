@@ -3,11 +3,12 @@
     python experiments/filters.py
     python experiments/filters.py --image=photo.jpg --audio=voice.wav --filters=edge,blur,sharpen
 
-Written into --output: filters.png (each filter by each kernel, with its error), strides.png
-(strides and paddings), separable.png (a filter as two smaller ones), audio.png (1-D filters on a
-chirp or a WAV file), filters.json (the errors).
+Writes these files into --output: filters.png (each filter by each kernel, with its error),
+strides.png (strides and paddings), separable.png (a filter as two smaller ones), audio.png (1-D
+filters on a chirp or a WAV file) and filters.json (the errors).
 
-Exit codes: 0; 1 a kernel computed wrongly; 2 a wrong flag, or a file that cannot be read.
+Exit codes: 0 success; 1 a kernel computed wrong results; 2 a flag is wrong, or a file cannot be
+read.
 """
 
 import json
@@ -77,7 +78,7 @@ def _known(flag, values, known):
 
 
 def _image(name, size):
-    """(H, W, 3) float32 in [0, 1]."""
+    """Returns the image as (H, W, 3) float32 in [0, 1]."""
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
@@ -97,7 +98,7 @@ def _image(name, size):
 
 
 def _audio(path):
-    """(N,) float32 in [-1, 1], and the samples per second."""
+    """Returns the sound as (N,) float32 in [-1, 1], and the samples per second."""
     import numpy as np
 
     if not path:
@@ -111,7 +112,7 @@ def _audio(path):
         rate, samples = wavfile.read(path)
     except OSError as error:
         raise UserError(f'audio={path!r}: {error.strerror or error}') from None
-    except Exception as error:  # scipy raises several kinds on a file that is no WAV
+    except Exception as error:  # scipy raises several types for a file that is not a WAV file
         raise UserError(f'audio={path!r}: not a WAV file that can be read ({error})') from None
     samples = samples.reshape(len(samples), -1)[: 10 * rate, 0]
     if np.issubdtype(samples.dtype, np.integer):

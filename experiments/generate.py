@@ -1,10 +1,10 @@
-"""Trains a model that makes images: python experiments/generate.py --model=vae --workdir=DIR
+"""Trains a generative image model: python experiments/generate.py --model=vae --workdir=DIR
 
     python experiments/train.py --dataset=fashion_mnist --epochs=3 --workdir=runs/classifier
     python experiments/generate.py --model=dcgan --epochs=5 --classifier_workdir=runs/classifier
 
-The same command again resumes where the run stopped, or says that it is finished. The folder gets
-what train.py writes, and samples, reconstructions and interpolations (pictures/).
+Repeating the command resumes the run where it stopped, or reports that it is finished. The script
+writes the same files as train.py, and also samples, reconstructions and interpolations (pictures/).
 
 With --model=dcgan the defaults are those of Radford et al. 2015: Adam, learning rate 2e-4, beta1
 0.5, batches of 128, no decay. Exit codes are those of train.py.

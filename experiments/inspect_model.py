@@ -1,15 +1,17 @@
-"""Shows a model as a table, and what a trained one has learned as pictures.
+"""Prints a table of a model's layers, and draws what a trained model has learned.
 
     python experiments/inspect_model.py --model=vgg16 --input_shape=224,224,3 --num_classes=1000
     python experiments/inspect_model.py --workdir=runs/digits-lecture_cnn-...
 
-The table (also table.json) has a row a layer: output, window, stride, padding, receptive field,
-parameters, multiply-adds, bytes, intensity, and the kernel that runs it. From a run's folder come
-pictures: filters (of signals with spectra, of texts as the n-grams they respond to most); feature
-maps through the depth; for images saliency and Grad-CAM, the patches that activate a layer most,
-receptive fields drawn on an input; the confusion matrix and the surest mistakes.
+The table (also written as table.json) has one row per layer: output, window, stride, padding,
+receptive field, parameters, multiply-adds, bytes, arithmetic intensity, and the kernel that runs
+it. For the folder of a run, the script also draws filters (for signals with their spectra, for
+texts as the n-grams that they respond to most), feature maps at several depths, the confusion
+matrix and the most confident mistakes. For images it adds saliency and Grad-CAM, the patches that
+activate a layer most, and receptive fields drawn on an input.
 
-Exit codes: 0; 2 a wrong flag, an unknown model, a folder without a checkpoint or of another model.
+Exit codes: 0 success; 2 a flag is wrong, the model is unknown, or the folder has no checkpoint or
+belongs to another model.
 """
 
 import json
@@ -86,7 +88,7 @@ def _load_run():
 
 
 def _subject(run):
-    """The model with its parameters, and what the flags say to draw."""
+    """Returns the model with its parameters, the test split, and the numbers of images to draw."""
     from cnn_jax.inspection import attribution
 
     f = flags.FLAGS
@@ -103,7 +105,7 @@ def _subject(run):
 
 
 def _draw(run, subject, output):
-    """Writes what suits the kind of data; the names of the files."""
+    """Writes the pictures that suit the kind of data; returns their file names."""
     import numpy as np
 
     from cnn_jax.inspection import attribution, pictures
@@ -153,7 +155,7 @@ def _draw(run, subject, output):
 
 
 def _draw_filters(run, model, path):
-    """The first layer's: of images as they are, of signals with spectra, of texts by n-grams."""
+    """Draws first-layer filters: signals with their spectra, texts as n-grams."""
     import numpy as np
 
     from cnn_jax.inspection import learned_filters
@@ -196,7 +198,7 @@ def _draw_ngrams(model, data, path):
 
 
 def _texts(ids, data):
-    """Token ids as words, without the padding."""
+    """Returns token ids as words, without the padding."""
     from cnn_jax.data.text import PAD
 
     words = data.meta['vocabulary']
@@ -210,7 +212,7 @@ def _recorded(model, inputs):
 
 
 def _chosen(wanted, names):
-    """The wanted ones, or some from the first to the last."""
+    """Returns the wanted names, or at most MAX_LAYERS evenly spaced from first to last."""
     import numpy as np
 
     names = list(names)
@@ -229,7 +231,8 @@ def _draw_attention(model, data, raw, inputs, test, numbers, maps, path):
     classes = np.asarray(model(inputs)).argmax(1)
     spatial = attribution.spatial_layers(model, inputs)
     saliency = attribution.saliency(model, inputs, classes)
-    # Behind an activation: of what may be negative, a positive weight says nothing.
+    # Prefer maps after an activation: a positive Grad-CAM weight means nothing where values may be
+    # negative.
     active = [n for n in spatial if maps[n].min() >= 0] or spatial
     layers = [active[len(active) // 2], active[-1]] if active else []
     cams = {n: attribution.grad_cam(model, inputs, classes, n) for n in dict.fromkeys(layers)}

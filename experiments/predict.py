@@ -1,11 +1,11 @@
 """Classifies files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
 
-Each image and WAV file has a row, and each line of a text file, also an empty one. A folder stands
-for all images, WAV files or texts below it. The data set itself is not read: the folder of the run
-has its size, statistics and vocabulary.
+Writes one row per image, per WAV file, and per line of a text file, including empty lines. A folder
+stands for all images, WAV files or texts below it. The data set itself is not read: the folder of
+the run contains its input size, statistics and vocabulary.
 
-Exit codes: 0; 1 some files or lines could not be read (their rows have no class, and each has a
-line on standard error); 2 a wrong flag or folder, or none could be read.
+Exit codes: 0 success; 1 some files or lines could not be read (their rows have no class, and
+standard error has a line for each); 2 a flag or folder is wrong, or no input could be read.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def main(argv):
             raise UserError('no files: name images, WAV files, texts or folders after the flags')
         if values.output and pathlib.Path(values.output).is_dir():
             raise UserError(f'output={values.output!r} is a folder; name a file in it')
-        with contextlib.redirect_stdout(sys.stderr):  # a damaged checkpoint is no row
+        with contextlib.redirect_stdout(sys.stderr):  # warnings must not end up among the rows
             run = training.load_run(
                 values.workdir, step=cli.checkpoint(), averaged=values.averaged, examples=False
             )
@@ -46,7 +46,7 @@ def main(argv):
 
 
 def open_output(path):
-    # Names of files may be any bytes, and are written as they are.
+    # File names may contain arbitrary bytes, which are written unchanged.
     options = {'encoding': 'utf-8', 'errors': 'surrogateescape', 'newline': ''}
     if path:
         return write_whole(path, **options)
@@ -55,7 +55,7 @@ def open_output(path):
 
 
 def write(file, found, class_names):
-    """Writes the rows; returns how many inputs there were, and how many could not be read."""
+    """Writes the rows; returns the number of inputs and the number that could not be read."""
     shown = printable if file.isatty() else str
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(['file', 'class', 'probability'])

@@ -1,15 +1,16 @@
-"""Measures images per second that processes read and decode from an ImageNet-like set.
+"""Measures how many images per second processes read and decode from an ImageNet-like set.
 
     python experiments/stream_images.py --processes=1,2
     python experiments/stream_images.py --data_dir=DIR --dataset=imagenet2012 --processes=1,2,4,8
 
-Every process takes its share of the same global batches, as in training, by either of two ways:
-`threads` is what training does (cnn_jax.data.Loader; one pool of threads decodes), `grain` has
-Grain run the same loader in worker processes of its own (its mp_prefetch). Without --data_dir a set
-of --examples JPEG files of 500 x 375 is prepared in a temporary folder as ImageNet is, from tar
-archives to array_record shards; the pictures are crops of scikit-learn's photographs.
+Every process loads its share of the same global batches, as in training, in one of two ways.
+`threads` is what training does: cnn_jax.data.Loader decodes in a pool of threads. With `grain`,
+Grain runs the same loader in its own worker processes (mp_prefetch). Without --data_dir, the script
+prepares a set of --examples JPEG files of 500 x 375 pixels in a temporary folder, in the same way
+as ImageNet: from tar archives to array_record shards. The images are crops of scikit-learn's sample
+photographs.
 
-Exit codes: 0; 2 a wrong flag, or no such set.
+Exit codes: 0 success; 2 a flag is wrong, or the data set does not exist.
 """
 
 import io
@@ -71,7 +72,7 @@ def main(argv):
 
 
 def _rates(way, count, data_dir):
-    """Starts the processes, lets them go once all are ready, and collects images per second."""
+    """Starts the processes, releases them together, and returns their images per second."""
     f = flags.FLAGS
     task = {
         'way': way, 'count': count, 'data_dir': str(data_dir), 'dataset': f.dataset,
@@ -96,8 +97,11 @@ def _rates(way, count, data_dir):
 
 
 class Batches:
-    """Step -> this process's share of the batch of that step; opens the set where it is called,
-    because open files and threads do not travel to another process."""
+    """Returns this process's share of the batch of a step.
+
+    Opens the data set on the first call, because open files and threads cannot be pickled for
+    another process.
+    """
 
     def __init__(self, task):
         self.task, self.images, self.loader = task, None, None
@@ -110,7 +114,7 @@ class Batches:
             folder = _open(task['dataset'], task['data_dir'])
             feature, _ = readers.supervised(folder, 'image')
             self.images = stored.prepared_images(folder, 'train', feature, task['size'])
-            # Labels are read once, before training: they cost nothing here.
+            # Training reads the labels once, before it starts, so they are not timed here.
             split = Split(self.images, np.zeros(len(self.images), np.int32))
             self.loader = Loader(
                 split, task['batch_size'] * task['count'],
@@ -125,7 +129,8 @@ def _stream(**task):
     if task['way'] == 'grain':
         import grain
 
-        # No threads of Grain's in its process: the pool of the images decodes, and opens once.
+        # Grain uses no threads in its workers: the thread pool of the images decodes, and the set
+        # is opened once.
         alone = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         found = grain.MapDataset.range(steps).map(batches).to_iter_dataset(alone)
         source = iter(found.mp_prefetch(grain.MultiprocessingOptions(task['workers'])))
@@ -147,7 +152,7 @@ def _open(dataset, data_dir):
 
 
 def _make(folder, count):
-    """Prepares an ImageNet of `count` training images, and returns the data folder."""
+    """Prepares an ImageNet-like set of `count` training images; returns the data folder."""
     import tensorflow_datasets as tfds
     from sklearn.datasets import load_sample_images
 

@@ -1,12 +1,13 @@
 """Trains a model: python experiments/train.py --dataset=digits --model=lecture_cnn --workdir=DIR
 
 or by a recipe: python experiments/train.py --flagfile=experiments/recipes/mnist1d_cnn.flags
-Flags after the recipe's override it; --list_datasets shows what there is to train on. The same
-command again resumes where the run stopped, or says that it is finished.
+Flags that follow the recipe override it. --list_datasets lists the available data sets. Repeating
+the command resumes the run where it stopped, or reports that it is finished.
 
-Exit codes: 0 finished; 2 a wrong flag, data set or folder (one line says which); 75 stopped by
-SIGTERM or SIGINT after saving, run again to resume; 76 the loss or a gradient was not finite; 77
-another process of the run is gone, run all again to resume; 78 a checkpoint could not be written.
+Exit codes: 0 finished; 2 a flag, data set or folder is wrong (one line says which); 75 stopped by
+SIGTERM or SIGINT after saving (run again to resume); 76 the loss or a gradient was not finite;
+77 another process of the run died (run all processes again to resume); 78 a checkpoint could not be
+written.
 """
 
 from absl import flags

@@ -1,12 +1,12 @@
-"""Disturbs training runs in every way but kill -9 (see kill_resume.py) and says what came of it.
+"""Disturbs training runs in many ways and reports the outcomes; for kill -9 see kill_resume.py.
 
     python tools/faults.py [--only=signals,clock] [--times=3] [--seed=0]
 
-Every disturbed run is then finished by the same command, and must end with the bits of one that
-nobody disturbed. Prints a table in Markdown: what was tried, how often, what happened. Anything
-else than what docs/training.md promises ends the script with an error.
+The same command then finishes every disturbed run, which must end with the same bits as an
+undisturbed run. Prints a table in Markdown: what was tried, how often, and what happened. The
+script ends with an error if a run behaves differently from what docs/training.md promises.
 
-Full disks and read-only folders are mounted, which takes root; without it these are not tried.
+Full disks and read-only folders are mounted, which requires root; otherwise they are not tried.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Outcomes = Iterator[tuple[str, str]]  # what was tried, what happened
 
 
 def damage(lab: Lab) -> Outcomes:
-    """Files of the newest checkpoint, read in this process."""
+    """Damages files of the newest checkpoint and restores it in this process."""
     workdir = lab.killed_run()
     newest = max(int(p.name) for p in workdir.glob('checkpoints/*') if p.name.isdigit())
     original = workdir / 'checkpoints'
@@ -75,13 +75,13 @@ def damage(lab: Lab) -> Outcomes:
 
 
 def restored(folder: pathlib.Path) -> int:
-    """The step that is restored; its arrays must be those that were written."""
+    """Returns the step that is restored, and checks that its arrays are those that were written."""
     from absl import logging
 
     from cnn_jax.training import processes
     from cnn_jax.training.checkpoints import Checkpoints, digests, named_leaves
 
-    logging.set_verbosity(logging.FATAL)  # Orbax says much of what it meets
+    logging.set_verbosity(logging.FATAL)  # Orbax logs every problem that it finds
     said = []
     say = mock.patch.object(processes, 'say', said.append)
     with say, Checkpoints(folder, read_only=True) as checkpoints:
@@ -95,10 +95,10 @@ def restored(folder: pathlib.Path) -> int:
 
 
 def signals(lab: Lab) -> Outcomes:
-    """SIGTERM and SIGINT in every phase: the step is finished and saved, exit code 75."""
+    """Sends SIGTERM and SIGINT in every phase; runs must finish and save the step, exit code 75."""
 
     def during_compilation(workdir, running):
-        running[0].stdout.readline()  # 'training ...', said before anything is compiled
+        running[0].stdout.readline()  # 'training ...', printed before anything is compiled
         time.sleep(lab.chance.uniform(0, 2))
         return not scripts.rows(workdir)
 
@@ -124,7 +124,7 @@ def signals(lab: Lab) -> Outcomes:
     for phase, reach in phases.items():
         for number in [signal.SIGTERM] * lab.times + [signal.SIGINT]:
             hit = False
-            while not hit:  # another try where the phase was over too soon
+            while not hit:  # tries again if the phase ended too soon
                 workdir = lab.new()
                 running = lab.start(workdir, cached=phase != 'before the first step (compilation)')
                 hit = reach(workdir, running)
@@ -136,11 +136,12 @@ def signals(lab: Lab) -> Outcomes:
 
 
 def clock(lab: Lab) -> Outcomes:
-    """Every time that a run has written becomes another one, as if the clock had jumped."""
+    """Changes every timestamp that a run has written, as if the clock had jumped."""
     years = 3 * 365 * 86400
     now = time.time()
     jumps = {
-        'the clock jumps back by years': lambda: now + years,  # what is there is of the future
+        # existing files are dated in the future
+        'the clock jumps back by years': lambda: now + years,
         'the clock jumps ahead by years': lambda: 86400.0,
         'the clock jumps to and fro': lambda: now + lab.chance.uniform(-years, years),
     }
@@ -148,7 +149,7 @@ def clock(lab: Lab) -> Outcomes:
         for _ in range(lab.times):
             workdir = lab.killed_run()
             for path in workdir.rglob('*'):
-                if path.name == '_CHECKPOINT_METADATA':  # Orbax's own times
+                if path.name == '_CHECKPOINT_METADATA':  # Orbax stores timestamps of its own
                     text = path.read_text()
                     stamps = json.loads(text)
                     stamps |= {k: int(when() * 1e9) for k in stamps if k.endswith('_nsecs')}
@@ -177,7 +178,7 @@ def full_disk(lab: Lab) -> Outcomes:
             fill(disk / 'ballast', 4096 * lab.chance.randint(0, 8))
             _, errors = running[0].communicate()
             code = running[0].returncode
-            # Its threads that write may have complained too, before the line that counts.
+            # Writer threads may also have printed errors before the final line.
             said = [line for line in errors.splitlines() if line.startswith('error: ')]
             assert code == 78 and len(said) == 1 and 'No space' in said[0], (code, errors[-2000:])
             (disk / 'ballast').unlink()
@@ -188,7 +189,7 @@ def full_disk(lab: Lab) -> Outcomes:
 
 
 def fill(path: pathlib.Path, left: int) -> None:
-    """Writes until `left` bytes are free: some lines of metrics, but no checkpoint."""
+    """Writes until `left` bytes are free: enough for some metrics, but not for a checkpoint."""
     with contextlib.suppress(OSError), open(path, 'wb', buffering=0) as file:
         while (free := shutil.disk_usage(path).free - left) > 0:
             file.write(bytes(min(free, 1 << 16)))
@@ -207,7 +208,7 @@ def read_only(lab: Lab) -> Outcomes:
 
 
 def other_runs(lab: Lab) -> Outcomes:
-    """A folder of another configuration, and one that is in use."""
+    """Starts runs in the folder of another configuration, and in one that is in use."""
     workdir = lab.killed_run()
     others = '--seed=1', '--batch_size=32', '--epochs=3', '--ema=0'
     before = snapshot(workdir)
@@ -220,7 +221,8 @@ def other_runs(lab: Lab) -> Outcomes:
         workdir = lab.new()
         first = lab.start(workdir)
         lab.until(workdir, 1, first)
-        first[0].send_signal(signal.SIGSTOP)  # so that it is there as long as the second needs
+        # keeps the first run alive while the second is refused
+        first[0].send_signal(signal.SIGSTOP)
         refused(lab.start(workdir), 'in use by another process')
         first[0].send_signal(signal.SIGCONT)
         first[0].communicate()
@@ -241,7 +243,7 @@ def refused(running: list[subprocess.Popen], said: str) -> None:
 
 
 def peers(lab: Lab) -> Outcomes:
-    """Two processes, one of which is killed, frozen for good, frozen for a while, or late."""
+    """Runs two processes and kills, freezes (permanently or briefly) or delays one of them."""
 
     def between(low, high):
         return lambda workdir, running: lab.until(workdir, lab.chance.randint(low, high), running)
@@ -295,7 +297,7 @@ def peers(lab: Lab) -> Outcomes:
 
 
 def elastic(lab: Lab) -> Outcomes:
-    """Stopped and resumed with another number of processes or devices."""
+    """Stops runs and resumes them with another number of processes or devices."""
     wanted = lab.wanted()[1]
     ways = {
         '2, then 1, then 4 processes': ((2, 1), (1, 1), (4, 1)),
@@ -306,7 +308,8 @@ def elastic(lab: Lab) -> Outcomes:
         for _ in range(lab.times):
             workdir = lab.new()
             for count, devices in arrangements[:-1]:
-                done = len(scripts.losses(workdir))  # a signal before training begins just ends it
+                # a signal before training begins only ends the process
+                done = len(scripts.losses(workdir))
                 running = lab.start(workdir, count=count, devices=devices)
                 lab.until(workdir, done + lab.chance.randint(2, 9), running)
                 running[-1].send_signal(signal.SIGTERM)

@@ -1,11 +1,11 @@
-"""Feeds damaged and hostile files to every reader and says what came of it.
+"""Feeds damaged and hostile files to every reader and reports the outcomes.
 
     python tools/fuzz_readers.py [--cases=2000] [--seed=0] [--only=wav,tfrecord]
 
-A valid file of each format is damaged at random: bits flipped, bytes cut, repeated and inserted,
-sizes in headers set to extremes, JSON values exchanged for others. A reader must return or raise a
-`UserError` or an OSError, within 5 seconds and 1 GiB of memory. Anything else is printed with the
-case's number, and the script ends with exit code 1. `--case=wav:17` runs that one alone.
+Damages a valid file of each format at random: flips bits; cuts, repeats and inserts bytes; sets
+sizes in headers to extremes; and replaces JSON values. A reader must return, or raise a `UserError`
+or an OSError, within 5 seconds and 1 GiB of memory. Any other outcome is printed with the number of
+the case, and the script ends with exit code 1. `--case=wav:17` runs only that case.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def _flip(data: bytes, rng: random.Random) -> bytes:
 
 
 def _place(data, rng: random.Random) -> int:
-    """A position; as often in the first 64 bytes, where headers are, as anywhere."""
+    """Returns a random position, biased towards the first 64 bytes, where headers are."""
     return rng.randrange(min(len(data), rng.choice((64, len(data)))))
 
 
@@ -95,7 +95,7 @@ def _truncate(data: bytes, rng: random.Random) -> bytes:
 
 
 def damage_json(data: bytes, rng: random.Random) -> bytes:
-    """Exchanges, drops or adds a value somewhere in a JSON text; at times damages its bytes."""
+    """Replaces, drops or adds a value in a JSON text; sometimes damages its bytes instead."""
     if rng.random() < 0.3:
         return damage(data, rng)
     content = json.loads(data)
@@ -127,7 +127,7 @@ def _holders(value):
 
 
 class Format:
-    """One kind of file: valid examples, how they are damaged, and the reader."""
+    """A file format: valid examples, how to damage them, and the reader."""
 
     def __init__(self, seeds: Seeds, read: Read, harm=damage):
         self.seeds, self.read, self.harm = seeds, read, harm
@@ -285,7 +285,7 @@ def framed(record: bytes) -> bytes:
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """TFRecord's checksum: CRC-32C, rotated and offset (tensorflow/core/lib/hash/crc32c.h)."""
+    """Returns TFRecord's checksum: a masked CRC-32C (tensorflow/core/lib/hash/crc32c.h)."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -311,7 +311,7 @@ def _in_prepared(folder: pathlib.Path, file_format: str, name: str) -> Format:
 
 
 def example(folder: pathlib.Path) -> Format:
-    """Damages an example within a shard whose checksums are right."""
+    """Damages an example inside a shard whose checksums are correct."""
     from cnn_jax import data
 
     path, records = prepared_set(folder, 'tfrecord')
@@ -402,7 +402,7 @@ def worker(name: str, seed: int, first: int, last: int) -> None:
         used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         limit = used + (
             8 * MEMORY if name == 'array_record' else MEMORY
-        )  # its threads reserve much
+        )  # its threads reserve much address space
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         for number in range(first, last):
             path = folder / f'case{number}'
@@ -425,7 +425,7 @@ def worker(name: str, seed: int, first: int, last: int) -> None:
 
 
 def run(name: str, seed: int, first: int, last: int) -> tuple[collections.Counter, dict[str, int]]:
-    """Counts the outcomes of the cases of one format; with the first case of each wrong one."""
+    """Returns the counts of outcomes for one format, and the first case of each wrong outcome."""
     counts: collections.Counter = collections.Counter()
     examples: dict[str, int] = {}
     while first < last:

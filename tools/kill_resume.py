@@ -2,8 +2,8 @@
 
     python tools/kill_resume.py --kills=30 --seed=0
 
-Every resumed run must end with the bits of one that was never interrupted: parameters, optimiser
-and batch statistics. The last line says how often it was killed, and in which phase.
+Every resumed run must end with the same bits as an uninterrupted run: parameters, optimiser state
+and batch statistics. The last line reports how often runs were killed in each phase.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 
 import scripts
 
-# Dropout, batch norm, augmentation, averaged weights: everything random must come back as it was.
+# Uses dropout, batch norm, augmentation and averaged weights, whose state must all be restored.
 FLAGS = (
     '--dataset=digits',
     '--model=small_cnn',
@@ -42,7 +42,7 @@ def finish(workdir):
 
 
 def kill_somewhere(workdir, chance):
-    """Starts the run and kills it; returns the phase it was in, or None if it was faster."""
+    """Starts the run and kills it; returns the phase, or None if the run finished first."""
     process = start(workdir)
     before = len(scripts.rows(workdir))
     if chance.random() < 0.2:

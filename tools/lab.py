@@ -1,4 +1,4 @@
-"""Runs that are disturbed on purpose, and the undisturbed one to compare them with."""
+"""Runs training jobs to be disturbed, and an undisturbed job to compare them with."""
 
 import pathlib
 import random
@@ -14,7 +14,7 @@ HEARTBEAT = 10  # seconds
 
 
 class Lab:
-    """Starts runs, finishes them, and compares them with the undisturbed one."""
+    """Starts runs, finishes them, and compares them with an undisturbed run."""
 
     def __init__(self, folder: pathlib.Path, times: int, seed: int):
         self.folder, self.times, self.chance = folder, times, random.Random(seed)
@@ -32,14 +32,14 @@ class Lab:
         ]
 
     def finish(self, workdir, count=1, devices=1) -> str:
-        """Runs to the end; the output of the first process."""
+        """Runs to the end; returns the output of the first process."""
         running = self.start(workdir, count=count, devices=devices)
         said = [process.communicate() for process in running]
         assert not any(process.returncode for process in running), said
         return said[0][0]
 
     def wanted(self, count=1):
-        """The last state of an undisturbed run, and its losses."""
+        """Returns the last state and the losses of an undisturbed run."""
         if count not in self._wanted:
             workdir = self.new()
             self.finish(workdir, count)
@@ -47,7 +47,7 @@ class Lab:
         return self._wanted[count]
 
     def check(self, workdir, count=1) -> str:
-        """Finishes a disturbed run and compares."""
+        """Finishes a disturbed run and checks that it equals an undisturbed run."""
         self.finish(workdir, count)
         (state, losses), found = self.wanted(count), scripts.last_state(workdir)
         assert found == state, f'{workdir}: step {found[0]}, other bits'
@@ -59,7 +59,7 @@ class Lab:
         self.wait(lambda: any(row['step'] >= step for row in scripts.rows(workdir)), running)
 
     def until_a_save(self, workdir, running) -> None:
-        """Waits until one of the saves has begun."""
+        """Waits until a checkpoint is being saved."""
         self.until(workdir, self.chance.randint(3, 36), running)
         self.wait(lambda: scripts.saving(workdir), running)
 
@@ -70,7 +70,7 @@ class Lab:
             time.sleep(0.002)
 
     def killed_run(self) -> pathlib.Path:
-        """The folder of a run that was killed when it had some checkpoints."""
+        """Returns the folder of a run that was killed after it had saved some checkpoints."""
         workdir = self.new()
         running = self.start(workdir)
         self.until(workdir, self.chance.randint(8, 30), running)

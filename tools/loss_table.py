@@ -1,10 +1,10 @@
-"""Trains 50 steps in every arrangement of devices and processes, and compares the losses.
+"""Trains 50 steps in every arrangement of devices and processes and compares the losses.
 
     python tools/loss_table.py [--dtype=bfloat16] [other flags of train.py]
 
-The model has no batch norm, which is global under jit and per device under pmap, and no dropout,
-whose masks pmap draws per device: so all arrangements compute the same function, and what differs
-is the order of sums. Prints a table in Markdown.
+The model has no batch norm, which is global under jit but per device under pmap, and no dropout,
+whose masks pmap draws per device. All arrangements therefore compute the same function and differ
+only in the order of summation. Prints a table in Markdown.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ FLAGS = (
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
     processes: int
-    devices: int  # of one process
+    devices: int  # per process
     parallel: str = 'jit'
     accumulate: int = 1
 
     def losses(self, workdir: pathlib.Path, flags: tuple[str, ...]) -> np.ndarray:
-        """The losses of all steps, (STEPS,) float64."""
+        """Returns the losses of all steps, (STEPS,) float64."""
         flags = (
             f'--workdir={workdir}',
             f'--parallel={self.parallel}',

@@ -1,4 +1,4 @@
-"""Running the scripts of experiments/ as a user does, each in a process of its own."""
+"""Runs the scripts of experiments/ as a user does, each in its own process."""
 
 import json
 import os
@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(script: str, *flags: str, **environment: str) -> subprocess.Popen:
-    """Starts `python experiments/<script> <flags>`, or a module where the name has no '.py'.
+    """Starts `python experiments/<script> <flags>`, or a module if the name has no '.py'.
 
-    `environment`: additional variables.
+    `environment`: additional environment variables.
     """
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     what = [str(ROOT / 'experiments' / script)] if script.endswith('.py') else ['-m', script]
@@ -27,7 +27,7 @@ def start(script: str, *flags: str, **environment: str) -> subprocess.Popen:
 
 
 def compilation_cache(folder: pathlib.Path) -> dict[str, str]:
-    """The environment in which what one process compiled is not compiled again."""
+    """Returns environment variables that let processes share a compilation cache."""
     return {
         'JAX_COMPILATION_CACHE_DIR': str(folder),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -36,7 +36,7 @@ def compilation_cache(folder: pathlib.Path) -> dict[str, str]:
 
 
 def together(count: int, heartbeat_seconds: int = 100) -> list[tuple[str, ...]]:
-    """The flags with which each of `count` processes finds the others on this machine."""
+    """Returns, for each of `count` processes on this machine, the flags to find the others."""
     if count == 1:
         return [()]
     with socket.socket() as free:
@@ -51,7 +51,7 @@ def together(count: int, heartbeat_seconds: int = 100) -> list[tuple[str, ...]]:
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """The metrics of a run so far; a line that is being written is left out."""
+    """Returns the metrics of a run so far, without a line that is still being written."""
     try:
         text = (workdir / 'metrics.jsonl').read_text()
     except FileNotFoundError:
@@ -60,17 +60,17 @@ def rows(workdir: pathlib.Path) -> list[dict]:
 
 
 def losses(workdir: pathlib.Path) -> list[float]:
-    """The training loss of every step that is logged."""
+    """Returns the training loss of every logged step."""
     return [row['train_loss'] for row in rows(workdir) if 'train_loss' in row]
 
 
 def saving(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint is being written, or was when the run was killed."""
+    """Returns whether a checkpoint is being written, or was when the run was killed."""
     return any(workdir.glob('checkpoints/*.orbax-checkpoint-tmp'))
 
 
 def last_state(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
-    """The newest step and its digests, which `save` took from the arrays themselves."""
+    """Returns the newest step and its digests, which `save` computed from the arrays."""
     folder = workdir / 'checkpoints'
     step = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
     metadata = json.loads((folder / str(step) / 'meta' / 'metadata').read_text())
@@ -86,7 +86,7 @@ def run(script: str, *flags: str) -> str:
 
 
 def errors(script: str, *cases: tuple[str, ...]) -> list[str]:
-    """The one line on stderr with which each case of flags is refused, all run at once."""
+    """Runs all cases of flags at once; returns the one line on stderr that rejects each."""
     processes = [start(script, *flags) for flags in cases]
     lines = []
     for flags, process in zip(cases, processes, strict=True):

@@ -1,4 +1,4 @@
-"""Data sets by name, without TensorFlow, and the order in which training sees them."""
+"""Loads data sets by name without TensorFlow and defines the order of training examples."""
 
 from cnn_jax.errors import optional_packages
 

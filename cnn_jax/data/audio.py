@@ -1,4 +1,4 @@
-"""Waveforms of one length from recordings of many."""
+"""Reads WAV files and makes waveforms of a fixed length."""
 
 import io
 import pathlib
@@ -11,10 +11,10 @@ from cnn_jax.errors import UserError
 
 
 def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
-    """The first `length` samples as int16, with silence (0) after the end of a shorter waveform.
+    """Returns the first `length` samples as int16; pads a shorter waveform with zeros at the end.
 
     Raises:
-        ValueError: the samples are no integers of 16 bits.
+        ValueError: the samples are not integers that fit in 16 bits.
     """
     kept = waveform[:length]
     fitted = np.zeros(length, np.int16)
@@ -25,9 +25,9 @@ def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
 
 
 def _as_plain_pcm(file) -> io.BytesIO:
-    """The bytes of a WAV file, with WAVE_FORMAT_EXTENSIBLE of PCM samples as plain PCM.
+    """Returns the bytes of a WAV file and relabels WAVE_FORMAT_EXTENSIBLE PCM as plain PCM.
 
-    Python's `wave` reads the former only as of 3.12.
+    Python's `wave` module reads WAVE_FORMAT_EXTENSIBLE only since Python 3.12.
     """
     content = bytearray(file.read() if hasattr(file, 'read') else pathlib.Path(file).read_bytes())
     start = content.find(b'fmt ', 12, 4096)
@@ -38,15 +38,17 @@ def _as_plain_pcm(file) -> io.BytesIO:
 
 
 def read_wav(file, rate: int) -> np.ndarray:
-    """The samples of a WAV file: int16 (n,).
+    """Returns the samples of a WAV file, int16 of shape (n,).
+
+    The samples are never converted, because resampling would make results hard to compare.
 
     Args:
         file: a path, or a binary file object.
-        rate: samples per second that the data set has.
+        rate: the sample rate of the data set in samples per second.
 
     Raises:
-        ValueError: not a WAV file, another rate, more than one channel, not 16 bits per sample.
-            Nothing is converted: resampling would change what a figure means.
+        ValueError: the file is not a complete WAV file, its sample rate is not `rate`, it has more
+            than one channel, or its samples do not have 16 bits.
     """
     where = getattr(file, 'name', file)
     try:

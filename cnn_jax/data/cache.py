@@ -1,8 +1,9 @@
-"""Decoded arrays kept in the user's cache folder, so that a set is decoded once.
+"""Caches decoded arrays in the user's cache folder, so that each data set is decoded only once.
 
-Decoding 70,000 small PNG images takes seconds, reading them as one array a tenth of one. The name
-of a file tells what it was made from (descriptions, shards with size and time of change), so
-another state of the folder is another file; `np.load` compares the contents with their CRC.
+Decoding 70,000 small PNG images takes seconds; reading them as one array takes a tenth of a second.
+The name of a cache file contains a hash of its sources (the descriptions, and the names, sizes and
+modification times of the shards), so a changed data set gets a new cache file. `np.load` verifies
+the CRC of the contents.
 """
 
 import hashlib
@@ -19,15 +20,15 @@ import numpy as np
 from cnn_jax.data.prepared import Prepared
 from cnn_jax.machine import cache_folder
 
-_FORMAT = 1  # to be raised when decoding changes
+_FORMAT = 1  # increase this when decoding changes
 
 
 def columns(
     folder: Prepared, split: str, dtypes: Mapping[str, type], size: int = 0
 ) -> dict[str, np.ndarray]:
-    """`folder.columns(split, dtypes, size)`, from the cache where it is there and whole.
+    """Returns `folder.columns(split, dtypes, size)`, from the cache if it holds an intact copy.
 
-    A cache that cannot be read or written is passed over: it only costs time.
+    Errors in reading or writing the cache are ignored, because they only cost time.
     """
     path = _file(folder, split, dtypes, size)
     try:

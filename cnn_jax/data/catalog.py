@@ -1,4 +1,4 @@
-"""The data sets by name; `register` adds one of your own."""
+"""Registers the data sets by name; `register` adds a data set of your own."""
 
 import dataclasses
 import inspect
@@ -13,16 +13,17 @@ from cnn_jax.tables import aligned
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A registered data set. All but the first two fields are for the table alone.
+    """A registered data set. Only `kind` and `read` affect how the data are loaded.
 
     Attributes:
-        kind: as in `Dataset`.
-        read: function of a `Place` and the set's options that gives the parts of a `Dataset`.
-        shape: of one example; a name stands for a size that depends on data or options.
-        sizes: examples of each split, as published.
-        classes: number of classes; 0: it depends on the data.
-        licence: as its authors state it.
-        source: where it comes from.
+        kind: see `Dataset`.
+        read: function of a `Place` and the data set's options that returns the parts of a
+            `Dataset`.
+        shape: shape of one example; a name stands for a size that depends on the data or options.
+        sizes: number of examples in each split, as published.
+        classes: number of classes; 0 means that it depends on the data.
+        licence: the licence as the authors state it.
+        source: where the data set comes from.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class Entry:
 
     @property
     def is_users(self) -> bool:
-        """Whether the examples are a user's own files, which differ from folder to folder."""
+        """Whether the examples are the user's own files, so that they depend on the folder."""
         own = (readers.read_image_folder, readers.read_audio_folder, readers.read_text_table)
         return self.read in own
 
@@ -55,7 +56,7 @@ def register(
     source: str = '',
     replace: bool = False,
 ) -> None:
-    """Adds a data set under a name, by which `load` and --dataset know it.
+    """Registers a data set under a name that `load` and --dataset accept.
 
         def stripes(place, *, count: int = 200):
             rng = np.random.default_rng(0)
@@ -69,16 +70,16 @@ def register(
         data.register('stripes', stripes, kind='image')
 
     Args:
-        name: of the data set.
-        read: function of a `readers.Place` that returns 'splits' (train, test and perhaps
-            validation, each a `Split`), 'class_names', and perhaps 'meta'. Its keyword-only
-            arguments are the data set's options.
-        kind: 'image', 'audio' or 'text', see `Split` for the arrays.
-        shape, sizes, classes, licence, source: see `Entry`; for the table only.
+        name: name of the data set.
+        read: function of a `readers.Place` that returns a dictionary with 'splits' (train, test
+            and optionally validation, each a `Split`), 'class_names', and optionally 'meta'. Its
+            keyword-only arguments are the data set's options.
+        kind: 'image', 'audio' or 'text'; see `Split` for the arrays.
+        shape, sizes, classes, licence, source: see `Entry`; for information only.
         replace: see `Registry.register`.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is already registered.
     """
     entry = Entry(kind, read, shape, sizes or {}, classes, licence, source)
     CATALOG.register(name, entry, replace=replace)
@@ -114,7 +115,7 @@ register(
     licence='MIT',
     source='https://github.com/zalandoresearch/fashion-mnist',
 )
-# Another data set than CIFAR-10: its pixels have been through JPEG, and no figure carries over.
+# Not CIFAR-10: its pixels were compressed with JPEG, so results on the two are not comparable.
 register(
     'cifar10_jpeg',
     readers.images('cifar10_jpeg'),
@@ -279,12 +280,12 @@ register(
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that `load` knows."""
+    """Returns the names of the registered data sets."""
     return tuple(CATALOG)
 
 
 def options(read: Callable[..., Parts]) -> dict[str, Any]:
-    """The options of a reader and their defaults."""
+    """Returns the options of a reader, each with its default."""
     return {
         option: parameter.default
         for option, parameter in inspect.signature(read).parameters.items()
@@ -293,7 +294,7 @@ def options(read: Callable[..., Parts]) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The data sets as lines of text: name, shape, classes, sizes, licence, options, source."""
+    """Returns a text table of the registered data sets, with one column per property."""
     rows = [('name', 'kind', 'shape', 'classes', 'examples', 'licence', 'options', 'source')]
     for name, entry in CATALOG.items():
         rows.append(

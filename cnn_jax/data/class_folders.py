@@ -11,34 +11,37 @@ from cnn_jax.errors import UserError
 
 Labelled = tuple[list[pathlib.Path], np.ndarray]
 
-# Names that people give the folders of splits, in any case.
+# Common names of split folders, in lower case -> name of the split.
 SPLITS = {
     'train': 'train', 'training': 'train',
     'test': 'test', 'testing': 'test',
     'val': 'validation', 'valid': 'validation', 'validation': 'validation', 'dev': 'validation',
 }  # fmt: skip
-# Left by archives, network drives and desktops; whatever begins with a dot is hidden, too.
+# Folders that archives, network drives and desktops create. Hidden files are skipped as well.
 _NOT_DATA = ('__MACOSX', '@eaDir', '__pycache__', 'lost+found')
 
 
 def read(
     root: pathlib.Path, suffixes: Sequence[str], *, test: float, advice: Mapping[str, str]
 ) -> tuple[dict[str, Labelled], tuple[str, ...]]:
-    """Lists the files of <root>/<split>/<class>/, or of <root>/<class>/; and the classes.
+    """Lists the labelled files of each split, and the class names.
 
-    Links are followed. Without a test split, a validation split is it; without either, `test` is
-    drawn. A folder of a test split alone has an empty training split: it can be evaluated.
+    The files are in <root>/<split>/<class>/ or in <root>/<class>/. Symbolic links are followed. If
+    there is a training split but no test split, then a share `test` of the training examples
+    becomes the test split; if `test` is 0, the validation split becomes the test split. If there is
+    no training split, an empty one is added, so that the other splits can be evaluated.
 
     Args:
         root: the folder.
-        suffixes: of the files that count, in lower case; others are left out.
-        test: the share of the examples, drawn once and for all, that is the test split.
-        advice: suffixes of files that cannot be read -> what to do with them.
+        suffixes: lower-case suffixes of the files to list; other files are ignored.
+        test: fraction of the training examples that becomes the test split; the choice of examples
+            is fixed.
+        advice: suffixes of unreadable files -> what the user should do with such files.
 
     Raises:
-        FileNotFoundError: no such folder.
-        UserError: it is not clear what is a split or a class, a class without files, a file in
-            `advice`, or a share that leaves nothing.
+        FileNotFoundError: `root` is not a folder.
+        UserError: the splits or classes are unclear or inconsistent, a class has no files, a file
+            has a suffix in `advice`, or `test` leaves the training or test split empty.
     """
     if not root.is_dir():
         raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
@@ -57,13 +60,13 @@ def read(
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders in a folder, without those that are none of the data."""
+    """Returns the folders in a folder, without hidden folders and those in `_NOT_DATA`."""
     inner = (p for p in path.iterdir() if not p.name.startswith('.') and p.name not in _NOT_DATA)
     return sorted(p for p in inner if p.is_dir())
 
 
 def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The folders of splits: those with the name of one that hold folders themselves."""
+    """Returns the split folders: those that have the name of a split and contain folders."""
     folders = _folders(root)
     found: dict[str, pathlib.Path] = {}
     for path in folders:
@@ -106,9 +109,9 @@ def _labelled(
 
 
 def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns all files below a folder, sorted, but for hidden ones and what systems leave there.
+    """Returns all files below a folder, sorted; skips hidden files and folders in `_NOT_DATA`.
 
-    Links are followed, and each folder is read once even where they go in circles.
+    Symbolic links are followed. Each folder is read only once, even if links form a cycle.
     """
     files, seen = [], set()
     for here, inner, names in os.walk(folder, followlinks=True):

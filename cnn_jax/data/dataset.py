@@ -1,4 +1,4 @@
-"""A loaded data set: named splits of arrays, class names, statistics."""
+"""Defines a loaded data set: named splits of arrays, class names and statistics."""
 
 import dataclasses
 import hashlib
@@ -19,14 +19,15 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split, row i of every array being example i.
+    """The examples of one split. Row i of every array belongs to example i.
 
     Attributes:
-        inputs: (N, *shape): uint8 images (H, W, C), int16 or float32 waveforms (T, C), int32 token
-            ids (L,). An array, or what can be indexed by rows like one (`stored.StoredImages`).
+        inputs: (N, *shape): uint8 images (H, W, C), int16 or float32 waveforms (T, C), or int32
+            token ids (L,). An array, or an object that can be indexed by rows like an array
+            (`stored.StoredImages`).
         labels: int32 (N,), in [0, num_classes).
-        extra: further columns of N rows each (for instance the speaker of a recording); no loader
-            hands them to a model.
+        extra: further columns with N rows (for instance the speaker of a recording); loaders do not
+            pass them to a model.
     """
 
     inputs: np.ndarray
@@ -44,9 +45,9 @@ class Split:
         return len(self.inputs)
 
     def take(self, rows) -> 'Split':
-        """The examples at `rows` (an index array or a slice), in that order.
+        """Returns the examples at `rows` (an index array or a slice), in that order.
 
-        Images that are not in memory stay where they are.
+        Images that are not in memory are not loaded.
         """
         extra = {name: column[rows] for name, column in self.extra.items()}
         is_array = isinstance(self.inputs, np.ndarray)
@@ -56,18 +57,18 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set, loaded.
+    """A loaded data set.
 
     Attributes:
-        name: as given to `load`.
+        name: the name as given to `load`.
         kind: 'image', 'audio' or 'text'.
-        splits: 'train' and 'test', and 'validation' where there is one.
-        class_names: one for each label.
-        mean: per channel, of the training split's inputs after scaling (see `normalize`); () for
-            text.
-        std: likewise.
-        meta: source, licence, and what a run must keep to read its own inputs again (for text the
-            vocabulary).
+        splits: 'train', 'test' and, if it exists, 'validation'.
+        class_names: one name per label.
+        mean: mean per channel of the training split's inputs after scaling (see `normalize`); ()
+            for text.
+        std: standard deviation per channel, computed like `mean`; () for text.
+        meta: the source, the licence, and what a run must store to read new inputs in the same way
+            (for text, the vocabulary).
     """
 
     name: str
@@ -90,17 +91,17 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one example, without a batch axis."""
+        """Shape of one example, without the batch axis."""
         return tuple(self.splits['train'].inputs.shape[1:])
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """Options that a model needs for these data: `vocabulary_size` for text."""
+        """Model options that this data set determines: `vocabulary_size` for text."""
         words = self.meta.get('vocabulary')
         return {} if words is None else {'vocabulary_size': len(words)}
 
     def describe(self) -> dict[str, Any]:
-        """All but the examples, as what JSON can hold: to be kept with a run."""
+        """Returns a JSON-serialisable description without the examples, to be stored with a run."""
         return {
             'name': self.name,
             'kind': self.kind,
@@ -115,15 +116,16 @@ class Dataset:
         }
 
     def differences(self, description: Mapping[str, Any], *, examples: bool) -> list[str]:
-        """Lists how this data set differs from one that `describe` described.
+        """Lists the differences between this data set and a description from `describe`.
 
         Args:
-            description: of the other; one without fingerprints is compared without them.
-            examples: whether numbers and contents of the examples count, too; otherwise only what
-                inputs and labels mean: shape, classes, vocabulary.
+            description: description of the other data set; if it has no fingerprints, they are not
+                compared.
+            examples: whether to compare the number and contents of the examples as well. Otherwise
+                only the input shape, the classes and the vocabulary are compared.
 
         Returns:
-            One phrase per difference; none where they agree.
+            One phrase per difference; an empty list if there are none.
         """
         mine = self.describe() if examples else {}
         found = []
@@ -149,7 +151,7 @@ class Dataset:
 
     @classmethod
     def described(cls, description: Mapping[str, Any]) -> 'Dataset':
-        """The data set that `describe` described, without examples: every split is empty."""
+        """Returns a data set with empty splits from a description that `describe` returned."""
         shape, dtype = description['input_shape'], description['dtype']
         nothing = Split(np.zeros((0, *shape), dtype), np.zeros(0, np.int32))
         return cls(
@@ -163,16 +165,16 @@ class Dataset:
         )
 
     def normalize(self, inputs):
-        """`normalize` with this data set's statistics: raw inputs to what a model is given."""
+        """Converts raw inputs to model inputs: `normalize` with this data set's statistics."""
         return normalize(inputs, mean=self.mean, std=self.std)
 
 
-# Inputs that are not in memory are represented by so many examples, evenly spread.
+# Number of evenly spaced examples that are hashed if the inputs are not in memory.
 _FINGERPRINT_ROWS = 256
 
 
 def fingerprint(split: Split) -> str:
-    """Returns 16 hexadecimal digits that depend on the examples of a split and on their order."""
+    """Returns a hash of the examples of a split and their order, as 16 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=8)
     inputs = split.inputs
     if not isinstance(inputs, np.ndarray):
@@ -190,7 +192,7 @@ def _short(values: tuple[Any, ...], most: int = 8) -> str:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Raises ValueError if a label is not in [0, num_classes)."""
+    """Checks that all labels are in [0, num_classes); raises ValueError otherwise."""
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
         raise UserError(
@@ -199,27 +201,26 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
         )
 
 
-# Inputs are divided by these, so that the full range becomes [0, 1] (uint8) or [-1, 1) (int16).
+# Inputs are divided by these numbers, which maps uint8 to [0, 1] and int16 to [-1, 1).
 _FULL_SCALE = {'uint8': 255.0, 'int16': 32768.0}
 
 
 def normalize(inputs, *, mean=(), std=()):
-    """Raw inputs to float32, scaled and standardised per channel.
+    """Converts raw inputs to float32, and scales and standardises them per channel.
 
-    Pure arithmetic on the array itself, so it takes NumPy arrays, JAX arrays and tracers alike, and
-    can be called inside `jax.jit`.
+    The function accepts NumPy arrays, JAX arrays and tracers, so it can be called inside `jax.jit`.
 
     Args:
-        inputs: (..., C), uint8 (divided by 255), int16 (divided by 32768) or float32 (as it is);
-            or int32 token ids of any shape, which are returned unchanged.
-        mean: C numbers, subtracted after scaling; () for none.
-        std: C numbers, divided by; () for none.
+        inputs: array of shape (..., C): uint8 (divided by 255), int16 (divided by 32768) or float32
+            (not scaled); or int32 token ids of any shape, which are returned unchanged.
+        mean: C numbers to subtract after scaling; () to subtract nothing.
+        std: C numbers to divide by; () to divide by nothing.
 
     Returns:
-        float32 of the same shape; int32 for int32.
+        A float32 array of the same shape, or the int32 inputs unchanged.
 
     Raises:
-        TypeError: another dtype.
+        TypeError: `inputs` has another dtype.
     """
     dtype = str(inputs.dtype)
     if dtype == 'int32':
@@ -237,10 +238,11 @@ def normalize(inputs, *, mean=(), std=()):
 
 
 def statistics(inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the scaled inputs per channel (last axis), for `normalize`.
+    """Returns the mean and standard deviation of the scaled inputs per channel (last axis).
 
-    Integer inputs are counted value by value, so the result is the same on every machine. A channel
-    that never changes has std 1, so that dividing by it is harmless.
+    For integer inputs they are computed from a histogram of the values, so the result is the same
+    on every machine. The standard deviation of a constant channel is set to 1, so that `normalize`
+    can divide by it.
     """
     channels = inputs.shape[-1]
     if not len(inputs):

@@ -1,7 +1,8 @@
-"""scikit-learn's handwritten digits: 1797 real 8x8 images that come with the package.
+"""Reads scikit-learn's handwritten digits, 1797 real 8x8 images that come with the package.
 
-They are the test part of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-1998, https://doi.org/10.24432/C50P49): bitmaps of 32x32 counted in blocks of 4x4, so 0..16.
+The images are the test set of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and
+Kaynak, 1998, https://doi.org/10.24432/C50P49). Each pixel counts the set pixels in a 4x4 block of a
+32x32 bitmap, so the values are in 0..16.
 """
 
 import numpy as np
@@ -13,15 +14,15 @@ _TEST_EVERY = 5
 
 
 def read() -> dict[str, Split]:
-    """The splits 'train' (1442) and 'test' (355), images (8, 8, 1) uint8 in 0, 15, ..., 240.
+    """Returns the splits 'train' (1442 examples) and 'test' (355 examples).
 
-    Of each class every fifth example, in the order of the file, is a test example: fixed, so that
-    figures can be compared.
+    The images are uint8 of shape (8, 8, 1) with the values 0, 15, ..., 240. The test split is every
+    fifth example of each class in file order. It is fixed, so that results can be compared.
     """
     from sklearn.datasets import load_digits  # 1 s
 
     digits = load_digits()
-    # Times 15: the counts 0..16 nearly fill a byte and stay exact.
+    # A factor of 15 maps the counts 0..16 to most of the uint8 range without rounding.
     images = (digits.images * 15).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
     test = np.zeros(len(labels), bool)

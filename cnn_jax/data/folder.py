@@ -1,4 +1,4 @@
-"""Folders of image files and of recordings, one folder per class; tables of texts."""
+"""Reads class folders of image files or recordings, and tables of texts."""
 
 import csv
 import io
@@ -21,18 +21,21 @@ NOT_IMAGES = {'.heic': _CONVERT, '.heif': _CONVERT}
 def read_images(
     root: pathlib.Path, *, size: int, channels: int, test: float, memory: int
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits and classes of a folder of images, see `class_folders.read`.
+    """Returns the splits and class names of a folder of images (see `class_folders.read`).
 
     Args:
         root: the folder.
-        size: both sides that images are made to, see `images.decode`; 0: they all have one size.
+        size: height and width of the decoded images (see `images.decode`); 0 if all images already
+            have the same size.
         channels: 1 or 3.
         test: see `class_folders.read`.
-        memory: bytes of images up to which a split is held in memory.
+        memory: largest size in bytes of a split that is held in memory; larger splits are read from
+            disk when needed if `size` is not 0.
 
     Raises:
-        FileNotFoundError: no such folder.
-        UserError: see `class_folders.read`; images of several sizes with size=0.
+        FileNotFoundError: `root` is not a folder.
+        UserError: `size` is 0 and the sizes of the images differ, or `channels` is not 1 or 3; see
+            also `class_folders.read`.
     """
     if channels not in (1, 3):
         raise UserError(f'channels={channels}; it is 1 or 3')
@@ -45,12 +48,12 @@ def read_images(
 def read_recordings(
     root: pathlib.Path, *, length: int, rate: int, test: float
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits and classes of a folder of WAV files, see `class_folders.read`.
+    """Returns the splits and class names of a folder of WAV files (see `class_folders.read`).
 
     Args:
         root: the folder.
-        length: samples kept; shorter recordings are followed by silence.
-        rate: samples per second that all of them must have.
+        length: number of samples to keep; shorter recordings are padded with zeros.
+        rate: sample rate in samples per second that every recording must have.
         test: see `class_folders.read`.
     """
     files, classes = class_folders.read(root, ('.wav',), test=test, advice={})
@@ -64,10 +67,10 @@ def read_recordings(
 
 
 def read_table(file: pathlib.Path, columns: tuple[str, str]) -> tuple[list[str], list[str]]:
-    """The texts and the names of the classes in a CSV or TSV file with a header.
+    """Returns the texts and their class names from a CSV or TSV file with a header.
 
     Raises:
-        UserError: it lacks a column, or a row has not as many cells as the header.
+        UserError: a column is missing, or a row and the header differ in their number of cells.
     """
     content = '\n'.join(text.read_lines(file))
     delimiter = '\t' if file.suffix.lower() == '.tsv' else ','
@@ -86,7 +89,7 @@ def read_table(file: pathlib.Path, columns: tuple[str, str]) -> tuple[list[str],
 
 
 def _with_training(splits: dict[str, Split]) -> dict[str, Split]:
-    """Adds an empty training split where there is none, so that the others can be evaluated."""
+    """Adds an empty training split if there is none, so that other splits can be evaluated."""
     if 'train' in splits:
         return splits
     like = next(iter(splits.values()))

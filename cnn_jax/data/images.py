@@ -1,4 +1,4 @@
-"""Encoded images as uint8 arrays of one size and number of channels."""
+"""Decodes images to uint8 arrays with a given size and number of channels."""
 
 import numpy as np
 import PIL.Image
@@ -11,26 +11,27 @@ _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
 def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
-    """An image file as uint8 (H, W, channels).
+    """Decodes an image file to uint8 (H, W, channels).
 
-    Images of another mode are converted: palettes, CMYK and YCbCr to RGB, grey to three equal
-    channels, colour to grey by ITU-R 601 luma; of 16 bits the upper 8 are kept, transparency is
-    dropped. The orientation in EXIF data is applied. To a given size: the longer side is cropped
-    about the middle, and what is left resized (bilinear, with averaging where it shrinks).
+    Images in other modes are converted. Palette, CMYK and YCbCr images become RGB; grey images get
+    three equal channels; colour becomes grey by ITU-R 601 luma. The upper 8 of 16 bits are kept,
+    and transparency is dropped. The EXIF orientation is applied. If `size` is given, the image is
+    cropped to a centred square and resized with bilinear interpolation, antialiased when shrinking.
 
     Args:
         file: a path, or a binary file object.
         channels: 1 or 3.
-        size: both sides of the result; 0 leaves the image's own.
+        size: height and width of the result; 0 keeps the size of the image.
 
     Raises:
-        ValueError: not an image, a damaged one, or of floating-point or 32-bit samples.
+        ValueError: the file is not an image, is damaged or too large, or has floating-point or
+            32-bit samples.
     """
     where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
     try:
         with PIL.Image.open(file) as image:
             kind = image.format
-            image = PIL.ImageOps.exif_transpose(image)  # as a viewer shows it
+            image = PIL.ImageOps.exif_transpose(image)  # rotate as image viewers do
             if image.mode.startswith('I;16') or (image.mode == 'I' and kind == 'PNG'):
                 image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode not in _EIGHT_BITS:
@@ -46,7 +47,7 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
         raise
     except PIL.Image.DecompressionBombError as error:
         raise UserError(f'{where}: too large to be decoded ({error})') from error
-    except Exception as error:  # the decoders raise whatever a damaged file makes them meet
+    except Exception as error:  # damaged files raise many types of error
         raise UserError(f'{where}: not an image that can be read ({first_line(error)})') from error
     return array if array.ndim == 3 else array[..., None]
 

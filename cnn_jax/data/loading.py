@@ -1,4 +1,4 @@
-"""`load`: a data set by name and options."""
+"""Loads a data set by name and options."""
 
 import pathlib
 import re
@@ -16,15 +16,15 @@ from cnn_jax.errors import UserError
 
 
 def parse(spec: str) -> tuple[str, dict[str, str]]:
-    """'name' or 'name:option=value,option=value' as (name, options).
+    """Parses 'name' or 'name:option=value,option=value' and returns (name, options).
 
     Raises:
-        ValueError: an option without a value.
+        ValueError: an option has no value.
     """
     name, _, rest = spec.partition(':')
-    if rest.startswith('['):  # part of a name: 'set[:10%]' is not ours
+    if rest.startswith('['):  # 'name:[:10%]' does not name a split
         raise UserError(f'data set {spec!r}: name the split, as in {name}:train[:10%]')
-    rest = re.sub(r'\b(train|test|validation)\[', r'\1=[', rest)  # as TFDS writes parts of splits
+    rest = re.sub(r'\b(train|test|validation)\[', r'\1=[', rest)  # TFDS's syntax for split slices
     pairs = [part.partition('=') for part in rest.split(',') if part]
     for option, equals, _ in pairs:
         if not equals:
@@ -33,7 +33,7 @@ def parse(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _typed(name: str, read: Callable[..., Parts], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` in the types that the defaults of `read` have."""
+    """Converts each of `options` to the type of its default in the signature of `read`."""
     defaults = catalog.options(read)
     typed = {}
     for option, value in options.items():
@@ -51,7 +51,7 @@ def _typed(name: str, read: Callable[..., Parts], options: Mapping[str, Any]) ->
 
 
 def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str, Any]]:
-    """Kind, reader and origin of a set in the table, or prepared in the place."""
+    """Returns the kind, reader and metadata of a registered or a prepared data set."""
     if name in catalog.CATALOG:
         entry = catalog.CATALOG[name]
         return entry.kind, entry.read, {'licence': entry.licence, 'source': entry.source}
@@ -65,9 +65,9 @@ def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str,
 
 
 SPLITS = ('train', 'validation', 'test')
-TEST_SHARE = 0.2  # of a set without a test split
+TEST_SHARE = 0.2  # fraction used as the test split if there is none
 
-# Rows that statistics are taken of where the images are not in memory.
+# Number of rows used for the statistics if the images are not in memory.
 _SAMPLE = 4096
 
 
@@ -86,24 +86,25 @@ def load(
     validation: float = 0.0,
     **options,
 ) -> Dataset:
-    """Loads a data set: into memory, but for images of more than 1 GiB, which are read when needed.
+    """Loads a data set into memory; a split with more than 1 GiB of images is read when needed.
 
     Args:
-        name: one of `names()`, or of a set prepared in `data_dir`; possibly with options:
-            'movie_reviews:fold=3'; parts of splits as TFDS writes them: 'mnist:train[:10%]'; a
-            pinned version of a prepared set: 'mnist/3.0.1'.
-        data_dir: folder of TFDS-prepared sets; None for TFDS_DATA_DIR, or else
-            ~/tensorflow_datasets. A set that is not there is prepared there first.
-        manual_dir: folder of the set's original files, to prepare it without a network.
-        download: whether a set that is not prepared may be downloaded.
-        validation: the share of the training split that becomes the split 'validation', in [0, 1).
-            The examples are chosen once and for all, whatever the seed of the training.
-        **options: of the data set, as in `name` (see docs/data.md).
+        name: one of `names()`, or the name of a data set prepared in `data_dir`. The name may
+            contain options ('movie_reviews:fold=3'), slices of splits in TFDS's syntax
+            ('mnist:train[:10%]'), or the version of a prepared data set ('mnist/3.0.1').
+        data_dir: folder of data sets prepared by TFDS. None means TFDS_DATA_DIR, or
+            ~/tensorflow_datasets if that is not set. A data set that is not there is prepared
+            there first.
+        manual_dir: folder of the original files, for preparing the data set without a network.
+        download: whether a data set that is not prepared may be downloaded.
+        validation: fraction of the training split that becomes the split 'validation', in [0, 1).
+            The choice of examples is fixed; it does not depend on the training seed.
+        **options: options of the data set, as in `name` (see docs/data.md).
 
     Raises:
-        ValueError: an unknown name or option, a damaged folder, a wrong file.
-        FileNotFoundError: a missing folder or file.
-        ConnectionError: the set would have to be downloaded and cannot.
+        ValueError: a name or option is unknown, a folder is damaged, or a file is the wrong one.
+        FileNotFoundError: a folder or file is missing.
+        ConnectionError: the data set must be downloaded, but the download failed.
     """
     known, given = parse(name)
     if not 0 <= validation < 1:
@@ -135,7 +136,7 @@ def load(
 
 
 def _slice(what: str, text: str, size: int) -> slice:
-    """'[:10%]' of `size` examples as a slice, rounded as TFDS does: to the closest."""
+    """Converts a string such as '[:10%]' to a slice of `size` examples; rounds like TFDS."""
     match = re.fullmatch(r'\[(?:(\d+)(%?))?:(?:(\d+)(%?))?\]', text)
     if not match:
         raise UserError(f'{what}: write a part of a split as train[:1000] or train[10%:20%]')
@@ -149,7 +150,7 @@ def _slice(what: str, text: str, size: int) -> slice:
 
 
 def _with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
-    """Makes a fixed fifth of the training examples the test split."""
+    """Moves a fixed fifth of the training examples to a new test split."""
     warnings.warn(
         f'data set {name!r} has no test split: a fixed fifth of its training examples is it',
         stacklevel=3,
@@ -165,10 +166,12 @@ def _with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
 
 
 def hold_out(splits: Mapping[str, Split], share: float) -> Mapping[str, Split]:
-    """Moves `share` of the training split to a new split 'validation' (none if 0).
+    """Moves the fraction `share` of the training split to a new split 'validation'.
+
+    If `share` is 0, the splits are returned unchanged.
 
     Raises:
-        ValueError: there is a validation split already, or nothing would be left on one side.
+        ValueError: a validation split already exists, or one of the two splits would be empty.
     """
     if share == 0:
         return splits

@@ -1,4 +1,4 @@
-"""MNIST-1D: 40-sample signals of ten synthetic classes.
+"""Generates MNIST-1D: synthetic signals of 40 samples in ten classes.
 
 Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", ICML 2024, arXiv:2011.14439.
 """
@@ -14,12 +14,12 @@ LENGTH = 40
 
 
 def generate() -> dict[str, Split]:
-    """The published set (4000 + 1000), computed by its authors' package `mnist1d`.
+    """Returns the published data set (4000 + 1000 examples), computed by its package `mnist1d`.
 
-    The package seeds NumPy's and Python's global generators; both are put back.
+    The package seeds NumPy's and Python's global random generators; their states are restored.
 
     Raises:
-        ModuleNotFoundError: the package is not installed.
+        ModuleNotFoundError: `mnist1d` is not installed.
     """
     from mnist1d.data import get_dataset_args, make_dataset
 
@@ -40,9 +40,9 @@ def _split(signals: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def shuffle(split: Split) -> Split:
-    """The same signals with their samples in another order, one and the same for all.
+    """Returns the signals with their samples permuted; all signals share one permutation.
 
-    What is left is all the information but no locality: the paper's test of what convolution is
-    for. (The paper draws another permutation; any serves.)
+    The permutation keeps all information but destroys locality. The paper uses this data set to
+    test whether a model exploits locality, with a different permutation.
     """
     return Split(split.inputs[:, epoch_order(0, 0, LENGTH)], split.labels, split.extra)

@@ -1,8 +1,9 @@
-"""The order of examples, as a pure function of a seed and one integer.
+"""Computes the order of examples as a pure function of the seed and the epoch.
 
-The position of a training run in its data is the number of the step alone: step s is in epoch
-s // (n // batch_size), and that epoch's order depends on nothing but (seed, epoch). The number of
-processes and devices plays no part, so a run resumes exactly on another machine.
+The step number alone determines the position of a training run in its data: step s is in epoch
+s // (n // batch_size), and the order in an epoch depends only on the seed, the epoch and the number
+n of examples. It does not depend on the number of processes or devices, so a run can resume with
+the same batches on another machine.
 """
 
 import functools
@@ -14,17 +15,17 @@ from cnn_jax.errors import UserError
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The permutation of 0..n-1 in which epoch `epoch` visits its examples.
+    """Returns the permutation of 0..n-1 in which epoch `epoch` visits its examples.
 
-    Sorted 64-bit words of Philox-4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
-    3", SC 2011) with key (seed, epoch): NumPy promises the words of a bit generator for good
-    (NEP 19), but not `Generator.permutation`.
+    The permutation sorts 64-bit words of Philox-4x64 (Salmon et al., "Parallel random numbers: as
+    easy as 1, 2, 3", SC 2011) with key (seed, epoch). NumPy guarantees that the stream of a bit
+    generator never changes (NEP 19), but gives no such guarantee for `Generator.permutation`.
 
     Returns:
         int64 (n,), read-only.
 
     Raises:
-        ValueError: a negative argument.
+        ValueError: an argument is negative.
     """
     for name, value in {'seed': seed, 'epoch': epoch, 'n': n}.items():
         if value < 0:
@@ -36,7 +37,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Full batches in n examples: the rest of an epoch, less than a batch, is dropped.
+    """Returns the number of full batches in n examples; an incomplete last batch is dropped.
 
     Raises:
         ValueError: `batch_size` is below 1 or above n.
@@ -49,16 +50,16 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
 
 
 def batch_rows(step: int, *, seed: int, n: int, batch_size: int) -> np.ndarray:
-    """The examples of the global batch at `step` (counted from 0 over all epochs): int64."""
+    """Returns the rows (int64) of the global batch at `step`, counted from 0 over all epochs."""
     epoch, batch = divmod(step, steps_per_epoch(n, batch_size))
     return epoch_order(seed, epoch, n)[batch * batch_size : (batch + 1) * batch_size]
 
 
 def process_rows(rows: np.ndarray, index: int, count: int) -> np.ndarray:
-    """The share of one process in a global batch: contiguous, equal, in the order of processes.
+    """Returns the rows of process `index`: one of `count` equal contiguous parts of `rows`.
 
     Raises:
-        ValueError: the batch does not divide by `count`, or `index` is not in 0..count-1.
+        ValueError: `count` does not divide the batch size, or `index` is not in 0..count-1.
     """
     if not 0 <= index < count:
         raise UserError(f'process {index} of {count}; it must be in 0..{count - 1}')

@@ -1,4 +1,4 @@
-"""Preparing a data set by its official TFDS builder, from the network or from original files."""
+"""Prepares a data set with its official TFDS builder, from downloads or local original files."""
 
 import contextlib
 import csv
@@ -16,26 +16,27 @@ _DAMAGE = (tarfile.TarError, zlib.error, EOFError, struct.error, csv.Error, KeyE
 
 
 def prepare(name: str, data_dir: pathlib.Path, manual_dir: pathlib.Path | None) -> pathlib.Path:
-    """Writes the prepared folder of `name` under `data_dir` and returns it.
+    """Writes the prepared folder of `name` under `data_dir` and returns its path.
 
-    The originals are downloaded to `<data_dir>/downloads/<name>`, or read from `manual_dir`, and
-    their sizes and SHA-256 are compared with those registered in TFDS before anything is read.
-    TFDS writes to a temporary folder and renames it at the end.
+    The original files are downloaded to `<data_dir>/downloads/<name>` or read from `manual_dir`.
+    Their sizes and SHA-256 checksums are compared with those registered in TFDS before their
+    contents are read. TFDS writes to a temporary folder and renames it at the end.
 
-    Each set has a download folder of its own: TFDS names extracted files after the archive's file
-    name alone, and MNIST's and Fashion-MNIST's archives have the same names, so that in a shared
-    folder the second set is filled with the first one's images.
+    Every data set has a separate download folder, because TFDS names extracted files after the file
+    name of the archive. The archives of MNIST and Fashion-MNIST have the same names, so in a shared
+    folder the second data set would get the images of the first.
 
     Args:
         name: a key of `builders.MODULES`.
-        data_dir: made if it does not exist.
-        manual_dir: folder of the original files under the names they were published with; nothing
-            is downloaded then.
+        data_dir: folder of prepared data sets; it is created if it does not exist.
+        manual_dir: folder of the original files under their published names; if given, nothing is
+            downloaded.
 
     Raises:
-        FileNotFoundError: `manual_dir` lacks a file.
+        FileNotFoundError: a file is missing in `manual_dir`, or the original files cannot be
+            downloaded without an account.
         ConnectionError: a download failed.
-        ValueError: a file is not the one registered.
+        ValueError: the size or checksum of a file is wrong, or a file is damaged.
         OSError: `data_dir` cannot be written.
     """
     import tensorflow_datasets as tfds
@@ -59,7 +60,7 @@ def prepare(name: str, data_dir: pathlib.Path, manual_dir: pathlib.Path | None) 
 
 
 def check_manual_dir(name: str, manual_dir: pathlib.Path, wanted: Sequence[str]) -> None:
-    """Raises FileNotFoundError unless `manual_dir` holds the files `wanted` for `name`."""
+    """Checks that `manual_dir` holds the files `wanted`; raises FileNotFoundError otherwise."""
     if not manual_dir.is_dir():
         raise FileNotFoundError(f'manual_dir={str(manual_dir)!r} is not a folder')
     missing = [file for file in wanted if not (manual_dir / file).is_file()]
@@ -71,13 +72,13 @@ def check_manual_dir(name: str, manual_dir: pathlib.Path, wanted: Sequence[str])
 
 
 def check_network(name: str, builder, data_dir: pathlib.Path) -> None:
-    """Raises ConnectionError unless the first of the originals' hosts answers.
+    """Checks that the host of the first original file responds.
 
-    TFDS would try ten times and take minutes to say so.
+    Without this check, TFDS would retry ten times and take minutes to fail.
 
     Raises:
-        FileNotFoundError: the originals are not available without an account.
-        ConnectionError: the host does not answer.
+        FileNotFoundError: the original files cannot be downloaded without an account.
+        ConnectionError: the host does not respond.
     """
     import requests
 
@@ -104,7 +105,7 @@ def _no_download(name: str, data_dir: pathlib.Path, error: Exception) -> Connect
 
 @contextlib.contextmanager
 def _clear_errors(name: str, data_dir: pathlib.Path):
-    """Turns what TFDS and requests raise into one line that says what to do."""
+    """Converts exceptions of TFDS and requests to exceptions with a clear one-line message."""
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download import download_manager
@@ -133,17 +134,18 @@ def find_or_prepare(
     manual_dir: str | pathlib.Path | None,
     download: bool,
 ) -> prepared.Prepared:
-    """The prepared set `name`, prepared first where needed and possible.
+    """Returns the prepared data set `name`, and prepares it first if necessary.
 
     Args:
-        name: TFDS's name of the set.
-        data_dir: where prepared sets lie; None for TFDS_DATA_DIR or TFDS's default. A folder that
-            is named here must exist.
+        name: TFDS's name of the data set.
+        data_dir: existing folder of prepared data sets; None means TFDS_DATA_DIR or TFDS's default,
+            which need not exist.
         manual_dir: see `prepare`.
-        download: whether the network may be used.
+        download: whether the data set may be downloaded.
 
     Raises:
-        FileNotFoundError: `data_dir` does not exist; or the set is neither there nor to be made.
+        FileNotFoundError: `data_dir` does not exist, or the data set is not there and cannot be
+            prepared.
         ConnectionError, ValueError, OSError: see `prepare` and `prepared.Prepared`.
     """
     folder = prepared.default_data_dir() if data_dir is None else pathlib.Path(data_dir)

@@ -1,8 +1,8 @@
-"""Data sets that TFDS has prepared on disk, read without TensorFlow and checked as they are read.
+"""Reads and checks data sets that TFDS has prepared on disk, without TensorFlow.
 
-A prepared set is a folder `<data_dir>/<name>[/<config>]/<version>` with `dataset_info.json`,
-`features.json` and shards. TFDS's own `data_source` would do, but it neither counts what it reads
-nor says in words what is wrong with a folder that was written halfway.
+A prepared data set is a folder `<data_dir>/<name>[/<config>]/<version>` with `dataset_info.json`,
+`features.json` and shards. TFDS's own `data_source` could read it, but does not count the examples
+and does not explain what is wrong with a partially written folder.
 """
 
 import json
@@ -21,14 +21,14 @@ from cnn_jax.errors import UserError
 
 INFO_FILE = 'dataset_info.json'
 _TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-# Errors that a description or an example of an unexpected form causes.
+# Errors that a malformed description or example can cause.
 NOT_AS_DESCRIBED = (
     AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 
 
 class Shards(NamedTuple):
-    """The files of a split: examples of each, bytes in all (0: not known), names' template."""
+    """The files of a split: examples per file, total bytes (0 if unknown), file name template."""
 
     lengths: tuple[int, ...]
     num_bytes: int
@@ -39,14 +39,14 @@ _VERSION = re.compile(r'\d+\.\d+\.\d+')
 
 
 def default_data_dir() -> pathlib.Path:
-    """TFDS_DATA_DIR, or else TFDS's own default, ~/tensorflow_datasets."""
+    """Returns TFDS_DATA_DIR if it is set, otherwise TFDS's default ~/tensorflow_datasets."""
     return pathlib.Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
 
 
 def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
-    """The folder of a prepared set, or None.
+    """Returns the folder of a prepared data set, or None if there is none.
 
-    `name`: 'mnist' or 'glue/sst2' for the newest version, 'mnist/3.0.1' for that one.
+    A `name` such as 'mnist' or 'glue/sst2' selects the newest version, 'mnist/3.0.1' that version.
     """
     parent = data_dir / name
     if _VERSION.fullmatch(parent.name):
@@ -56,17 +56,17 @@ def find(name: str, data_dir: pathlib.Path) -> pathlib.Path | None:
 
 
 class Prepared:
-    """One prepared folder: its description, and its splits as decoded examples.
+    """A prepared folder, with its description and the decoded examples of its splits.
 
     Attributes:
         path: the folder.
-        info: `dataset_info.json`, parsed.
-        features: what an example consists of.
-        sizes: number of examples of each split.
+        info: the parsed `dataset_info.json`.
+        features: the features of an example.
+        sizes: number of examples in each split.
 
     Raises:
-        FileNotFoundError: the folder lacks a file that its description names.
-        ValueError: the description cannot be understood.
+        FileNotFoundError: a description file or a shard is missing.
+        ValueError: the description is damaged.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -99,7 +99,7 @@ class Prepared:
             for shard, _ in shards:
                 if not shard.is_file():
                     raise FileNotFoundError(_half_written(self.path, f'{shard.name} is missing'))
-            # No example is smaller than a byte: a larger number would only claim memory.
+            # An example has at least one byte. A larger number would only allocate too much memory.
             most = max(1_000_000, sum(shard.stat().st_size for shard, _ in shards))
             if not 0 <= self.sizes[split] <= most:
                 raise UserError(
@@ -109,7 +109,7 @@ class Prepared:
                 )
 
     def _shards(self, split: str) -> list[tuple[pathlib.Path, int]]:
-        """Files of a split and the number of examples that each should hold."""
+        """Returns the files of a split and the number of examples that each should hold."""
         lengths, _, template = self._splits[split]
         shards = []
         for index, length in enumerate(lengths):
@@ -122,13 +122,13 @@ class Prepared:
                 'NUM_SHARDS': f'{len(lengths):05d}',
                 'SHARD_X_OF_Y': x_of_y,
             }
-            # The last part alone: a description that was tampered with must not name other folders.
+            # Keep only the file name: a manipulated description must not refer to other folders.
             file = pathlib.PurePath(template.format(**fields)).name
             shards.append((self.path / file, length))
         return shards
 
     def shards(self, split: str) -> list[pathlib.Path]:
-        """The files of a split."""
+        """Returns the files of a split."""
         return [path for path, _ in self._shards(split)]
 
     @property
@@ -141,11 +141,11 @@ class Prepared:
         return self.info.get('fileFormat', 'tfrecord')
 
     def records(self, split: str) -> Iterator[bytes]:
-        """The serialised examples of a split, in order.
+        """Yields the serialised examples of a split, in order.
 
         Raises:
-            ValueError: a shard is truncated or damaged, or holds another number of examples or of
-                bytes than the description says.
+            ValueError: the file format is not supported, a shard is truncated or damaged, or the
+                number of examples or bytes differs from the description.
         """
         if self._format not in _READERS:
             raise UserError(
@@ -178,7 +178,7 @@ class Prepared:
             )
 
     def decoder(self, names: Sequence[str], size: int = 0) -> Callable[[bytes], dict[str, Any]]:
-        """A function from a serialised example to the features `names` (`Features.decoder`)."""
+        """Returns a function that decodes the features `names` of a serialised example."""
         from google.protobuf import message
         from tensorflow_datasets.proto import tf_example_pb2  # 0.5 s
 
@@ -197,25 +197,25 @@ class Prepared:
         return decode
 
     def examples(self, split: str, names: Sequence[str], size: int = 0) -> Iterator[dict[str, Any]]:
-        """The features `names` of the examples of a split, in order, decoded.
+        """Returns an iterator over the examples of a split, in order, as decoded features `names`.
 
         Raises:
-            ValueError: as `records` and `Features.decoder` do.
+            ValueError: see `records` and `Features.decoder`.
         """
         return map(self.decoder(names, size), self.records(split))
 
     def columns(
         self, split: str, dtypes: Mapping[str, type], size: int = 0
     ) -> dict[str, np.ndarray]:
-        """Features of one shape in all examples, stacked: {name: (N, *shape)} of the dtype given.
+        """Returns features stacked over all examples: {name: array of shape (N, *shape)}.
 
         Args:
-            split: which one.
-            dtypes: {name of the feature: dtype}.
-            size: both sides of images; 0 for their own.
+            split: name of the split.
+            dtypes: {name of the feature: dtype of the array}.
+            size: height and width of decoded images; 0 keeps the size of the images.
 
         Raises:
-            ValueError: as `examples` does; or the shapes differ.
+            ValueError: a feature does not have the same shape in all examples; see also `examples`.
         """
         n = self.sizes[split]
         stacked: dict[str, np.ndarray] = {}
@@ -243,13 +243,17 @@ def _array_records(path: pathlib.Path) -> Iterator[bytes]:
         for start in range(0, reader.num_records(), step):
             yield from reader.read(start, min(start + step, reader.num_records()))
         if not reader.num_records():
-            reader.read_all()  # raises where a damaged file looks empty
+            reader.read_all()  # raises an error if the file is damaged, not empty
     finally:
         reader.close()
 
 
 def _tf_records(path: pathlib.Path) -> Iterator[bytes]:
-    """TFRecord framing: length (8 bytes), its checksum (4), data, the data's checksum (4)."""
+    """Yields the records of a TFRecord file.
+
+    A record consists of its length (8 bytes), the checksum of the length (4 bytes), the data, and
+    the checksum of the data (4 bytes).
+    """
     size = path.stat().st_size
     with path.open('rb') as file:
         while head := file.read(12):
@@ -265,7 +269,7 @@ def _tf_records(path: pathlib.Path) -> Iterator[bytes]:
 
 
 def _masked_crc(data: bytes) -> int:
-    """TFRecord's checksum: CRC-32C, rotated by 15 bits and offset by a constant."""
+    """Returns TFRecord's checksum: CRC-32C, rotated by 15 bits and offset by a constant."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 

@@ -1,7 +1,8 @@
-"""Functions that read a prepared set into the parts of a `Dataset`, one a kind of set.
+"""Reads data sets of each kind into the parts of a `Dataset`.
 
-Each takes a `Place` and the set's options by keyword, with defaults from which `load` also knows
-their types, and returns {'splits', 'class_names'} and perhaps 'meta'.
+A reader takes a `Place` and the options of the data set as keyword-only arguments. `load` converts
+each option to the type of its default. A reader returns a dictionary with 'splits', 'class_names'
+and optionally 'meta'.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ Parts = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """The folders of prepared and of original data, see `find_or_prepare`."""
+    """The folders of prepared and original data; see `find_or_prepare` for the fields."""
 
     data_dir: str | pathlib.Path | None = None
     manual_dir: str | pathlib.Path | None = None
@@ -42,10 +43,10 @@ def read_digits(place: Place) -> Parts:
 
 
 def roles(folder: Prepared) -> dict[str, str]:
-    """{split of the data set: split of the folder}.
+    """Returns {split of the data set: split of the folder}.
 
-    A set whose test labels are not published is tested on its validation split, as is the custom.
-    Of a set without either, `load` draws a test split.
+    If there is no test split, the validation split becomes the test split, as is usual for data
+    sets whose test labels are not published. If neither exists, `load` draws a test split.
 
     Raises:
         UserError: there is no training split.
@@ -59,10 +60,13 @@ def roles(folder: Prepared) -> dict[str, str]:
 
 
 def supervised(folder: Prepared, kind: str) -> tuple[str, str]:
-    """Names of the features that are input and label: as the folder says, or the only ones.
+    """Returns the names of the input feature and the label feature.
+
+    They are the supervised keys of the folder, or else the only feature of `kind` and the only
+    class label.
 
     Raises:
-        ValueError: neither, or the label is no class.
+        ValueError: the input and label are ambiguous, or the label is not a class label.
     """
     items = folder.info.get('supervisedKeys', {}).get('tuple', {}).get('items', ())
     keys = [item.get('featureKey') for item in items]
@@ -76,12 +80,12 @@ def supervised(folder: Prepared, kind: str) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-# Images beyond this many bytes, decoded, are read as they are needed.
+# Splits whose decoded images exceed this many bytes are read from disk when needed.
 MEMORY_BYTES = 1 << 30
 
 
 def images(name: str, default_size: int = 0) -> Callable[..., Parts]:
-    """Images with labels; `default_size` for a set whose images are of many sizes."""
+    """Returns a reader of labelled images; `default_size` is for images of different sizes."""
 
     def read(place: Place, *, size: int = default_size) -> Parts:
         if size < 0:
@@ -105,7 +109,7 @@ def images(name: str, default_size: int = 0) -> Callable[..., Parts]:
 def read_image_folder(
     place: Place, *, size: int = 0, channels: int = 3, test: float = 0.0
 ) -> Parts:
-    """Image files in <data_dir>/<class>/, or in <data_dir>/{train,test,val}/<class>/."""
+    """Reads image files in <data_dir>/<class>/ or in <data_dir>/{train,test,val}/<class>/."""
     root = _own_folder(place, 'image_folder')
     splits, classes = folder_.read_images(
         root, size=size, channels=channels, test=test, memory=MEMORY_BYTES
@@ -116,7 +120,7 @@ def read_image_folder(
 def read_audio_folder(
     place: Place, *, length: int = 16000, rate: int = 16000, test: float = 0.0
 ) -> Parts:
-    """WAV files in <data_dir>/<class>/, or in <data_dir>/{train,test,val}/<class>/."""
+    """Reads WAV files in <data_dir>/<class>/ or in <data_dir>/{train,test,val}/<class>/."""
     for name, value in (('length', length), ('rate', rate)):
         if value < 1:
             raise UserError(f'{name}={value}; it must be at least 1')
@@ -134,13 +138,14 @@ def read_text_table(
     length: int = 0,
     min_count: int = 1,
 ) -> Parts:
-    """Texts in <data_dir>/train.csv (or .tsv), test.csv and val.csv, with a header.
+    """Reads texts from <data_dir>/train.csv, test.csv and val.csv (or .tsv), with a header.
 
     Args:
         place: the folder.
-        text: name of the column of texts.
-        label: name of the column of classes.
-        test: the share of the examples that is the test split where there is no test.csv.
+        text: name of the column with the texts.
+        label: name of the column with the classes.
+        test: fraction of the training examples that becomes the test split if there is no test.csv.
+            If it is 0, val.csv becomes the test split.
         length: see `text.make_splits`.
         min_count: see `text.make_splits`.
     """
@@ -197,7 +202,7 @@ def _own_folder(place: Place, name: str) -> pathlib.Path:
 
 
 def recordings(name: str, default_length: int, default_rate: int = 0) -> Callable[..., Parts]:
-    """Waveforms with labels: the first `length` samples, or all of them and silence."""
+    """Returns a reader of labelled waveforms, cut or zero-padded to `length` samples."""
 
     def read(place: Place, *, length: int = default_length) -> Parts:
         if length < 1:
@@ -223,13 +228,15 @@ def recordings(name: str, default_length: int, default_rate: int = 0) -> Callabl
 
 
 def read_fsdd(place: Place, *, length: int = 8000, test_speaker: str = '') -> Parts:
-    """Spoken digits: `length` samples (a second has 8000) from the beginning of each recording.
+    """Reads the Free Spoken Digit Dataset, at 8000 samples per second.
 
     Args:
-        place: where the set lies.
-        length: samples kept; shorter recordings are followed by silence.
-        test_speaker: '' for the official split (recordings 0 to 4 of each speaker and digit are
-            the test); a speaker's name to test on all of theirs and train on all of the others'.
+        place: the folders of the data set.
+        length: number of samples to keep from the beginning of each recording; shorter recordings
+            are padded with zeros.
+        test_speaker: '' for the official split (recordings 0 to 4 of each speaker and digit are the
+            test split), or the name of a speaker whose recordings become the test split; the
+            recordings of all other speakers are then the training split.
     """
     if length < 1:
         raise UserError(f'length={length}; it must be at least 1')
@@ -266,7 +273,7 @@ def _leave_out(splits: Mapping[str, Split], speakers, speaker: str) -> dict[str,
 
 
 def mnist1d_signals(shuffled: bool) -> Callable[[Place], Parts]:
-    """MNIST-1D, prepared, or else computed where the package `mnist1d` is installed."""
+    """Returns a reader of prepared MNIST-1D, or of MNIST-1D computed by the package `mnist1d`."""
 
     def read(place: Place) -> Parts:
         try:
@@ -298,7 +305,10 @@ def texts(
     lower: bool = True,
     default_length: int = 0,
 ) -> Callable[..., Parts]:
-    """Labelled texts. `content` features are joined by a space; by default the supervised one."""
+    """Returns a reader of labelled texts.
+
+    The `content` features are joined by a space. By default, the text is the supervised input.
+    """
 
     def read(place: Place, *, length: int = default_length, min_count: int = 1) -> Parts:
         folder = place.open(name)
@@ -341,9 +351,10 @@ FOLDS = 10
 def read_movie_reviews(
     place: Place, *, fold: int = 0, length: int = 0, min_count: int = 1
 ) -> Parts:
-    """MR, of which one tenth is the test split: a cross-validation runs `fold` from 0 to 9.
+    """Reads the movie reviews (MR); the test split is fold number `fold` of ten.
 
-    The folds are drawn once and for all, from each class alike. (Kim 2014 draws them at random.)
+    For a cross-validation, run `fold` from 0 to 9. The folds are fixed and stratified by class.
+    (Kim 2014 draws them at random.)
     """
     if not 0 <= fold < FOLDS:
         raise UserError(f'fold={fold}; it is one of 0..{FOLDS - 1}')
@@ -369,10 +380,10 @@ def read_movie_reviews(
 
 
 def any_prepared(place: Place, name: str) -> tuple[str, Callable[..., Parts]]:
-    """Kind and reader of a prepared set that is not in the table, determined from its features.
+    """Returns the kind and reader of an unregistered prepared data set, based on its features.
 
     Raises:
-        ValueError: it holds no images, audio or texts with one label.
+        ValueError: the data set has no images, audio or text.
     """
     folder = place.open(name)
     kinds = set(folder.features.kinds.values())

@@ -1,4 +1,4 @@
-"""Images too many for memory: an array by its looks, read and decoded as rows are asked for."""
+"""Provides an array-like object for images that do not fit in memory."""
 
 import concurrent.futures
 import os
@@ -13,18 +13,19 @@ from cnn_jax.errors import UserError
 
 
 class StoredImages:
-    """Images on disk, indexed by rows like a uint8 array (N, H, W, C).
+    """Images on disk that can be indexed by rows like a uint8 array of shape (N, H, W, C).
 
-    They are decoded by a pool of threads (PIL lets go of Python's lock), so a loader that asks for
-    whole batches keeps all cores busy.
+    A pool of threads decodes the images (PIL releases the GIL), so requests for whole batches keep
+    all cores busy.
 
     Args:
-        fetch: function of a list of example numbers that gives what is stored for each.
-        decode: function of what is stored that gives the image; all are of one shape.
-        rows: the numbers of the examples that this array consists of, int64 (N,).
+        fetch: function that maps a list of example numbers to a list of encoded examples.
+        decode: function that maps an encoded example to an image; all images must have the same
+            shape.
+        rows: numbers of the examples in this array, int64 (N,).
 
     Attributes:
-        shape, dtype, nbytes: as an array in memory would have them.
+        shape, dtype, nbytes: as for an array in memory.
     """
 
     dtype = np.dtype(np.uint8)
@@ -44,7 +45,7 @@ class StoredImages:
         return len(self._rows)
 
     def __getitem__(self, rows) -> np.ndarray:
-        """The images at an integer, a slice, or an array of integers or booleans."""
+        """Returns the images at an integer, a slice, or an array of integers or booleans."""
         chosen = np.asarray(self._rows[rows])
         stored = self._fetch(chosen.reshape(-1).tolist())
         images = np.empty((len(stored), *self.shape[1:]), np.uint8)
@@ -53,15 +54,15 @@ class StoredImages:
         return images.reshape(*chosen.shape, *self.shape[1:])
 
     def take(self, rows) -> 'StoredImages':
-        """The images at `rows`, still not read."""
+        """Returns the images at `rows` without reading them."""
         return StoredImages(self._fetch, self._decode, self._rows[rows])
 
 
 def prepared_images(folder: Prepared, split: str, feature: str, size: int) -> StoredImages:
-    """The images of a split of a prepared folder, made square.
+    """Returns the images of a split of a prepared folder, with height and width `size`.
 
     Raises:
-        ValueError: the folder's format does not let single examples be read.
+        ValueError: the file format of the folder does not support random access.
     """
     from array_record.python import array_record_data_source
 

@@ -1,7 +1,8 @@
-"""Sentences as token ids: tokenisation and padding of Kim 2014, a vocabulary from training alone.
+"""Converts texts to token ids with the tokenisation and padding of Kim 2014.
 
-Yoon Kim, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882, with the
-rules of its published program (github.com/yoonkim/CNN_sentence).
+Yoon Kim, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882. The
+rules are those of the published program (github.com/yoonkim/CNN_sentence). The vocabulary is built
+from the training split only.
 """
 
 import collections
@@ -17,15 +18,17 @@ from cnn_jax.data.dataset import Split
 from cnn_jax.errors import UserError
 
 PAD, UNKNOWN = '<pad>', '<unknown>'
-MARGIN = 4  # paddings before and after every text, so that each word meets every place of a window
+MARGIN = 4  # padding tokens on each side of a text, so that each word meets every window position
 _NOT_KEPT = re.compile(r"[^A-Za-z0-9(),!?'`]")
 _SUFFIX = re.compile(r"n't|'(?:s|ve|re|d|ll)")
 _PUNCTUATION = re.compile(r'[,!()?]')
 
 
 def tokenize(text: str, lower: bool = True) -> list[str]:
-    """Splits as Kim does: only letters, digits and ( ) , ! ? ' ` are kept; "n't", "'s", "'ve",
-    "'re", "'d", "'ll" begin a token of their own; punctuation marks are tokens.
+    """Splits a text into tokens with the rules of Kim 2014.
+
+    Only letters, digits and ( ) , ! ? ' ` are kept. A new token begins at "n't", "'s", "'ve",
+    "'re", "'d" and "'ll". The punctuation marks ( ) , ! ? are separate tokens.
 
     Example: `tokenize("It's good, isn't it?")` gives it 's good , is n't it ?
     """
@@ -36,34 +39,34 @@ def tokenize(text: str, lower: bool = True) -> list[str]:
 
 
 def read_lines(file: str | pathlib.Path, errors: str = 'strict') -> list[str]:
-    """Returns the lines of a UTF-8 file; only line feeds, or pairs with carriage returns, end them.
+    """Returns the lines of a UTF-8 file. Only LF and CR LF count as line ends.
 
     Args:
         file: the file.
-        errors: what becomes of bytes that are not UTF-8, as in `bytes.decode`.
+        errors: how to handle bytes that are not UTF-8, as in `bytes.decode`.
 
     Raises:
-        UserError: it is not UTF-8.
-        OSError: it cannot be read.
+        UserError: the file is not UTF-8.
+        OSError: the file cannot be read.
     """
     try:
         content = pathlib.Path(file).read_bytes().decode('utf-8-sig', errors)
     except UnicodeDecodeError as error:
         raise UserError(f'{file}: not a text in UTF-8 ({error})') from error
     lines = content.split('\n')
-    if not lines[-1]:  # what follows the last line feed is no line
+    if not lines[-1]:  # a final line feed does not begin a new line
         del lines[-1]
     return [line.removesuffix('\r') for line in lines]
 
 
 def vocabulary(texts: Iterable[Sequence[str]], min_count: int = 1) -> tuple[str, ...]:
-    """The words of tokenised texts, from the most frequent on, after `PAD` (0) and `UNKNOWN` (1).
+    """Returns `PAD` (id 0), `UNKNOWN` (id 1) and the words of the texts by decreasing frequency.
 
     Words of equal frequency are in alphabetical order, so the same texts give the same ids.
 
     Args:
-        texts: of the training split only.
-        min_count: words that occur fewer times are left out, and so read as unknown.
+        texts: tokenised texts of the training split only.
+        min_count: words that occur fewer times are left out, and are therefore read as `UNKNOWN`.
     """
     counts = collections.Counter(word for text in texts for word in text)
     words = sorted((-count, word) for word, count in counts.items() if count >= min_count)
@@ -71,18 +74,18 @@ def vocabulary(texts: Iterable[Sequence[str]], min_count: int = 1) -> tuple[str,
 
 
 def meta(words: Sequence[str], lower: bool) -> dict[str, Any]:
-    """Returns what a run keeps to read texts as `make_splits` did with its default margin."""
+    """Returns what a run stores to encode new texts like `make_splits` with the default margin."""
     return {'vocabulary': words, 'lower': lower, 'margin': MARGIN}
 
 
 def encode(
     texts: Sequence[Sequence[str]], words: Sequence[str], length: int, margin: int = 0
 ) -> np.ndarray:
-    """Token ids, int32 (len(texts), length + 2 * margin).
+    """Returns token ids, int32 (len(texts), length + 2 * margin).
 
-    A text is cut after `length` tokens, preceded by `margin` paddings and followed by paddings to
-    the end. (Kim pads by the largest filter less one, so that every word meets every filter place.)
-    A word that is not in `words` becomes `UNKNOWN`.
+    A text is cut after `length` tokens. `margin` padding tokens precede it, and padding tokens fill
+    the row after it. (Kim pads by the largest filter width minus one, so that every filter position
+    sees every word.) A word that is not in `words` becomes `UNKNOWN`.
     """
     ids = {word: i for i, word in enumerate(words)}
     unknown = ids[UNKNOWN]
@@ -103,21 +106,22 @@ def make_splits(
     margin: int = MARGIN,
     min_count: int = 1,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """Splits of token ids, and the vocabulary.
+    """Returns the splits as token ids, and the vocabulary.
 
-    A text without a single token becomes one unknown word, with a warning that counts them.
+    A text without tokens becomes one unknown word; a warning gives the number of such texts.
 
     Args:
-        name: of the data set, for messages.
-        texts: {split: texts}, with 'train' among them.
+        name: name of the data set, for messages.
+        texts: {split: texts}; it must contain 'train'.
         labels: {split: int (N,)}.
-        lower: whether upper case is lost.
-        length: the most tokens of a text that are kept; 0 for those of the longest training text.
+        lower: whether to convert texts to lower case.
+        length: maximum number of tokens to keep per text; 0 means the length of the longest
+            training text.
         margin: see `encode`.
         min_count: see `vocabulary`.
 
     Raises:
-        ValueError: a negative `length` or `margin`; a training split that is empty.
+        ValueError: `length` or `margin` is negative, or the training split is empty.
     """
     for argument, value in {'length': length, 'margin': margin}.items():
         if value < 0:

@@ -1,4 +1,4 @@
-"""Models by name: `create` makes one, `register` adds one of your own.
+"""Models by name: `create` makes a model, and `register` adds a new one.
 
 model = create('lecture_cnn', input_shape=(28, 28, 1), num_classes=10, rngs=nnx.Rngs(0))
 logits = model(images)
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 
-INIT_EXAMPLES = 5000  # as in Jordan 2024 for airbench
+INIT_EXAMPLES = 5000  # as Jordan 2024 uses for airbench
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Entry:
 
     Attributes:
         build: see `register`.
-        kinds: what the data can be: 'image', 'audio', 'text'.
+        kinds: kinds of data that the model accepts: 'image', 'audio' or 'text'.
         task: 'classification', 'autoencoder', 'generator' or 'discriminator'.
-        data_dependent_init: function of normalised training inputs that computes values to replace
-            initial ones, by name; None: there are none.
+        data_dependent_init: function that maps normalised training inputs to the values that
+            replace initial ones, by name; None means that no values are replaced.
     """
 
     build: Callable[..., Model]
@@ -84,7 +84,7 @@ def register(
     data_dependent_init: Callable[[jax.Array], dict[str, jax.Array]] | None = None,
     replace: bool = False,
 ) -> Callable[..., Any]:
-    """Adds a model under a name; without `build`, a decorator that does.
+    """Registers a model under a name; without `build`, returns a decorator that does so.
 
         @models.register('tiny')
         def tiny(make, input_shape, num_classes, *, width: int = 8):
@@ -97,14 +97,14 @@ def register(
             return Classifier(nn.Layers(layers), input_shape, num_classes)
 
     Args:
-        name: by which `create` and --model know it.
-        build: function of a `LayerFactory`, the shape of one example and the number of classes.
-            Its keyword-only arguments are the model's options.
+        name: the name that `create` and --model take.
+        build: function that makes the model from a `LayerFactory`, the shape of one example and
+            the number of classes. Its keyword-only arguments are the model's options.
         kinds, task, data_dependent_init: see `Entry`.
         replace: see `Registry.register`.
 
     Raises:
-        UserError: the name is taken.
+        UserError: the name is already registered.
     """
     if build is None:
         return lambda decorated: register(
@@ -157,7 +157,7 @@ register('dcgan_discriminator', dcgan.discriminator, task='discriminator')
 
 
 def names(task: str | None = None) -> tuple[str, ...]:
-    """All models, or those of one task.
+    """Returns the names of all models, or of those for one task.
 
     The tasks are 'classification', 'autoencoder', 'generator' and 'discriminator'.
     """
@@ -173,10 +173,11 @@ def options(name: str) -> dict[str, Any]:
 def data_dependent_init(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
     """Computes the weights of model `name` that are set from data before training, by name.
 
-    Most models have none.
+    The result is empty for most models.
 
     Args:
-        inputs: n -> the first n training inputs, or as many as there are, normalised.
+        inputs: function that returns the first n training inputs, normalised, or all of them if
+            there are fewer.
     """
     compute = MODELS.lookup(name).data_dependent_init
     return compute(inputs(INIT_EXAMPLES)) if compute else {}
@@ -193,23 +194,23 @@ def create(
     kind: str | None = None,
     **overrides: Any,
 ) -> Model:
-    """Makes a model, with initial parameters in float32.
+    """Makes a model with initial parameters in float32.
 
     Args:
         name: one of `names()`.
-        input_shape: one example: image (height, width, channels), audio (time, channels),
+        input_shape: shape of one example: image (height, width, channels), audio (time, channels),
             text (length,).
         num_classes: number of logits.
-        rngs: source of initial parameters and of dropout's masks.
-        dtype: what the layers compute in; logits are float32 in any case.
-        implementation: a kernel's name, or several in order of preference; convolutions and pools
-            each use the names that they have, and choose for themselves if there is none.
-        kind: what the data are ('image', 'audio', 'text'), to be checked against the model.
-        **overrides: the model's own options, see `options`.
+        rngs: source of the initial parameters and the dropout masks.
+        dtype: dtype of the layers' computations; logits are always float32.
+        implementation: a kernel's name, or several in order of preference. Each operation uses
+            those that it implements, and its default if it implements none of them.
+        kind: the kind of data ('image', 'audio' or 'text'), which is checked against the model.
+        **overrides: values for the model's options; see `options`.
 
     Raises:
-        ValueError: an unknown name, option or kernel; data of another kind than the model is for;
-            an input that is too small (the message names the smallest that works).
+        ValueError: the name, an option or a kernel is unknown; the model does not accept this kind
+            of data; or the input is too small (the message names the smallest size that works).
     """
     entry = MODELS.lookup(name)
     input_shape = _check_shape(name, entry, tuple(input_shape), kind)
@@ -233,7 +234,7 @@ def create(
 
 
 def _check_option(name: str, option: str, value: Any, default: Any) -> None:
-    """Raises UserTypeError unless `value` has the type of the default, where that has one."""
+    """Raises UserTypeError unless `value` has the type of the default, if that is not None."""
     kind = type(default)
     others: dict[type, Any] = {type(None): object, float: (int, float), tuple: (tuple, list)}
     allowed = others.get(kind, kind)
@@ -271,7 +272,7 @@ def _check_shape(
 
 
 def set_from_inputs(name: str, inputs: Callable[[int], jax.Array]) -> dict[str, jax.Array]:
-    """The former name of `data_dependent_init`."""
+    """Deprecated name of `data_dependent_init`."""
     warnings.warn(
         'cnn_jax.models.set_from_inputs is now data_dependent_init',
         DeprecationWarning,

@@ -1,14 +1,15 @@
-"""The network of CIFAR-10 airbench, made to be trained in seconds.
+"""The network of CIFAR-10 airbench, which is designed to train in seconds.
 
 Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498, section 3.1 and
-airbench94. A 2 x 2 convolution whose weights whiten image patches and stay fixed, three groups of
-two 3 x 3 convolutions begun as the identity, batch norm without scale, GELU, logits divided by 9.
+airbench94. A 2 x 2 convolution with fixed weights whitens image patches. Three groups of two 3 x 3
+convolutions, initialised as the identity, follow. The network uses batch norm without scale and
+GELU, and divides the logits by 9.
 
     | input       | classes | trained   | fixed | MACs    |
     |-------------|---------|-----------|-------|---------|
-    | 32 x 32 x 3 |      10 | 1,971,352 |   288 | 118.2 M | 1.97 M in all in the paper
+    | 32 x 32 x 3 |      10 | 1,971,352 |   288 | 118.2 M | 1.97 M in total in the paper
 
-The author counts 0.36 PFLOP for a whole training (9.9 epochs of 48 batches of 1024).
+The author reports 0.36 PFLOP for a full training run (9.9 epochs of 48 batches of 1024).
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 
 
 class Fixed(nnx.Variable):
-    """Weights that are set once and not trained: no `nnx.Param`, so no optimiser sees them."""
+    """Weights that are set once and not trained. Not an `nnx.Param`, so optimisers ignore them."""
 
 
 class Scale(nnx.Module):
@@ -44,14 +45,14 @@ def airbench(
     widths: Sequence[int] = (64, 256, 256),
     logit_scale: float = 1 / 9,
 ) -> Classifier:
-    """The airbench94 network.
+    """Makes the airbench94 network.
 
-    The weights of `model.layers.whiten` are random until they are set from images, which training
-    does before the first step (see `whitening`).
+    The weights of `model.layers.whiten` are random until they are set from images. Training does
+    this before the first step (see `whitening`).
 
     Args:
-        widths: channels of the three groups.
-        logit_scale: factor of the logits.
+        widths: channel counts of the three groups.
+        logit_scale: factor that multiplies the logits.
     """
     channels = 2 * 4 * input_shape[-1]
     whiten = make.conv(input_shape[-1], channels, (2, 2), padding=0, bias_init=_zeros)
@@ -88,18 +89,20 @@ def airbench(
 
 
 def whitening(images: jax.Array) -> dict[str, jax.Array]:
-    """The fixed weights that suit these training images, by name."""
+    """Returns the fixed weights computed from these training images, by name."""
     return {'layers/whiten/kernel': whitening_kernel(images)}
 
 
 def whitening_kernel(images: jax.Array, epsilon: float = 5e-4) -> jax.Array:
-    """Weights of a 2 x 2 convolution whose results on `images` are uncorrelated, of variance 1.
+    """Computes 2 x 2 kernels whose results on `images` are uncorrelated and have variance 1.
 
     The first half of the output channels are the eigenvectors of the patches' covariance, largest
-    eigenvalue first, each divided by sqrt(eigenvalue + epsilon); the second half their negatives.
+    eigenvalue first, each divided by sqrt(eigenvalue + epsilon). The second half are their
+    negatives.
 
     Args:
-        images: (N, height, width, channels), normalised as in training; the author uses 5000.
+        images: (N, height, width, channels), normalised as in training; the author uses 5000
+            images.
         epsilon: added to the eigenvalues.
 
     Returns:
@@ -114,7 +117,7 @@ def whitening_kernel(images: jax.Array, epsilon: float = 5e-4) -> jax.Array:
 
 
 def identity_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """The first `in` output channels copy the input, the others are PyTorch's uniform default."""
+    """Initialises the first `in` output channels to the identity, others as PyTorch's default."""
     kernel = _torch_uniform(key, shape, dtype)
     *window, features, _ = shape
     centre = tuple((side - 1) // 2 for side in window)

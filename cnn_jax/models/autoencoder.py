@@ -2,15 +2,15 @@
 
 Kingma & Welling 2013, "Auto-Encoding Variational Bayes", arXiv:1312.6114, with the layers of the
 Keras example "Variational AutoEncoder" (F. Chollet, keras.io/examples/generative/vae): two strided
-convolutions down, two transposed convolutions up.
+convolutions in the encoder, two transposed convolutions in the decoder.
 
     | model       | input       | latent | encoder | decoder | MACs  |
     |-------------|-------------|--------|---------|---------|-------|
     | vae         | 28 x 28 x 1 |      2 |  69,076 |  65,089 | 6.7 M | as in Keras's own summary
     | autoencoder | 28 x 28 x 1 |      2 |  69,042 |  65,089 | 6.7 M |
 
-Images are in [0, 1]; what the decoder gives are logits, whose sigmoid is the image (for the VAE
-the probability that a pixel is on).
+Images are in [0, 1]. The decoder returns logits, whose sigmoid is the image (for the VAE, the
+probability that a pixel is on).
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from cnn_jax.models.base import LayerFactory, Model
 
 
 class Autoencoder(Model):
-    """`model(images)`: float32 logits of the reconstruction, of the images' shape."""
+    """`model(images)` returns float32 logits of the reconstruction, in the images' shape."""
 
     task = 'autoencoder'
 
@@ -38,14 +38,14 @@ class Autoencoder(Model):
     def encode(
         self, x: jax.Array, intermediates: nn.layers.Intermediates | None = None
     ) -> jax.Array:
-        """Images (N, *input_shape) in [0, 1] to codes (N, latent), float32."""
+        """Maps images (N, *input_shape) in [0, 1] to codes (N, latent), float32."""
         self.check_input(x)
         return self.encoder(x, intermediates, 'encoder.').astype(jnp.float32)
 
     def decode(
         self, z: jax.Array, intermediates: nn.layers.Intermediates | None = None
     ) -> jax.Array:
-        """Codes (N, latent) to logits (N, *input_shape), float32."""
+        """Maps codes (N, latent) to logits (N, *input_shape), float32."""
         return self.decoder(z, intermediates, 'decoder.').astype(jnp.float32)
 
     def __call__(
@@ -54,11 +54,11 @@ class Autoencoder(Model):
         return self.decode(self.encode(x, intermediates), intermediates)
 
     def loss_terms(self, x: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
-        """What the loss is the sum of, in nats, each (N,).
+        """Returns the terms whose sum is the loss, in nats, each of shape (N,).
 
         Args:
             x: images in [0, 1], taken as probabilities that a pixel is on.
-            key: randomness, where there is any.
+            key: random key, unused if the loss needs no samples.
 
         Returns:
             reconstruction: binary cross-entropy, summed over pixels.
@@ -68,34 +68,37 @@ class Autoencoder(Model):
 
 
 class VAE(Autoencoder):
-    """Variational autoencoder: a normal distribution over codes instead of one code.
+    """Variational autoencoder, whose encoder returns a normal distribution over codes.
 
-    `encode` gives the means; `model(images)` reconstructs from them; `distribution` gives means and
-    log variances; `negative_elbo` is the loss, `loss_terms` its two terms by name.
+    `encode` returns the means, and `model(images)` reconstructs from them. `distribution` returns
+    means and log variances. `negative_elbo` returns the two terms of the loss, and `loss_terms`
+    returns them by name.
     """
 
     def distribution(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images to mean and log variance of their codes, each (N, latent), float32."""
+        """Maps images to mean and log variance of their codes, each (N, latent), float32."""
         both = super().encode(x)
         return tuple(jnp.split(both, 2, axis=-1))
 
     def encode(
         self, x: jax.Array, intermediates: nn.layers.Intermediates | None = None
     ) -> jax.Array:
-        """Images to the means of their codes, (N, latent), float32."""
+        """Maps images to the means of their codes, (N, latent), float32."""
         return jnp.split(super().encode(x, intermediates), 2, axis=-1)[0]
 
     def negative_elbo(self, x: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Upper bound of -log p(x), in nats, by one sample of the code (their section 2.3).
+        """Returns two terms whose sum estimates an upper bound of -log p(x), in nats.
+
+        The estimate uses one sample of the code (section 2.3 of the paper).
 
         Args:
             x: images in [0, 1], taken as probabilities that a pixel is on.
-            key: randomness of the sample.
+            key: random key for the sample.
 
         Returns:
-            reconstruction (N,): binary cross-entropy, summed over pixels; and divergence (N,): of
-            the codes' distribution from the standard normal (their appendix B). Their sum is the
-            bound.
+            reconstruction (N,): binary cross-entropy, summed over pixels; and divergence (N,): the
+            KL divergence of the codes' distribution from the standard normal (appendix B of the
+            paper).
         """
         mean, log_variance = self.distribution(x)
         noise = jax.random.normal(key, mean.shape)
@@ -122,13 +125,13 @@ def autoencoder(
     hidden: int = 16,
     features: Sequence[int] = (32, 64),
 ) -> Autoencoder:
-    """A convolutional autoencoder; `num_classes` is not used.
+    """Makes a convolutional autoencoder; `num_classes` is not used.
 
     Args:
-        variational: whether it is a VAE.
+        variational: whether to make a VAE.
         latent: length of a code.
         hidden: width of the dense layer before the code.
-        features: channels of the strided convolutions, from the image on.
+        features: channel counts of the strided convolutions, starting at the image.
     """
     unit = 2 ** len(features)
     if any(side % unit for side in input_shape[:-1]):

@@ -1,4 +1,4 @@
-"""The base class of models, and the factory of layers for the model files."""
+"""Defines the base classes of models and the factory that makes their layers."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops.dispatch import implementations
 from cnn_jax.ops.types import DTypeLike, Size
 
-# Axes of one example of each kind, channels last; a text is a row of token ids.
+# Axes of one example of each kind, channels last; a text is a sequence of token ids.
 AXES = {
     'image': ('height', 'width', 'channels'),
     'audio': ('time', 'channels'),
@@ -24,13 +24,13 @@ AXES = {
 
 @dataclasses.dataclass(frozen=True)
 class LayerFactory:
-    """Makes the layers of one model: all with the same source of randomness, dtype and kernels.
+    """Makes the layers of one model, all with the same random source, dtype and kernels.
 
     Attributes:
-        rngs: where initial parameters and dropout masks come from.
-        dtype: what layers compute in; parameters are float32.
+        rngs: source of the initial parameters and the dropout masks.
+        dtype: dtype of the layers' computations; parameters are float32.
         implementation: names of kernels in order of preference; each operation uses
-            those that it has.
+            those that it implements.
     """
 
     rngs: nnx.Rngs
@@ -65,7 +65,7 @@ class LayerFactory:
         return nnx.Linear(in_features, out_features, dtype=self.dtype, rngs=self.rngs, **options)
 
     def batch_norm(self, features: int, **options: Any) -> nnx.BatchNorm:
-        # 0.9 here is PyTorch's 0.1: the share of the old average that is kept.
+        # Flax's momentum is the weight of the old average, so PyTorch's 0.1 is 0.9 here.
         options = {'momentum': 0.9, 'epsilon': 1e-5} | options
         return nnx.BatchNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
 
@@ -88,12 +88,12 @@ class LayerFactory:
         return nn.AvgPool(window, strides, implementation=chosen, **options)
 
     def known_to(self, op: str) -> tuple[str, ...] | None:
-        """Returns the named kernels that `op` has; None if it has none of them."""
+        """Returns those of the named kernels that `op` implements, or None if there are none."""
         return tuple(n for n in self.implementation if n in implementations(op)) or None
 
 
 def is_small(input_shape: Sequence[int]) -> bool:
-    """Whether networks made for 224-pixel photographs take their form for 32-pixel images."""
+    """Returns whether models designed for 224-pixel images should use their 32-pixel variant."""
     return min(input_shape[:2]) < 64
 
 
@@ -101,9 +101,9 @@ class Model(nnx.Module):
     """A network with a fixed input shape.
 
     Attributes:
-        kind: 'image', 'audio' or 'text': what one example is.
+        kind: kind of data: 'image', 'audio' or 'text'.
         task: 'classification' by default.
-        input_shape: one example, without a batch axis.
+        input_shape: shape of one example, without a batch axis.
         num_classes: number of logits.
     """
 
@@ -115,11 +115,11 @@ class Model(nnx.Module):
         self.kind = next(kind for kind, axes in AXES.items() if len(axes) == len(self.input_shape))
 
     def check_input(self, x: jax.Array) -> None:
-        """Raises unless `x` is a batch of this model's examples.
+        """Checks that `x` is a batch of examples for this model.
 
         Raises:
-            ValueError: another shape.
-            TypeError: an image or a waveform that is not floating point, token ids that are.
+            ValueError: `x` has another shape.
+            TypeError: an image or a waveform is not floating point, or token ids are.
         """
         if x.shape[1:] != self.input_shape or x.ndim != len(self.input_shape) + 1:
             axes = ', '.join(map(str, self.input_shape))
@@ -132,8 +132,8 @@ class Model(nnx.Module):
 class Classifier(Model):
     """A chain of named layers from inputs to logits.
 
-    `model(x)` gives float32 logits (N, num_classes). `model(x, intermediates=maps)` also writes
-    every layer's result into the dict `maps`, under the layer's name.
+    `model(x)` returns float32 logits (N, num_classes). `model(x, intermediates=maps)` also writes
+    the result of every layer into the dict `maps` under the layer's name.
 
     Raises:
         ValueError: the input is too small for the layers.
@@ -152,10 +152,10 @@ class Classifier(Model):
 
 
 def feature_size(layers: nn.Layers, input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Spatial size of what `layers` make of inputs of `input_shape` (*size, channels).
+    """Returns the spatial size of the result of `layers` for `input_shape` (*size, channels).
 
     Raises:
-        ValueError: too small; the message names the smallest size that works.
+        ValueError: the input is too small; the message names the smallest size that works.
     """
     size = tuple(input_shape)[:-1]
     try:
@@ -171,5 +171,5 @@ def feature_size(layers: nn.Layers, input_shape: Sequence[int]) -> tuple[int, ..
 
 
 def flat_features(layers: nn.Layers, input_shape: Sequence[int], features: int) -> int:
-    """Returns the size of the result of `layers`, with `features` channels, for one example."""
+    """Returns the size of the result of `layers` per example, for `features` output channels."""
     return math.prod(feature_size(layers, input_shape)) * features

@@ -1,13 +1,14 @@
-"""A DCGAN: images from noise by transposed convolutions, and the network that judges them.
+"""DCGAN: a generator of transposed convolutions and a convolutional discriminator.
 
 Radford, Metz & Chintala 2015, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", arXiv:1511.06434, with the layers of PyTorch's DCGAN tutorial
-(windows of 4, stride 2, no biases, weights begun as normal numbers of deviation 0.02). The image
-side is halved while it is even and at least 8: 64 -> 4, 32 -> 4, 28 -> 7.
+(4 x 4 windows, stride 2, no biases, weights initialised from a normal distribution with standard
+deviation 0.02). The image side is halved while it is even and at least 8: 64 -> 4, 32 -> 4,
+28 -> 7.
 
     | model               | image       | latent | parameters | MACs    |
     |---------------------|-------------|--------|------------|---------|
-    | dcgan_generator     | 64 x 64 x 3 |    100 |  3,576,704 | 104.6 M | as in the tutorial's form
+    | dcgan_generator     | 64 x 64 x 3 |    100 |  3,576,704 | 104.6 M | as in the tutorial
     | dcgan_discriminator | 64 x 64 x 3 |        |  2,765,568 | 103.8 M |
     | dcgan_generator     | 28 x 28 x 1 |    100 |    759,680 |   7.3 M |
     | dcgan_discriminator | 28 x 28 x 1 |        |    138,624 |   6.6 M |
@@ -28,9 +29,10 @@ INIT = nnx.initializers.normal(0.02)
 
 
 class Generator(Model):
-    """`model(noise)`: (N, latent), standard normal, to float32 images (N, *image_shape) in [-1, 1].
+    """`model(noise)` maps standard normal noise (N, latent) to float32 images in [-1, 1].
 
-    `input_shape` is (latent,), `image_shape` the shape of an image.
+    The images have shape (N, *image_shape). `input_shape` is (latent,), and `image_shape` is the
+    shape of one image.
     """
 
     task = 'generator'
@@ -50,7 +52,7 @@ class Generator(Model):
 
 
 class Discriminator(Classifier):
-    """`model(images)`: images in [-1, 1] to one float32 logit each, (N, 1); above 0: real."""
+    """`model(images)` maps images in [-1, 1] to float32 logits (N, 1); above 0 means real."""
 
     task = 'discriminator'
 
@@ -63,11 +65,11 @@ def generator(
     latent: int = 100,
     width: int = 64,
 ) -> Generator:
-    """The generator of images of `input_shape`; `num_classes` is not used.
+    """Makes the generator of images of shape `input_shape`; `num_classes` is not used.
 
     Args:
-        latent: length of the noise.
-        width: channels before the last layer; each layer before has twice as many.
+        latent: length of the noise vector.
+        width: channels before the last layer; each earlier layer has twice as many as the next.
     """
     base, doublings = _halved(input_shape)
     layers: dict[str, Any] = {}
@@ -96,10 +98,10 @@ def discriminator(
     *,
     width: int = 64,
 ) -> Discriminator:
-    """The judge of images of `input_shape`; `num_classes` is not used.
+    """Makes the discriminator of images of shape `input_shape`; `num_classes` is not used.
 
     Args:
-        width: channels of the first layer; each further one has twice as many.
+        width: channels of the first layer; each later layer has twice as many as the one before.
     """
     base, halvings = _halved(input_shape)
     layers: dict[str, Any] = {}
@@ -120,7 +122,7 @@ _PLAIN = {'use_bias': False, 'kernel_init': INIT}
 
 
 def _halved(input_shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
-    """The size from which doubling leads to `input_shape`, and how many doublings."""
+    """Returns the image size after repeated halving, and the number of halvings."""
     size, count = tuple(input_shape[:-1]), 0
     while all(side % 2 == 0 and side >= 8 for side in size):
         size, count = tuple(side // 2 for side in size), count + 1

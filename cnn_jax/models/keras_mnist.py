@@ -1,8 +1,8 @@
-"""The convnet of the Keras example "Simple MNIST convnet" (F. Chollet, keras.io/examples/vision).
+"""The network of the Keras example "Simple MNIST convnet" (F. Chollet, keras.io/examples/vision).
 
 | input       | classes | parameters | MACs  |
 |-------------|---------|------------|-------|
-| 28 x 28 x 1 |      10 |     34,826 | 2.4 M | 34,826 in Keras's own summary
+| 28 x 28 x 1 |      10 |     34,826 | 2.4 M | 34,826 in Keras's summary
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ def keras_mnist(
     features: Sequence[int] = (32, 64),
     dropout: float = 0.5,
 ) -> Classifier:
-    """Unpadded 3 x 3 convolutions with ReLU and 2 x 2 maxima, dropout, one dense layer.
+    """Makes a CNN of unpadded 3 x 3 convolutions, ReLU, 2 x 2 max pools, dropout and a dense layer.
 
     Args:
-        features: channels of the convolutions.
+        features: channel counts of the convolutions.
         dropout: rate before the dense layer.
     """
     glorot = nnx.initializers.glorot_uniform()  # Keras's default

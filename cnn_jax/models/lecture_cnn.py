@@ -1,6 +1,7 @@
-"""The lecture's architecture: convolution, non-linearity, pool, twice; flatten; MLP.
+"""The lecture's CNN: convolution, non-linearity and pool, all twice, then an MLP.
 
-Input: images of at least 4 x 4; made for 8 x 8 (digits) and 28 x 28 (MNIST, Fashion-MNIST).
+Inputs are images of at least 4 x 4. The network is designed for 8 x 8 (digits) and 28 x 28 (MNIST,
+Fashion-MNIST).
 With the defaults and 10 classes:
 
     input         parameters    multiply-adds
@@ -25,11 +26,11 @@ def lecture_cnn(
     window: int = 3,
     hidden: Sequence[int] = (128,),
 ) -> Classifier:
-    """The lecture's CNN.
+    """Makes the lecture's CNN.
 
     Args:
-        features: output channels of each convolution; each is followed by ReLU and a 2 x 2 maximum.
-        window: side of the convolutions' windows; the padding keeps the size.
+        features: output channels of each convolution, which ReLU and a 2 x 2 max pool follow.
+        window: side of the convolutions' windows; the padding preserves the size.
         hidden: widths of the MLP's hidden layers.
     """
     layers = {}

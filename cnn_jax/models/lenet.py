@@ -1,10 +1,11 @@
-"""LeNet-5, in today's form and as it was.
+"""LeNet-5, in its customary modern form and as in the paper of 1998.
 
 LeCun, Bottou, Bengio & Haffner 1998, "Gradient-Based Learning Applied to Document Recognition",
-section II.B. `lenet5` is the customary form: dense connections between the two convolutions, plain
-average pools, a linear output. `lenet5_1998` keeps what the paper has: pools with a coefficient and
-a bias for each map, the incomplete connections of table I, A tanh(S a) with A = 1.7159, S = 2/3,
-and images of 32 x 32; its output layer is linear instead of fixed radial basis functions.
+section II.B. `lenet5` is the customary form, with dense connections between the two convolutions,
+plain average pools and a linear output. `lenet5_1998` follows the paper: pools with a coefficient
+and a bias per map, the incomplete connections of table I, the activation A tanh(S a) with
+A = 1.7159 and S = 2/3, and images of 32 x 32. Unlike the paper, it has a linear output layer
+instead of fixed radial basis functions.
 
     |             | input       | classes | parameters          | MACs    |
     |-------------|-------------|---------|---------------------|---------|
@@ -13,7 +14,7 @@ and images of 32 x 32; its output layer is linear instead of fixed radial basis 
     | lenet5_1998 | 32 x 32 x 1 |      10 |  60,000 + 850       | 326,520 |
 
 The paper counts 60,000 trainable parameters (without the output layer) and 340,908 connections.
-Images of 28 x 28 are padded by 2 on each side, as the paper's were.
+Images of 28 x 28 are padded by 2 on each side, as in the paper.
 """
 
 import math
@@ -29,7 +30,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, LayerFactory, flat_features
 from cnn_jax.ops.convolution import conv
 
-# Table I: which of the six maps of S2 each of the sixteen maps of C3 sees.
+# Table I: the maps of S2 (six in total) that are inputs of each of the sixteen maps of C3.
 C3_SOURCES = (
     *((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5)),
     *((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5)),
@@ -38,7 +39,7 @@ C3_SOURCES = (
 
 
 class Subsampling(nnx.Module):
-    """Sum over 2 x 2, times a coefficient, plus a bias, each trained for every map."""
+    """Sums over 2 x 2 windows, then applies a trained coefficient and a trained bias per map."""
 
     def __init__(self, features: int, dtype: Any):
         self.sum = nn.AvgPool((2, 2))
@@ -55,12 +56,13 @@ class Subsampling(nnx.Module):
 
 
 class TableConv(nnx.Module):
-    """A 5 x 5 convolution in which each output map sees only the input maps that a table names.
+    """A 5 x 5 convolution in which each output map depends only on the input maps in a table.
 
-    `kernel` (5, 5, connections) holds the weights that exist, `bias` (outputs,).
+    `kernel` (5, 5, connections) holds only the weights of connections in the table. `bias` has
+    shape (outputs,).
 
     Args:
-        make: gives dtype, implementation and randomness.
+        make: the factory that provides dtype, implementation and random keys.
         inputs: number of input maps.
         sources: the input maps of each output map.
     """
@@ -91,7 +93,7 @@ class TableConv(nnx.Module):
         return tuple(n - 4 for n in size)
 
     def macs(self, x_shape: Sequence[int], y_shape: Sequence[int]) -> int:
-        """Multiply-accumulates of the connections that exist, for one example."""
+        """Returns the multiply-accumulates per example, counting only connections in the table."""
         return math.prod(y_shape[1:-1]) * 25 * len(self.pairs)
 
 
@@ -103,7 +105,7 @@ def lenet5(
     activation: str = 'tanh',
     pool: str = 'avg',
 ) -> Classifier:
-    """LeNet-5 in its customary form.
+    """Makes LeNet-5 in its customary form.
 
     Args:
         activation: 'tanh', 'sigmoid' or 'relu'.
@@ -138,7 +140,7 @@ def lenet5(
 
 
 def lenet5_1998(make: LayerFactory, input_shape: Sequence[int], num_classes: int) -> Classifier:
-    """LeNet-5 as in the paper, but for the output layer."""
+    """Makes LeNet-5 as in the paper, except for the output layer."""
     layers = {
         'c1': make.conv(input_shape[-1], 6, (5, 5), padding=_first_padding(input_shape)),
         's2': Subsampling(6, make.dtype),

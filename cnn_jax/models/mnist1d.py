@@ -1,7 +1,7 @@
 """The baselines of MNIST-1D: a CNN, an MLP and a linear classifier.
 
 Greydanus & Kobak 2020, "Scaling Down Deep Learning with MNIST-1D", arXiv:2011.14439, with the
-layers of the authors' repository. The last two take any image or waveform.
+layers of the authors' repository. `mlp` and `logistic` accept any image or waveform.
 
     | model         | input    | classes | parameters | MACs   |
     |---------------|----------|---------|------------|--------|
@@ -27,10 +27,10 @@ def cnn(
     *,
     channels: int = 25,
 ) -> Classifier:
-    """Three convolutions of stride 2 over time, then one dense layer.
+    """Makes a CNN with three convolutions of stride 2 over time and one dense layer.
 
     Args:
-        channels: of each convolution.
+        channels: channels of each convolution.
     """
     layers: dict[str, Any] = {}
     features = input_shape[-1]
@@ -51,10 +51,10 @@ def mlp(
     *,
     hidden: int = 100,
 ) -> Classifier:
-    """Two hidden layers, the second one residual.
+    """Makes an MLP with two hidden layers, the second of them residual.
 
     Args:
-        hidden: their width.
+        hidden: width of the hidden layers.
     """
     layers = {
         'flatten': nn.Flatten(),
@@ -67,7 +67,7 @@ def mlp(
 
 
 def logistic(make: LayerFactory, input_shape: Sequence[int], num_classes: int) -> Classifier:
-    """Multinomial logistic regression: one dense layer."""
+    """Makes a multinomial logistic regression, which is one dense layer."""
     layers = {
         'flatten': nn.Flatten(),
         'logits': make.linear(math.prod(input_shape), num_classes),

@@ -1,8 +1,8 @@
 """MobileNet: depthwise separable convolutions.
 
 Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
-Applications", arXiv:1704.04861, table 1: a 3 x 3 convolution of each channel by itself, then a
-1 x 1 convolution that mixes channels, each with batch norm and ReLU.
+Applications", arXiv:1704.04861, table 1: a depthwise 3 x 3 convolution, then a 1 x 1
+convolution that mixes channels, each with batch norm and ReLU.
 
     | input         | classes | parameters | MACs    |
     |---------------|---------|------------|---------|
@@ -43,12 +43,12 @@ def mobilenet(
     width: float = 1.0,
     stem: str | None = None,
 ) -> Classifier:
-    """MobileNet (version 1).
+    """Makes MobileNet (version 1).
 
     Args:
-        width: factor of all channel counts (the paper's alpha).
-        stem: 'large' (the first convolution has stride 2) or 'small' (stride 1); None: 'small'
-            below 64 pixels.
+        width: factor that multiplies all channel counts (the paper's alpha).
+        stem: 'large' (the first convolution has stride 2) or 'small' (stride 1); None means
+            'small' below 64 pixels, else 'large'.
     """
     stem = stem or ('small' if is_small(input_shape) else 'large')
     if stem not in ('large', 'small'):
@@ -66,7 +66,7 @@ def mobilenet(
                 padding=window // 2,
                 use_bias=False,
                 feature_group_count=groups,
-                # He's fan-out of a depthwise convolution is the window alone
+                # in a depthwise convolution, He's fan-out is the window size alone
                 kernel_init=CONV_INIT
                 if groups == 1
                 else nnx.initializers.normal((2 / window**2) ** 0.5),

@@ -1,8 +1,8 @@
 """Network in Network.
 
-Lin, Chen & Yan 2013, "Network In Network", arXiv:1312.4400: every convolution is followed by two
-1 x 1 convolutions, a small perceptron slid over the image; the last one has a channel per class,
-whose mean is the logit. The widths are those of the authors' model for CIFAR-10.
+Lin, Chen & Yan 2013, "Network In Network", arXiv:1312.4400. Two 1 x 1 convolutions follow every
+convolution and act as a small MLP applied at every position. The last one has one channel per
+class, whose mean is the logit. The widths are those of the authors' model for CIFAR-10.
 
     | input       | classes | parameters | MACs    |
     |-------------|---------|------------|---------|
@@ -24,13 +24,13 @@ def nin(
     *,
     dropout: float = 0.5,
 ) -> Classifier:
-    """Network in Network.
+    """Makes Network in Network.
 
     Args:
         dropout: rate after the first and the second pool.
     """
     stages = [
-        # window, widths of the three convolutions
+        # window of the first convolution, widths of all three
         (5, (192, 160, 96)),
         (5, (192, 192, 192)),
         (3, (192, 192, num_classes)),

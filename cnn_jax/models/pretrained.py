@@ -1,13 +1,13 @@
-"""Weights in torchvision's layout, into VGG and ResNet; and how far a model is from PyTorch's.
+"""Loads weights in torchvision's layout into VGG and ResNet, and compares models with PyTorch's.
 
     model = create('vgg16', input_shape=(224, 224, 3), num_classes=1000, rngs=nnx.Rngs(0))
     load_torchvision(model, 'vgg16-397923af.pth')
 
-A file is what `torch.save(model.state_dict(), ...)` writes (.pth, .pt; reading it needs PyTorch,
-the `compare` extra) or the same tensors as .safetensors (which does not). Inputs are images in
-[0, 1] minus `MEAN`, divided by `STD`, per channel.
+A file holds what `torch.save(model.state_dict(), ...)` writes (.pth, .pt) or the same tensors as
+.safetensors. Reading .pth and .pt needs PyTorch (the `compare` extra); .safetensors does not.
+Inputs are images in [0, 1] from which `MEAN` is subtracted, divided by `STD`, per channel.
 
-What differs between the two layouts:
+Differences between the two layouts:
 
     | parameter         | PyTorch                       | here                               |
     |-------------------|-------------------------------|------------------------------------|
@@ -33,7 +33,7 @@ from cnn_jax import nn
 from cnn_jax.errors import MissingPackageError, UserError, optional_packages
 from cnn_jax.models.base import Classifier
 
-# ImageNet's, per channel, as torchvision's weights expect (their documented transforms).
+# ImageNet statistics per channel, from the documented transforms of torchvision's weights.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -42,32 +42,33 @@ SUFFIXES = ('.pth', '.pt', '.pth.tar', '.bin', '.safetensors')
 
 
 def load_torchvision(model: Classifier, path: str | pathlib.Path, *, head: bool = True) -> None:
-    """Reads a file of weights into `model`, in place.
+    """Loads a file of weights into `model` in place.
 
     Args:
         model: a VGG with the dense head, or a ResNet with the large stem, of any width.
         path: a .pth, .pt, .pth.tar, .bin or .safetensors file.
-        head: whether the last dense layer is read too; False leaves it as it is, whatever the
-            file's number of classes, for fine-tuning.
+        head: whether to load the last dense layer too. For fine-tuning, False leaves it unchanged,
+            and the file may have any number of classes.
 
     Raises:
-        ValueError: a file of another kind or that cannot be read; tensors that are missing, left
-            over or of another shape, every one of them listed. The model is then unchanged.
-        ImportError: .pth without PyTorch.
+        ValueError: the file has another format or cannot be read; or tensors are missing,
+            unexpected or of another shape, and the message lists all of them. The model is then
+            unchanged.
+        ImportError: reading .pth needs PyTorch, which is not installed.
     """
     put_torchvision(model, read(path), head=head)
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, by torchvision's names.
+    """Reads the tensors of a file, by torchvision's names.
 
-    A state dict may lie inside a checkpoint, under "state_dict" or "model", and its names may begin
-    with "module.".
+    The state dict may be an entry of a checkpoint, under "state_dict" or "model", and its names may
+    begin with "module.".
 
     Raises:
-        ValueError: a file of another kind, or that cannot be read.
-        FileNotFoundError: no file.
-        ImportError: PyTorch's own format without PyTorch.
+        ValueError: the file has another format or cannot be read.
+        FileNotFoundError: the file does not exist.
+        ImportError: the file is in PyTorch's format, and PyTorch is not installed.
     """
     path = pathlib.Path(path)
     if not path.name.endswith(SUFFIXES):
@@ -79,14 +80,14 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         return _bare(_read_safetensors(path) if is_safe else _read_torch(path))
     except (ImportError, UserError):
         raise
-    except Exception as error:  # each library has exceptions of its own for a damaged file
+    except Exception as error:  # each library raises different exceptions for a damaged file
         raise UserError(f'{path} cannot be read as weights: {error}') from error
 
 
 def put_torchvision(
     model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
 ) -> None:
-    """Does as `load_torchvision`, from tensors by name."""
+    """Loads tensors by name into `model` in place, like `load_torchvision`."""
     wanted = _wanted(model)
     for key, value in fitting(model, tensors, head=head).items():
         variable = wanted[key].variable
@@ -96,7 +97,9 @@ def put_torchvision(
 def fitting(
     model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
 ) -> dict[str, np.ndarray]:
-    """The tensors as `model`, abstract or not, has them, by torchvision's names.
+    """Returns the tensors in the layout of `model`, by torchvision's names.
+
+    `model` may be abstract.
 
     Raises:
         ValueError: see `load_torchvision`.
@@ -128,13 +131,16 @@ def fitting(
 
 
 def head_fits(model: Classifier, tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the file has a last layer for as many classes as `model`."""
+    """Returns whether the last layer in `tensors` has as many classes as that of `model`."""
     key, shape = list(torchvision_shapes(model).items())[-1]
     return key in tensors and tuple(tensors[key].shape) == shape
 
 
 def torchvision_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
-    """The tensors that a file for `model`, abstract or not, must hold: name to shape."""
+    """Returns the names and shapes of the tensors that a file for `model` must hold.
+
+    `model` may be abstract.
+    """
     return {key: parameter.torch_shape for key, parameter in _wanted(model).items()}
 
 
@@ -151,11 +157,12 @@ class Difference:
     """The difference between one layer's result and PyTorch's.
 
     Attributes:
-        name: of the layer here.
-        torch_name: of the module there.
-        shape: of the result here.
+        name: name of the layer in this library.
+        torch_name: name of the module in PyTorch.
+        shape: shape of the result in this library.
         max_abs: largest absolute difference.
-        scale: largest absolute value there; `max_abs / scale` is the relative difference.
+        scale: largest absolute value of PyTorch's result; `max_abs / scale` is the relative
+            difference.
     """
 
     name: str
@@ -166,9 +173,9 @@ class Difference:
 
 
 def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> list[Difference]:
-    """Runs the same images through `model` and a PyTorch model of torchvision's layout.
+    """Runs the same images through `model` and a PyTorch model with torchvision's layout.
 
-    Both are put into evaluation mode and compared layer by layer, from input to output.
+    Sets both models to evaluation mode and compares them layer by layer, from input to output.
 
     Args:
         model: a VGG or ResNet.
@@ -180,7 +187,7 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
     results: dict[str, np.ndarray] = {}
 
     def keep(name: str) -> Any:
-        # a copy: the ReLU that follows works in place
+        # copy, since the ReLU that follows works in place
         return lambda module, args, y: results.update({name: y.detach().numpy().copy()})
 
     names = torchvision_names(model, all_layers=True)
@@ -217,14 +224,14 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
 
 
 def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[str, str]:
-    """Our layers' names (as in `intermediates`) to torchvision's, in order.
+    """Maps the names of layers (as in `intermediates`) to torchvision's names, in order.
 
     Args:
         model: a VGG with the dense head, or a ResNet with the large stem.
-        all_layers: also layers without parameters that are modules of their own in torchvision.
+        all_layers: whether to include layers without parameters that are modules in torchvision.
 
     Raises:
-        ValueError: a model that torchvision does not have.
+        ValueError: torchvision does not have this model.
     """
     top = model.layers.layer_names
     if 'fc6' in top:
@@ -243,7 +250,7 @@ def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[st
 
 
 def _vgg_names(model: Classifier) -> dict[str, str]:
-    """`features` and `classifier` are numbered sequences of every layer, also without weights."""
+    """torchvision numbers all layers of `features` and `classifier`, also those without weights."""
     names = {}
     features, classifier = 0, 0
     for name in model.layers.layer_names:
@@ -265,7 +272,7 @@ def _resnet_names(layers: nn.Layers, ours: str = '', theirs: str = '') -> Iterat
         other = {'pool': 'avgpool'}.get(name, name.removeprefix('block'))
         if isinstance(layer, nn.Layers):
             yield from _resnet_names(layer, f'{ours}{name}.', f'{theirs}{other}.')
-        elif not (ours and name.startswith('relu')):  # a block there uses one ReLU several times
+        elif not (ours and name.startswith('relu')):  # torchvision's blocks reuse one ReLU
             yield ours + name, theirs + other
     if isinstance(layers, nn.Residual):
         if layers.has_shortcut:
@@ -284,9 +291,9 @@ def _at(model: Classifier, name: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Parameter:
-    """One variable here and the tensor there.
+    """A variable of the model and the name of its tensor in PyTorch.
 
-    `flattened` is the (height, width) that a dense layer's input was flattened from, else ().
+    `flattened` is the (height, width) before flattening for a dense layer that follows, else ().
     """
 
     key: str
@@ -316,7 +323,7 @@ def _parameters(model: Classifier, name: str, prefix: str) -> Iterator[_Paramete
         }
     else:
         attributes = {'weight': layer.kernel, 'bias': layer.bias}
-    # Only VGG flattens maps before a dense layer; ResNet has averaged them to one number each.
+    # Only VGG flattens maps before a dense layer; ResNet averages each map to one number.
     flattened = (7, 7) if name == 'fc6' else ()
     for attribute, variable in attributes.items():
         if variable is not None:

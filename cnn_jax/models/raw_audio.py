@@ -1,9 +1,10 @@
 """M3, M5, M11 and M18: convolutions over raw waveforms.
 
 Dai et al. 2016, "Very Deep Convolutional Neural Networks for Raw Waveforms", arXiv:1610.00087,
-table 1: a window of 80 samples with stride 4 first, then windows of 3, batch norm after every
-convolution, a maximum of 4 after each of the first four stages, and the mean over time. Made for
-32,000 samples (4 s at 8 kHz); at least 1,021 (M3: 61).
+table 1. The first convolution has a window of 80 samples and stride 4, the others a window of 3.
+Batch norm follows every convolution, a max pool of window 4 follows each of the first four stages,
+and the mean over time follows the last. Designed for inputs of 32,000 samples (4 s at 8 kHz); the
+minimum is 1,021 samples (M3: 61).
 
 With one channel and 10 classes, 32,000 samples:
 
@@ -46,12 +47,12 @@ def raw_audio(
     window: int = 80,
     strides: int = 4,
 ) -> Classifier:
-    """A convolutional network over time.
+    """Makes a convolutional network over time.
 
     Args:
-        depth: 3, 5, 11 or 18: the layers with weights.
-        features: channels of each convolution; None: the paper's.
-        window, strides: of the first convolution.
+        depth: number of layers with weights: 3, 5, 11 or 18.
+        features: channels of each convolution; None means the paper's.
+        window, strides: window and strides of the first convolution.
     """
     if depth not in STAGES:
         raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')

@@ -3,13 +3,13 @@
 He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
 
 `resnet` is torchvision's form of the paper's table 1 (in ResNet-50 the 3 x 3 convolution has the
-stride, not the first 1 x 1). For images below 64 pixels it takes the customary small stem: one
-3 x 3 convolution of stride 1 and no pool. `cifar_resnet` is section 4.2, with the parameter-free
-shortcut (option A).
+stride, not the first 1 x 1). For images below 64 pixels it uses the customary small stem: one
+3 x 3 convolution of stride 1 and no pool. `cifar_resnet` is the network of section 4.2, with the
+parameter-free shortcut (option A).
 
     |           | input         | classes | parameters | MACs    |
     |-----------|---------------|---------|------------|---------|
-    | ResNet-18 | 224 x 224 x 3 |    1000 | 11,689,512 |  1.81 G | as torchvision states them
+    | ResNet-18 | 224 x 224 x 3 |    1000 | 11,689,512 |  1.81 G | as stated by torchvision
     | ResNet-34 | 224 x 224 x 3 |    1000 | 21,797,672 |  3.66 G |
     | ResNet-50 | 224 x 224 x 3 |    1000 | 25,557,032 |  4.09 G |
     | ResNet-18 | 32 x 32 x 3   |      10 | 11,173,962 |  0.56 G |
@@ -34,7 +34,7 @@ CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 class Subsample(nnx.Module):
-    """Every `strides`-th position of both axes, with `extra` channels of zeros behind."""
+    """Takes every `strides`-th position of both axes and appends `extra` channels of zeros."""
 
     def __init__(self, strides: int, extra: int):
         self.strides = strides
@@ -54,13 +54,13 @@ def resnet(
     stem: str | None = None,
     width: int = 64,
 ) -> Classifier:
-    """ResNet for photographs.
+    """Makes ResNet for photographs.
 
     Args:
         depth: 18, 34 or 50.
         stem: 'large' (7 x 7 of stride 2, then a pool of stride 2) or 'small' (3 x 3 of stride 1);
-            None: 'small' below 64 pixels.
-        width: channels of the first stage; each next one has twice as many.
+            None means 'small' below 64 pixels, else 'large'.
+        width: channels of the first stage; each later stage has twice as many as the one before.
     """
     if depth not in STAGES:
         raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
@@ -105,11 +105,11 @@ def cifar_resnet(
     depth: int = 20,
     width: int = 16,
 ) -> Classifier:
-    """The paper's ResNet for CIFAR-10.
+    """Makes the paper's ResNet for CIFAR-10.
 
     Args:
         depth: 6 n + 2 for n blocks in each of three stages.
-        width: channels of the first stage; each next one has twice as many.
+        width: channels of the first stage; each later stage has twice as many as the one before.
     """
     if depth < 8 or (depth - 2) % 6:
         raise UserError(f'depth={depth} must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...')
@@ -153,7 +153,10 @@ def _conv_bn(
 def _block(
     make: LayerFactory, branch: Sequence[tuple[int, int, int, int]], shortcut: nn.Layers | None
 ) -> nn.Residual:
-    """Convolutions (in, out, window, strides) with batch norm, ReLU between and after the sum."""
+    """Makes a block of convolutions (in, out, window, strides) with batch norm and ReLU.
+
+    ReLU follows every convolution but the last, and the sum.
+    """
     layers = {}
     for i, convolution in enumerate(branch, start=1):
         layers |= _conv_bn(make, str(i), *convolution)

@@ -1,7 +1,8 @@
-"""A small convolutional network with batch norm, below 100,000 parameters, for 28-pixel images.
+"""A small CNN with batch norm and fewer than 100,000 parameters, for 28-pixel images.
 
-Our own arrangement, for the size class "2 Conv < 100K parameters" of Fashion-MNIST's table of
-results: pairs of 3 x 3 convolutions, a maximum after each pair, the mean over what is left.
+Designed for this library, for the size class "2 Conv < 100K parameters" of Fashion-MNIST's table of
+results: pairs of 3 x 3 convolutions with a max pool after each pair, one last convolution and
+global average pooling.
 
     | input       | classes | parameters | MACs   |
     |-------------|---------|------------|--------|
@@ -25,10 +26,10 @@ def small_cnn(
     stages: Sequence[Sequence[int]] = ((32, 32), (64, 64), (48,)),
     dropout: float = 0.3,
 ) -> Classifier:
-    """A small CNN.
+    """Makes a small CNN.
 
     Args:
-        stages: channels of the convolutions of each stage; a 2 x 2 maximum between stages.
+        stages: channels of the convolutions of each stage; a 2 x 2 max pool separates stages.
         dropout: rate before the dense layer.
     """
     layers: dict[str, Any] = {}

@@ -1,9 +1,9 @@
 """TextCNN: convolutions over word vectors, the maximum over time, one dense layer.
 
-Kim 2014, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882 (CNN-rand
-and, with word vectors put into `model.embed`, CNN-non-static). With the paper's sizes
-(300-dimensional vectors, 100 filters of each window 3, 4, 5) there are 360,300 parameters in the
-convolutions, 301 per class, and 300 per word.
+Kim 2014, "Convolutional Neural Networks for Sentence Classification", arXiv:1408.5882 (CNN-rand,
+or CNN-non-static if `model.embed` is set to pretrained word vectors). With the paper's sizes
+(300-dimensional vectors, 100 filters for each of the windows 3, 4, 5) there are 360,300 parameters
+in the convolutions, 301 per class, and 300 per word.
 
     | input                        | classes | parameters | MACs   |
     |------------------------------|---------|------------|--------|
@@ -23,10 +23,11 @@ from cnn_jax.models.base import LayerFactory, Model
 
 
 class TextCNN(Model):
-    """`model(ids)`: int (N, length) to float32 logits (N, num_classes).
+    """`model(ids)` maps int (N, length) to float32 logits (N, num_classes).
 
-    Recorded feature maps: `embed` (N, length, embedding), `conv<w>` (N, positions, filters), the
-    response of every filter of window w to every n-gram, `features` (N, all filters), `logits`.
+    Records the feature maps `embed` (N, length, embedding), `conv<w>` (N, positions, filters),
+    `features` (N, all filters) and `logits`. `conv<w>` is the response of every filter of window w
+    to every n-gram.
     """
 
     def __init__(
@@ -79,15 +80,15 @@ def textcnn(
     dropout: float = 0.5,
     pad_id: int | None = 0,
 ) -> TextCNN:
-    """TextCNN.
+    """Makes TextCNN.
 
     Args:
-        vocabulary_size: number of token ids; must be given.
+        vocabulary_size: number of token ids; required.
         embedding: length of a word vector.
-        windows: words seen by the filters, without repetition.
-        filters: number of filters of each window.
+        windows: window sizes of the filters in words, without repetition.
+        filters: number of filters per window size.
         dropout: rate before the dense layer.
-        pad_id: the id that fills short texts, whose vector is held at zero; None: there is none.
+        pad_id: the id that pads short texts, whose vector is set to zero; None means no padding id.
     """
     if vocabulary_size is None or vocabulary_size < 1:
         raise UserError(
@@ -113,5 +114,5 @@ def textcnn(
 
 
 def _uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Kim's initial word vectors: uniform in [-0.25, 0.25), about the variance of word2vec's."""
+    """Draws word vectors as Kim does: uniform in [-0.25, 0.25), about word2vec's variance."""
     return jax.random.uniform(key, tuple(shape), dtype, -0.25, 0.25)

@@ -6,12 +6,12 @@ arXiv:1409.1556, table 1 (configurations A, B, D, E). Layers are named as in the
 
 Two heads:
 
-  * 'dense', the paper's: 7 x 7 features (averaged to that size if need be), two hidden layers of
-    4096 with dropout;
+  * 'dense', as in the paper: 7 x 7 features (averaged to that size if necessary), two hidden layers
+    of 4096 with dropout, then the last dense layer;
   * 'pooled', customary for 32-pixel images: the mean of each feature map, then one dense layer.
 
-Parameters and multiply-adds with 1000 classes at 224 x 224 x 3 ('dense'; as torchvision states
-them) and with 10 classes at 32 x 32 x 3 ('pooled'):
+Parameters and multiply-adds with 1000 classes at 224 x 224 x 3 ('dense'; as stated by
+torchvision) and with 10 classes at 32 x 32 x 3 ('pooled'):
 
     |        | 224 px      | with BN     | MACs    | 32 px, with BN | MACs   |
     |--------|-------------|-------------|---------|----------------|--------|
@@ -29,7 +29,7 @@ from cnn_jax import nn
 from cnn_jax.errors import UserError
 from cnn_jax.models.base import Classifier, LayerFactory, flat_features, is_small
 
-# Convolutions before each of the five pools, by depth.
+# Number of convolutions before each of the five pools, by depth.
 STAGES = {
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -38,7 +38,8 @@ STAGES = {
 }
 FEATURES = (64, 128, 256, 512, 512)
 
-# torchvision's: He's normal for what ReLU follows, a small normal for dense layers.
+# As in torchvision: He's normal for convolutions, which ReLU follows, and a small normal for dense
+# layers.
 CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 DENSE_INIT = nnx.initializers.normal(0.01)
 
@@ -54,14 +55,14 @@ def vgg(
     dropout: float = 0.5,
     width: float = 1.0,
 ) -> Classifier:
-    """VGG.
+    """Makes VGG.
 
     Args:
-        depth: layers with weights: 11, 13, 16 or 19.
+        depth: number of layers with weights: 11, 13, 16 or 19.
         batch_norm: whether batch normalisation follows each convolution.
-        head: 'dense' or 'pooled'; None: 'pooled' below 64 pixels, else 'dense'.
+        head: 'dense' or 'pooled'; None means 'pooled' below 64 pixels, else 'dense'.
         dropout: rate in the dense head.
-        width: factor of all hidden widths.
+        width: factor that multiplies all hidden widths.
     """
     if depth not in STAGES:
         raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')

@@ -1,7 +1,7 @@
-"""Wide residual networks: WRN-28-10 and its kin.
+"""Wide residual networks such as WRN-28-10.
 
 Zagoruyko & Komodakis 2016, "Wide Residual Networks", arXiv:1605.07146. Blocks are pre-activated
-(batch norm and ReLU before each convolution); where the width changes, the shortcut is a 1 x 1
+(batch norm and ReLU before each convolution). Where the width changes, the shortcut is a 1 x 1
 convolution of the activated input.
 
     |           | input       | classes | parameters | MACs   |
@@ -31,11 +31,11 @@ def wide_resnet(
     widen: int = 10,
     dropout: float = 0.0,
 ) -> Classifier:
-    """WRN-depth-widen.
+    """Makes WRN-depth-widen.
 
     Args:
         depth: 6 n + 4 for n blocks in each of three stages.
-        widen: the stages have 16, 32 and 64 times this many channels.
+        widen: factor of the widths; the stages have 16, 32 and 64 times this many channels.
         dropout: rate between the two convolutions of a block.
     """
     if depth < 10 or (depth - 4) % 6:

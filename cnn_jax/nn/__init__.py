@@ -1,7 +1,7 @@
 """Flax NNX modules over `cnn_jax.ops`, with Flax's argument and parameter names.
 
-What Flax has and needs no other kernel (BatchNorm, Dropout, Embed, Linear) is Flax's own: take it
-from `flax.nnx`.
+Flax's layers that need no other kernel (BatchNorm, Dropout, Embed, Linear) are not redefined here:
+use those of `flax.nnx`.
 """
 
 from cnn_jax.nn.conv import Conv

@@ -1,4 +1,4 @@
-"""Convolution modules: Flax's own, computed by `cnn_jax.ops`."""
+"""Defines `Conv`, a subclass of `flax.nnx.Conv` that is computed by `cnn_jax.ops`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,33 +13,33 @@ from cnn_jax.ops.convolution import conv
 from cnn_jax.ops.geometry import output_size
 from cnn_jax.ops.types import Implementation, Padding, PaddingMode
 
-# Flax spells these modes as a padding; here they are a padding and a padding mode.
+# Flax passes these modes as `padding`; here padding and padding mode are separate arguments.
 _FLAX_MODES: dict[str, PaddingMode] = {'CIRCULAR': 'circular', 'REFLECT': 'reflect'}
 
 
 class Conv(nnx.Conv):
-    """Convolution with any number of spatial axes: `flax.nnx.Conv` over `cnn_jax.conv`.
+    """Convolution with any number of spatial axes: `flax.nnx.Conv` computed by `cnn_jax.conv`.
 
     Takes every argument of `flax.nnx.Conv`, with the same defaults, initialisers and parameter
-    names (`kernel` (*window, in // groups, out), `bias` (out,)), and two more. `padding` may be
-    anything that `cnn_jax.conv` takes.
+    names (`kernel` (*window, in // groups, out), `bias` (out,)). It also takes `padding_mode` and
+    `implementation`. `padding` may be anything that `cnn_jax.conv` accepts.
 
         Conv(3, 16, (3, 3), rngs=rngs)(jnp.ones((8, 32, 32, 3))).shape == (8, 32, 32, 16)
         Conv(1, 16, 80, strides=4, rngs=rngs)(jnp.ones((8, 8000, 1))).shape == (8, 2000, 16)
 
     Args:
         in_features, out_features: numbers of channels.
-        kernel_size: the window: an int means one spatial axis.
+        kernel_size: shape of the window; an int means one spatial axis.
         padding_mode: 'zeros', 'reflect', 'replicate' or 'circular'.
-        implementation: the kernel that computes it; see `cnn_jax.conv`.
+        implementation: the kernel that computes the convolution; see `cnn_jax.conv`.
         **flax: the other arguments of `flax.nnx.Conv` (strides, padding='SAME', input_dilation,
             kernel_dilation, feature_group_count, use_bias, mask, dtype, param_dtype, precision,
-            kernel_init, bias_init, ...; rngs is required). `dtype` is what is computed in, the
-            parameters stay in `param_dtype`.
+            kernel_init, bias_init, ...; rngs is required). `dtype` is the dtype of the
+            computation; the parameters stay in `param_dtype`.
 
     Raises:
-        ValueError: `feature_group_count` does not divide both channel counts, or `mask` has not the
-            kernel's shape.
+        ValueError: `feature_group_count` does not divide both channel counts, or `mask` does not
+            have the kernel's shape.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Conv(nnx.Conv):
             dilation = sizes.per_axis(flax.get('kernel_dilation', 1), len(window))
             spans = map(spec.dilated, window, dilation)
             padding = tuple(((span - 1) // 2, span // 2) for span in spans)
-        flax['padding'] = padding  # of more forms than Flax's own types name
+        flax['padding'] = padding  # accepts more forms than Flax's type annotation
         super().__init__(in_features, out_features, kernel_size, strides, **flax)
         if self.mask is not None and self.mask.shape != self.kernel_shape:
             raise UserError(f'mask has shape {self.mask.shape}, the kernel {self.kernel_shape}')
@@ -69,11 +69,11 @@ class Conv(nnx.Conv):
         self.implementation = implementation
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """Convolves.
+        """Computes the convolution.
 
         Args:
             inputs: (*batch, *spatial, in_features).
-            out_sharding: of the result, see `cnn_jax.conv`.
+            out_sharding: sharding of the result; see `cnn_jax.conv`.
 
         Returns:
             (*batch, *output spatial, out_features), in `dtype`.
@@ -100,7 +100,7 @@ class Conv(nnx.Conv):
         )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the result for an input of spatial size `size`.
+        """Returns the spatial size of the result for an input of spatial size `size`.
 
         Raises:
             ValueError: the window does not fit into the padded input.

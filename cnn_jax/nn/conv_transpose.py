@@ -1,4 +1,4 @@
-"""Transposed convolution as a module."""
+"""Defines `ConvTranspose`, the transposed convolution as a module."""
 
 from collections.abc import Sequence
 
@@ -17,29 +17,30 @@ from cnn_jax.ops.types import DTypeLike, Implementation, Padding, PrecisionLike
 class ConvTranspose(nnx.Module):
     """Transposed convolution with any number of spatial axes: `cnn_jax.conv_transpose`.
 
-    Flax's argument and parameter names and initialisers; `kernel` is
-    (*window, in // groups, out), `bias` (out,). Unlike `flax.nnx.ConvTranspose` it has groups and
-    output padding, and `padding` means by default what it means in PyTorch: with the strides and
-    padding of a `Conv` it undoes that layer's change of size.
+    Uses Flax's argument names, parameter names and initialisers: `kernel` has shape
+    (*window, in // groups, out), `bias` (out,). Unlike `flax.nnx.ConvTranspose`, it supports groups
+    and output padding. By default, `padding` has PyTorch's meaning: with the strides and padding of
+    a `Conv`, this layer undoes the change of size of that `Conv`.
 
         ConvTranspose(64, 3, (4, 4), 2, padding=1, rngs=rngs)(jnp.ones((8, 16, 16, 64))).shape
             == (8, 32, 32, 3)
 
     Args:
         in_features, out_features: numbers of channels.
-        kernel_size: the window: an int means one spatial axis.
+        kernel_size: shape of the window; an int means one spatial axis.
         strides, kernel_dilation: an int, or one per spatial axis.
-        padding: what is cropped off the full result; see `cnn_jax.conv_transpose`.
-        output_padding: positions added at the end, for the sizes that a strided convolution merges.
-        feature_group_count: number of groups that do not see each other.
-        use_bias: whether there is a bias.
-        convention: 'torch', 'keras' or 'lax' (the last is flax.nnx.ConvTranspose's meaning of
-            `padding` and of the kernel's order).
-        dtype: what is computed in; None: that of inputs and parameters together.
-        param_dtype: what parameters are kept in.
+        padding: how much is cropped from the full result; see `cnn_jax.conv_transpose`.
+        output_padding: number of positions added at the end. It selects one of the input sizes
+            that a strided convolution maps to the same output size.
+        feature_group_count: number of channel groups, which are convolved independently.
+        use_bias: whether to add a bias.
+        convention: 'torch', 'keras' or 'lax' ('lax' gives `padding` and the kernel's order the
+            meaning that they have in flax.nnx.ConvTranspose).
+        dtype: dtype of the computation; None means the promoted dtype of inputs and parameters.
+        param_dtype: dtype of the parameters.
         precision: as in jax.lax.
         kernel_init, bias_init: initialisers.
-        implementation: the kernel that computes it.
+        implementation: the kernel that computes the transposed convolution.
         rngs: source of initial parameters.
 
     Raises:
@@ -85,10 +86,10 @@ class ConvTranspose(nnx.Module):
         if use_bias:
             self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
         else:
-            self.bias = nnx.data(None)  # type: ignore[arg-type]  # as nnx.Conv has it
+            self.bias = nnx.data(None)  # type: ignore[arg-type]  # as in nnx.Conv
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """(*batch, *spatial, in_features) to (*batch, *output spatial, out_features)."""
+        """Maps (*batch, *spatial, in_features) to (*batch, *output spatial, out_features)."""
         bias = None if self.bias is None else self.bias[...]
         inputs, kernel, bias = dtypes.promote_dtype(
             (inputs, self.kernel[...], bias), dtype=self.dtype
@@ -108,7 +109,7 @@ class ConvTranspose(nnx.Module):
         )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the result for an input of spatial size `size`."""
+        """Returns the spatial size of the result for an input of spatial size `size`."""
         ndim = len(self.kernel_size)
         strides = sizes.per_axis(self.strides, ndim)
         dilation = sizes.per_axis(self.kernel_dilation, ndim)

@@ -1,4 +1,4 @@
-"""A chain of named layers whose feature maps can be read by name."""
+"""Chains of named layers whose feature maps can be recorded by name."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,9 +13,10 @@ Intermediates = dict[str, jax.Array]
 
 
 class Block(nnx.Module):
-    """A module that is called with `(x, intermediates, prefix)` and may record what is inside it.
+    """A module that is called with `(x, intermediates, prefix)` and may record its feature maps.
 
-    `intermediates` is a dict to write feature maps into, or None; `prefix` begins their names.
+    `intermediates` is the dict that receives the feature maps, or None. `prefix` is prepended to
+    their names.
     """
 
 
@@ -26,15 +27,15 @@ class Layers(Block):
         maps = {}
         y = stem(x, maps)          # maps == {'conv': ..., 'relu': y}
 
-    Every layer is an attribute of its name, so parameters are found at `stem.conv.kernel`. Inside
-    `jax.jit` the dict must be made, filled and returned within the traced function.
+    Every layer is stored as an attribute under its name, so parameters are found at
+    `stem.conv.kernel`. Under `jax.jit`, the traced function must create, fill and return the dict.
 
     Args:
-        layers: name to module or function of one array; a nested `Block` records its own feature
-            maps below `name.`.
+        layers: mapping from names to modules or functions of one array. A nested `Block` records
+            its feature maps under names that begin with `name.`.
 
     Raises:
-        ValueError: a name is no identifier or belongs to modules themselves ('train', ...).
+        ValueError: a name is not an identifier or is an attribute of modules ('train', ...).
     """
 
     def __init__(self, layers: Mapping[str, Callable[..., jax.Array]]):
@@ -45,7 +46,7 @@ class Layers(Block):
             setattr(self, name, layer)
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Yields (name, layer) in the order of application."""
+        """Iterates over (name, layer) in the order of application."""
         return ((name, getattr(self, name)) for name in self.layer_names)
 
     def __call__(
@@ -61,7 +62,7 @@ class Layers(Block):
         return x
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the result for an input of spatial size `size`.
+        """Returns the spatial size of the result for an input of spatial size `size`.
 
         Raises:
             ValueError: a layer's window does not fit; the message names the layer.
@@ -76,18 +77,18 @@ class Layers(Block):
 
 
 def _size_after(layer: Any, size: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the spatial size of a layer's result, also of Flax's own layers and of functions."""
+    """Returns the spatial size of the result of a module (also one of Flax's) or a function."""
     if hasattr(layer, 'output_size'):
         return layer.output_size(size)
     convolves = isinstance(layer, nnx.Conv | nnx.ConvTranspose)
     if isinstance(layer, nnx.Module) and not convolves:
-        return size  # Flax's other layers act on features alone
+        return size  # Flax's other layers act on the feature axis only
     x = jax.ShapeDtypeStruct((1, *size, layer.in_features if convolves else 1), jnp.float32)
     try:
         result = jax.eval_shape(layer, x).shape[1:-1]
     except (TypeError, ValueError) as error:
         if not convolves:
-            return size  # a function that needs more features says nothing about positions
+            return size  # it may need more than one feature; assume that the size is kept
         raise UserError(f'an input of size {size} does not fit ({error})') from error
     if 0 in result:
         raise UserError(f'an input of size {size} is smaller than its window')
@@ -98,10 +99,10 @@ class Residual(Layers):
     """`activation(layers(x) + shortcut(x))`, the residual block (He et al. 2015, arXiv:1512.03385).
 
     Args:
-        layers: the branch, as for `Layers`.
-        shortcut: the other branch, whose feature maps are recorded below `shortcut.`; None is the
-            identity.
-        activation: applied to the sum; None for none.
+        layers: the residual branch, as for `Layers`.
+        shortcut: the shortcut branch, whose feature maps are recorded under names that begin with
+            `shortcut.`; None means the identity.
+        activation: function applied to the sum; None means no activation.
     """
 
     def __init__(

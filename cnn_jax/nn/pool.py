@@ -1,4 +1,4 @@
-"""Pooling and flattening modules over `cnn_jax.ops`; none has parameters."""
+"""Pooling and flattening modules over `cnn_jax.ops`. They have no parameters."""
 
 import math
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ class MaxPool(nnx.Module):
         MaxPool((2, 2))(jnp.ones((8, 28, 28, 3))).shape == (8, 14, 14, 3)
 
     Args:
-        window_shape: one int per spatial axis; its length says how many there are.
-        strides: None means the window (as in PyTorch and Keras; Flax's functions mean 1).
-        padding: int, ints, (lo, hi) pairs, 'VALID', 'SAME', ...; counts as minus infinity.
+        window_shape: one int per spatial axis; its length is the number of spatial axes.
+        strides: None means the window shape, as in PyTorch and Keras (in Flax's functions, 1).
+        padding: int, ints, (lo, hi) pairs, 'VALID', 'SAME', ...; padded with minus infinity.
         dilation: distance between the elements of a window.
-        ceil_mode: whether a last window that begins inside may reach beyond the end.
-        implementation: the kernel that computes it.
+        ceil_mode: whether the last window may extend past the end if it begins inside.
+        implementation: the kernel that computes the pooling.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MaxPool(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """(*batch, *spatial, features) to (*batch, *output spatial, features)."""
+        """Maps (*batch, *spatial, features) to (*batch, *output spatial, features)."""
         y = max_pool(
             inputs,
             self.window_shape,
@@ -61,11 +61,11 @@ class MaxPool(nnx.Module):
             ceil_mode=self.ceil_mode,
             implementation=self.implementation,
         )
-        assert isinstance(y, jax.Array)  # no indices were asked for
+        assert isinstance(y, jax.Array)  # no indices were requested
         return y
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the result for an input of spatial size `size`."""
+        """Returns the spatial size of the result for an input of spatial size `size`."""
         return _pooled_size(size, self)
 
 
@@ -73,13 +73,13 @@ class AvgPool(nnx.Module):
     """Mean over windows: `cnn_jax.avg_pool` as a module.
 
     Args:
-        window_shape: one int per spatial axis; its length says how many there are.
-        strides: None means the window.
-        padding: as for `MaxPool`; counts as zeros.
+        window_shape: one int per spatial axis; its length is the number of spatial axes.
+        strides: None means the window shape.
+        padding: as for `MaxPool`, but padded with zeros.
         dilation: distance between the elements of a window.
-        ceil_mode: whether a last window that begins inside may reach beyond the end.
-        count_include_pad: whether padding counts in the divisor.
-        implementation: the kernel that computes it.
+        ceil_mode: whether the last window may extend past the end if it begins inside.
+        count_include_pad: whether the divisor counts padded positions.
+        implementation: the kernel that computes the pooling.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class AvgPool(nnx.Module):
         self.implementation = implementation
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
-        """(*batch, *spatial, features) to (*batch, *output spatial, features)."""
+        """Maps (*batch, *spatial, features) to (*batch, *output spatial, features)."""
         return avg_pool(
             inputs,
             self.window_shape,
@@ -115,7 +115,7 @@ class AvgPool(nnx.Module):
         )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Spatial size of the result for an input of spatial size `size`."""
+        """Returns the spatial size of the result for an input of spatial size `size`."""
         return _pooled_size(size, self)
 
 
@@ -126,14 +126,15 @@ class GlobalAvgPool(nnx.Module):
         return global_avg_pool(inputs)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """(): no spatial axis is left."""
+        """Returns (), since no spatial axis is left."""
         return ()
 
 
 class AdaptiveAvgPool(nnx.Module):
-    """Mean over windows that make the result `output_shape`, whatever the input's size.
+    """Mean over windows chosen so that the result has size `output_shape` for any input size.
 
-    Windows are PyTorch's: from floor(i n / m) to ceil((i + 1) n / m) for input n and output m.
+    The windows are those of PyTorch. For input size n and output size m, window i extends from
+    floor(i n / m) to ceil((i + 1) n / m).
 
     Args:
         output_shape: spatial size of the result, one int per axis.
@@ -146,7 +147,7 @@ class AdaptiveAvgPool(nnx.Module):
         return adaptive_avg_pool(inputs, self.output_shape)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """`output_shape`, whatever `size` is."""
+        """Returns `output_shape` for any `size`."""
         return self.output_shape
 
 
@@ -157,26 +158,26 @@ class GlobalMaxPool(nnx.Module):
         return global_max_pool(inputs)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """(): no spatial axis is left."""
+        """Returns (), since no spatial axis is left."""
         return ()
 
 
 class Flatten(nnx.Module):
-    """(N, *rest) to (N, product of rest), the last axis running fastest."""
+    """Reshapes (N, *shape) to (N, product of shape) in row-major order."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         return inputs.reshape(inputs.shape[0], math.prod(inputs.shape[1:]))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """(): no spatial axis is left."""
+        """Returns (), since no spatial axis is left."""
         return ()
 
 
 class Unflatten(nnx.Module):
-    """(N, product of shape) to (N, *shape): undoes `Flatten`.
+    """Reshapes (N, product of shape) to (N, *shape), the inverse of `Flatten`.
 
     Args:
-        shape: of one example, (*spatial, features).
+        shape: shape of one example, (*spatial, features).
     """
 
     def __init__(self, shape: Sequence[int]):
@@ -186,12 +187,12 @@ class Unflatten(nnx.Module):
         return inputs.reshape(inputs.shape[0], *self.shape)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The spatial part of `shape`."""
+        """Returns the spatial part of `shape`."""
         return self.shape[:-1]
 
 
 def _pooled_size(size: Sequence[int], pool: Any) -> tuple[int, ...]:
-    """Raises ValueError where the window does not fit."""
+    """Returns the spatial size after pooling; raises ValueError if the window does not fit."""
     x = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
     window, strides = pool.window_shape, pool.strides
     return make_spec(x, window, strides, pool.padding, pool.dilation, pool.ceil_mode).output_size

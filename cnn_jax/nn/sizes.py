@@ -1,4 +1,4 @@
-"""Small helpers of the modules: arguments per axis, and which sizes pass through."""
+"""Helpers for the modules: expands arguments per axis and checks sizes."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ Size = tuple[int, ...]
 
 
 def per_axis(value: int | Sequence[int] | None, ndim: int) -> Size:
-    """One int per axis; an int counts for all `ndim` axes, None is 1."""
+    """Returns one int per axis; an int is repeated for all `ndim` axes, and None means 1."""
     if value is None:
         value = 1
     return (value,) * ndim if isinstance(value, int) else tuple(value)
@@ -24,7 +24,7 @@ def check_features(in_features: int, out_features: int, groups: int) -> None:
 
 
 def smallest_size(output_size: Callable[[Size], Size], ndim: int, limit: int = 4096) -> int | None:
-    """The smallest n for which `output_size((n, ...))` does not raise; None if there is none."""
+    """Returns the smallest n for which `output_size((n, ...))` does not raise, or None."""
     for n in range(1, limit + 1):
         try:
             output_size((n,) * ndim)

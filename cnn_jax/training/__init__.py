@@ -1,4 +1,4 @@
-"""Training: state, step, loop, checkpoints, metrics; see docs/training.md."""
+"""Trains models: state, step, loop, checkpoints and metrics. See docs/training.md."""
 
 import warnings
 from typing import Any

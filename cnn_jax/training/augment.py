@@ -1,8 +1,8 @@
-"""Changes to training examples, inside jit: crop, flip, cutout, erase on images; mixup, cutmix.
+"""Augments training examples inside jit: crop, flip, cutout and erase; mixup and cutmix.
 
-Written as a text such as 'crop:4,flip,mixup:0.2' and applied in the order of the table below, to
-inputs that are already normalised, so that a 0 is the mean of the data. Every example draws its own
-numbers; mixup and cutmix draw one share for the batch, as in the papers.
+A text such as 'crop:4,flip,mixup:0.2' selects the augmentations, which are applied in the order of
+the table below. Inputs are already normalised, so 0 is the mean of the data. Random numbers are
+drawn per example, except that mixup and cutmix draw one mixing ratio per batch, as in the papers.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Array = jax.Array
 
 
 def crop(key: Array, images: Array, pad: float) -> Array:
-    """Shifts each image by up to `pad` pixels in height and width, zeros coming in."""
+    """Shifts each image by up to `pad` pixels in height and width and fills with zeros."""
     pad = int(pad)
     n, *size, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -27,21 +27,22 @@ def crop(key: Array, images: Array, pad: float) -> Array:
 
 
 def flip(key: Array, images: Array, probability: float) -> Array:
-    """Mirrors left and right."""
+    """Flips each image horizontally with the given probability."""
     chosen = jax.random.bernoulli(key, probability, (images.shape[0], 1, 1, 1))
     return jnp.where(chosen, images[:, :, ::-1], images)
 
 
 def cutout(key: Array, images: Array, side: float) -> Array:
-    """Zeros in a square around a random pixel, cut off at the border (DeVries and Taylor, 2017)."""
+    """Zeros a square around a random pixel, clipped at the border (DeVries and Taylor, 2017)."""
     inside = _box(key, images.shape, side, side)
     return jnp.where(inside, 0, images)
 
 
 def erase(key: Array, images: Array, probability: float) -> Array:
-    """Normal noise in a random rectangle (Zhong et al., "Random Erasing", 2017, section 3.2).
+    """Fills a random rectangle with normal noise.
 
-    Its area is 2 to 33 % of the image and its height to width 0.3 to 3.3; it is cut off at the
+    From Zhong et al., "Random Erasing", 2017, section 3.2. The area of the rectangle is 2 to 33 %
+    of the image, and its ratio of height to width is 0.3 to 3.3. The rectangle is clipped at the
     border instead of being drawn again until it fits.
     """
     n, height, width, _ = images.shape
@@ -55,14 +56,17 @@ def erase(key: Array, images: Array, probability: float) -> Array:
 
 
 def mixup(key: Array, inputs: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
-    """Each example with another, in shares from Beta(alpha, alpha) (Zhang et al., 2018)."""
+    """Mixes each example with another at a ratio from Beta(alpha, alpha) (Zhang et al., 2018)."""
     share = jax.random.beta(key, alpha, alpha)
     mix = lambda a: share.astype(a.dtype) * a + (1 - share).astype(a.dtype) * a[::-1]  # noqa: E731
     return mix(inputs), mix(targets)
 
 
 def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Array, Array]:
-    """A rectangle of another example, targets in the shares of the area (Yun et al., 2019)."""
+    """Pastes a rectangle of another example into each example (Yun et al., 2019).
+
+    Targets are mixed in proportion to the areas.
+    """
     n, height, width, _ = images.shape
     keys = jax.random.split(key)
     side = jnp.sqrt(1 - jax.random.beta(keys[0], alpha, alpha))
@@ -73,7 +77,7 @@ def cutmix(key: Array, images: Array, targets: Array, alpha: float) -> tuple[Arr
 
 
 def _box(key: Array, shape: tuple[int, ...], height, width) -> Array:
-    """(N, H, W, 1) bool: rectangles around uniformly drawn pixels, cut off at the border."""
+    """Returns a bool mask (N, H, W, 1): rectangles around random pixels, clipped at the border."""
     n = shape[0]
     inside = True
     for axis, side in ((1, height), (2, width)):
@@ -86,7 +90,7 @@ def _box(key: Array, shape: tuple[int, ...], height, width) -> Array:
     return inside
 
 
-# name -> (function, value where none is given, whether the value is a probability)
+# name -> (function, default value, whether the value is a probability)
 _ON_IMAGES: dict[str, tuple[Callable, float | None, bool]] = {
     'crop': (crop, None, False),
     'flip': (flip, 0.5, True),
@@ -102,11 +106,11 @@ _PIXELS = ('crop', 'cutout')
 
 
 def parse(text: str, kind: str) -> dict[str, float]:
-    """'crop:4,flip' -> {'crop': 4.0, 'flip': 0.5}.
+    """Parses a text: 'crop:4,flip' -> {'crop': 4.0, 'flip': 0.5}.
 
     Raises:
-        ValueError: an unknown name, a value that is missing or out of range, or a change that is
-            not for data of this kind.
+        ValueError: a name is unknown, a value is missing or out of range, or an augmentation does
+            not apply to data of this kind.
     """
     chosen = {}
     for part in filter(None, text.split(',')):
@@ -129,15 +133,16 @@ def parse(text: str, kind: str) -> dict[str, float]:
 
 
 def mixes(chosen: dict[str, float]) -> bool:
-    """Whether targets are mixed, so that labels must be given as distributions."""
+    """Returns whether targets are mixed, so that labels must be given as distributions."""
     return bool(set(chosen) & set(_ON_PAIRS))
 
 
 def make_augment(config: TrainConfig, kind: str) -> Callable[[Array, Array, Array], tuple]:
-    """(key, inputs, targets) -> (inputs, targets), as `config.augment` says.
+    """Returns the function (key, inputs, targets) -> (inputs, targets) for `config.augment`.
 
-    Inputs are normalised, (N, H, W, C) for images; targets (N, classes) where `mixes`, and
-    otherwise anything, passed through. With both mixup and cutmix each step draws one of them.
+    Inputs are normalised, (N, H, W, C) for images. Targets are (N, classes) if `mixes`; otherwise
+    they may be anything and are returned unchanged. With both mixup and cutmix, each step draws
+    one of the two at random.
     """
     chosen = parse(config.augment, kind)
     pairs = [(_ON_PAIRS[name][0], chosen[name]) for name in _ON_PAIRS if name in chosen]

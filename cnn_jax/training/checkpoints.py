@@ -1,8 +1,8 @@
-"""Checkpoints that are verified when they are read, and closed when they are done.
+"""Writes checkpoints, and verifies them when they are read.
 
-Orbax writes and deletes; this class adds what it does not do: a CRC of every array (Orbax does
-not notice a flipped bit), the way back to the newest checkpoint that is whole, a ranking that
-NaN cannot win, and waiting at the end.
+Orbax writes and deletes the files. This module adds a CRC of every array (Orbax does not detect a
+flipped bit), a fallback to the newest undamaged checkpoint, a ranking in which NaN never wins, and
+waiting for pending writes on close.
 """
 
 import contextlib
@@ -27,25 +27,27 @@ DAMAGED = 'damaged'
 
 
 class DamagedError(UserError):
-    """A checkpoint that cannot be read or is not what was written."""
+    """A checkpoint cannot be read or differs from what was written."""
 
 
 class MismatchError(UserError):
-    """A whole checkpoint that holds other arrays than the model has."""
+    """An undamaged checkpoint holds different arrays than the model."""
 
 
 class SaveError(OSError):
-    """A checkpoint could not be written; those before it are as they were."""
+    """A checkpoint could not be written; earlier checkpoints are unchanged."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: `<folder>/<step>/`. Use as a context, or call `close`.
+    """The checkpoints of one run, in `<folder>/<step>/`.
+
+    Use this object as a context manager, or call `close`.
 
     Args:
-        folder: made if it does not exist, unless `read_only`.
-        keep_last: how many of the newest are kept.
-        keep_best: how many of those with the highest score are also kept.
-        read_only: neither makes nor moves nor deletes anything.
+        folder: the folder; created if it does not exist, unless `read_only`.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of checkpoints with the highest scores to keep in addition.
+        read_only: if True, nothing is created, moved or deleted.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         self._read_only = read_only
         if not read_only and processes.is_first():
-            # Orbax would do it too, but in a thread that nobody waits for.
+            # Orbax would do this too, but in a thread that is never joined.
             for left in self.folder.glob('*.orbax-checkpoint-tmp'):
                 shutil.rmtree(left)
         policies = [preservation_policy.LatestN(keep_last)]
@@ -85,14 +87,14 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps there are, oldest first, whole or not."""
+        """Returns the steps of all checkpoints, damaged ones included, oldest first."""
         return sorted(self._manager.all_steps())
 
     def find(self, step: int | str) -> int:
-        """Returns the step that 'best' names (the newest of the highest score), or `step` itself.
+        """Returns the step for 'best' (the newest with the highest score), or `step` itself.
 
         Raises:
-            UserError: there is no such checkpoint, or none has a score.
+            UserError: there is no such checkpoint, or no checkpoint has a score.
         """
         steps = self.steps()
         if step != 'best':
@@ -112,16 +114,16 @@ class Checkpoints:
             return None
 
     def save(self, step: int, state: Any, *, score: float | None = None) -> None:
-        """Begins to write `state`; returns when the arrays may be reused.
+        """Starts to write `state`, and returns when its arrays may be reused.
 
         Args:
-            step: must be above all that are there.
-            state: tree of arrays.
-            score: higher is better; NaN ranks below everything.
+            step: the step, greater than the steps of all existing checkpoints.
+            state: a tree of arrays.
+            score: higher is better; NaN ranks below all other scores.
 
         Raises:
-            ValueError: the step is not new.
-            SaveError: this save or the one before it failed.
+            ValueError: `step` is not greater than the steps of all existing checkpoints.
+            SaveError: this save or the previous one failed.
         """
         if (there := self.steps()) and step <= there[-1]:
             raise UserError(f'step={step}: there are {there} already; it must be above')
@@ -140,7 +142,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Waits until everything begun is on disk.
+        """Waits until all pending saves are on disk.
 
         Raises:
             SaveError: a save failed.
@@ -153,16 +155,16 @@ class Checkpoints:
         self._manager.close()
 
     def restore(self, step: int, like: Any, *, partial: bool = False) -> tuple[Any, dict[str, Any]]:
-        """The state saved at `step`, and its metadata (step, score, digests).
+        """Returns the state saved at `step`, and its metadata (step, score, digests).
 
         Args:
             step: one of `steps()`.
-            like: tree of arrays or shapes; a leaf with a sharding is restored to it.
-            partial: `like` is only a part of what was saved.
+            like: a tree of arrays or shapes; a leaf with a sharding is restored with that sharding.
+            partial: whether `like` may be only a part of the saved state.
 
         Raises:
-            DamagedError: it cannot be read, or an array differs from what was written.
-            MismatchError: it is whole, and holds other arrays than `like`.
+            DamagedError: the checkpoint cannot be read, or an array differs from what was written.
+            MismatchError: the checkpoint is undamaged, but holds different arrays than `like`.
         """
         wanted = named_leaves(like)
         meta = self._meta(step)
@@ -184,7 +186,7 @@ class Checkpoints:
             raise DamagedError(f'it holds no {first_of(lacking)}')
         try:
             found = digests(flat)
-        except (TypeError, ValueError) as error:  # what was read is no array
+        except (TypeError, ValueError) as error:  # a leaf is not an array
             raise DamagedError(_cause(error)) from error
         wrong = sorted(name for name in found if found[name] != written.get(name))
         if wrong:
@@ -195,13 +197,13 @@ class Checkpoints:
     def restore_newest(
         self, like: Any, *, partial: bool = False
     ) -> tuple[Any, dict[str, Any]] | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+        """Restores the newest undamaged checkpoint; returns None if there are no checkpoints.
 
-        A damaged one is named, and moved to `<folder>/../damaged` so that its step can be written
-        again (unless read only).
+        Prints a message for every newer, damaged checkpoint and, unless `read_only`, moves it to
+        `<folder>/../damaged`, so that its step can be written again.
 
         Raises:
-            DamagedError: there are checkpoints, and none of them is whole.
+            DamagedError: checkpoints exist, but all are damaged.
         """
         problems = []
         for step in reversed(self.steps()):
@@ -221,10 +223,10 @@ class Checkpoints:
         return None
 
     def shapes(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns the shapes in the checkpoint at `step`, by name, from its metadata alone.
+        """Returns shapes and dtypes in the checkpoint at `step` by name, from its metadata only.
 
         Raises:
-            DamagedError: they cannot be read.
+            DamagedError: the metadata cannot be read.
         """
         return {name: _shape(digest) for name, digest in self._meta(step)['digests'].items()}
 
@@ -268,7 +270,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
-    # Orbax raises whatever its readers met, bare Exception too.
+    # Orbax passes on any error of its readers, even a bare Exception.
     try:
         yield
     except DamagedError:
@@ -281,7 +283,7 @@ def _reading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writing() -> Iterator[None]:
-    # Orbax raises a background thread's error, of any type, from whatever is called next.
+    # Orbax raises an error of its background thread, of any type, from the next method called.
     try:
         yield
     except Exception as error:
@@ -291,7 +293,7 @@ def _writing() -> Iterator[None]:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by path, in the order of `jax.tree.leaves`: 'params/layers/conv1/kernel'."""
+    """Returns leaves by path ('params/layers/conv1/kernel') in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {'/'.join(_key(entry) for entry in path): leaf for path, leaf in leaves}
 
@@ -304,7 +306,7 @@ def _key(entry) -> str:
 
 
 def digests(flat: dict[str, Any]) -> dict[str, str]:
-    """'<dtype><shape>:<CRC-32>' of every array."""
+    """Returns '<dtype><shape>:<CRC-32>' for every array."""
     result = {}
     for name, leaf in jax.device_get(flat).items():
         array = np.ascontiguousarray(leaf)
@@ -314,7 +316,7 @@ def digests(flat: dict[str, Any]) -> dict[str, str]:
 
 
 def _shape(digest: str) -> jax.ShapeDtypeStruct:
-    """The shape and dtype in one of `digests`."""
+    """Parses the shape and dtype from one of `digests`."""
     dtype, _, shape = digest.partition(':')[0].partition('[')
     return jax.ShapeDtypeStruct(json.loads('[' + shape), jnp.dtype(dtype))
 
@@ -333,12 +335,12 @@ def _json_number(score: float | None) -> float | None:
 
 
 def first_of(names: Sequence[str]) -> str:
-    """'a', or 'a and 2 more'."""
+    """Returns the first name and the number of others: 'a', or 'a and 2 more'."""
     return names[0] + (f' and {len(names) - 1} more' if len(names) > 1 else '')
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost error, which names the file: those around it tell of Orbax's own ways."""
+    """Describes the innermost error, which names the file; outer errors are internal to Orbax."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f'{type(error).__name__}: {_first_line(error)}'

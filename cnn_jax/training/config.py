@@ -1,8 +1,8 @@
-"""The configuration of a training run: one dataclass, from which the flags are made too.
+"""Defines the configuration of a training run as a dataclass, from which the flags are generated.
 
-A field is one fact: its type, default, meaning and the values allowed all stand here. Fields marked
-`identity` decide the numbers a run produces; two configurations that differ in one of them are two
-runs, and cannot share a working folder.
+Each field defines its type, default, help text and allowed values. Fields marked `identity`
+determine the numerical results of a run. Two configurations that differ in such a field describe
+different runs, which cannot share a working folder.
 """
 
 import ast
@@ -31,11 +31,11 @@ def option(
     is_path=False,
     is_new=False,
 ):
-    """A field: its default, help text, allowed values, whether it belongs to the identity, or is a
-    path.
+    """Returns a dataclass field with its default, help text, allowed values and flags.
 
-    `is_new`: earlier versions lack it. Its default is left out of the identity, from which the
-    default folder has its name, so that their runs are found again.
+    `is_new` marks a field that earlier versions lack. The identity leaves such a field out while it
+    has its default. The name of the default folder is derived from the identity, so runs of
+    earlier versions are still found.
     """
     metadata = {
         'help': text,
@@ -51,10 +51,10 @@ def option(
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The configuration of any run: data, a model, a length, an optimiser, and when to save.
+    """The configuration of a run of any task: data, model, length, optimiser and saving.
 
     Raises:
-        ValueError: a value outside its range, named.
+        ValueError: a value is out of range; the message names the field.
     """
 
     task: ClassVar[str] = ''
@@ -163,7 +163,7 @@ class RunConfig:
             raise UserError(f'steps={self.steps} and examples={self.examples}: give one of them')
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The length of the training, at least one step."""
+        """Returns the length of the training in steps, at least one."""
         if self.steps:
             return self.steps
         epochs = f'{self.epochs}epochs'
@@ -178,18 +178,18 @@ class RunConfig:
         )
 
     def read_model_options(self) -> dict[str, Any]:
-        """`model_options` as a dictionary of Python literals; a bare word is a string."""
+        """Parses `model_options` into a dictionary of Python literals; a bare word is a string."""
         return _arguments(self.model_options)
 
     def read_milestones(self) -> list[float]:
-        """`milestones` as numbers that rise between 0 and 1."""
+        """Parses `milestones` into increasing numbers between 0 and 1."""
         values = [float(part) for part in self.milestones.split(',')]
         if sorted(set(values)) != values or not 0 < values[0] <= values[-1] < 1:
             raise UserError('write shares of the training that rise between 0 and 1: 0.5,0.75')
         return values
 
     def read_profile_steps(self) -> tuple[int, int] | None:
-        """The first and the last step to profile."""
+        """Returns the first and last step to profile, or None."""
         if not self.profile_steps:
             return None
         first, last = map(int, self.profile_steps.split(','))
@@ -203,10 +203,10 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote; a field that did not exist yet has its default.
+        """Reads the output of `to_json`; missing fields take their defaults.
 
         Raises:
-            ValueError: not such a text, or it holds a field this version does not know.
+            ValueError: `text` is not such a configuration, or has a field unknown to this version.
         """
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop('schema', None) != SCHEMA:
@@ -220,18 +220,18 @@ class RunConfig:
         return cls(**values)
 
     def identity(self) -> dict[str, Any]:
-        """The fields that make this run another than its neighbours."""
+        """Returns the fields that distinguish this run from other runs."""
         values = {}
         for field in dataclasses.fields(self):
             value, rules = getattr(self, field.name), field.metadata
             if not rules['identity'] or (rules['is_new'] and value == field.default):
                 continue
-            # Earlier versions kept the path as written.
+            # Earlier versions stored paths without expanding "~".
             values[field.name] = os.path.expanduser(value) if rules['is_path'] else value
         return values
 
     def differences(self, other: 'RunConfig') -> dict[str, tuple[Any, Any]]:
-        """The fields of the identity in which the two differ, with both values."""
+        """Returns the identity fields in which the two configurations differ, with both values."""
         mine, others = self.identity(), other.identity()
         differing = [n for n in mine | others if mine.get(n) != others.get(n)]
         return {name: (getattr(self, name), getattr(other, name)) for name in differing}
@@ -239,7 +239,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """A run that trains a classifier."""
+    """The configuration of a run that trains a classifier."""
 
     task: ClassVar[str] = 'classification'
 
@@ -291,7 +291,7 @@ class TrainConfig(RunConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig(RunConfig):
-    """A run that trains a model to make images; for a DCGAN with other defaults, `DCGAN`."""
+    """The configuration of a run that trains an image generator; for a DCGAN see `DCGAN`."""
 
     task: ClassVar[str] = 'generation'
 
@@ -305,7 +305,7 @@ class GenerateConfig(RunConfig):
     )
 
 
-# Radford et al. 2015, arXiv:1511.06434, section 4.
+# Defaults for a DCGAN, from Radford et al. 2015, arXiv:1511.06434, section 4.
 DCGAN = {
     'batch_size': 128,
     'optimizer': 'adam',

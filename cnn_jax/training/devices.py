@@ -1,4 +1,4 @@
-"""The placement of arrays: one mesh over all devices, with the single axis `data`."""
+"""Places arrays on a mesh of all devices with the single axis `data`."""
 
 import dataclasses
 import resource
@@ -17,7 +17,7 @@ AXIS = 'data'
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """A mesh and the two ways an array lies on it: whole on every device, or in rows."""
+    """A mesh, on which arrays are either replicated or sharded along one axis."""
 
     mesh: Mesh
 
@@ -43,11 +43,11 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def rows(self, axis: int = 0) -> NamedSharding:
-        """Axis `axis` is shared out."""
+        """Returns the sharding that splits axis `axis` over the devices."""
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
 
     def check_batch(self, batch_size: int, accumulate: int = 1) -> None:
-        """Raises ValueError unless a batch (or each part of it) can be shared out equally."""
+        """Raises ValueError unless a batch (or each part of it) splits evenly over the devices."""
         unit = self.count * accumulate
         if batch_size % unit:
             parts = f' times accumulate={accumulate}' if accumulate > 1 else ''
@@ -57,13 +57,14 @@ class Devices:
             )
 
     def put(self, tree: Any) -> Any:
-        """Host arrays, equal in every process, to whole copies on every device."""
+        """Replicates host arrays, which must be equal in every process, on all devices."""
         return jax.tree.map(lambda a: _put(np.asarray(a), self.replicated), tree)
 
     def put_rows(self, tree: Any, axis: int = 0, *, whole: bool = True) -> Any:
-        """Host arrays to arrays shared out along `axis`.
+        """Shards host arrays along `axis`.
 
-        `whole`: every process has all rows; otherwise its own share, in the order of processes.
+        If `whole`, every process has all rows. Otherwise every process has only its own rows, in
+        the order of the processes.
         """
         sharding = self.rows(axis)
         if whole:
@@ -74,7 +75,10 @@ class Devices:
 
 
 def peak_memory() -> int:
-    """Bytes: the most that one device of this process has held, and on a CPU the process itself."""
+    """Returns the peak memory in bytes of any one device of this process.
+
+    Where devices give no memory statistics, as on a CPU, it is the peak memory of the process.
+    """
     statistics = [device.memory_stats() for device in jax.local_devices()]
     if all(statistics):
         return max(each['peak_bytes_in_use'] for each in statistics)

@@ -1,4 +1,4 @@
-"""Durations as people write them: '10epochs', '500steps', '1e6examples'."""
+"""Parses durations such as '10epochs', '500steps' and '1e6examples'."""
 
 import re
 
@@ -13,10 +13,10 @@ def check(text: str) -> None:
 
 
 def to_steps(text: str, *, batch_size: int, steps_per_epoch: int) -> int:
-    """The duration in whole steps, rounded.
+    """Returns the duration in steps, rounded to an integer.
 
     Raises:
-        ValueError: not a duration.
+        ValueError: `text` is not a duration.
     """
     number, unit = _parse(text)
     per_unit = {'step': 1.0, 'epoch': steps_per_epoch, 'example': 1 / batch_size}

@@ -1,4 +1,4 @@
-"""Evaluation: exact metrics of a whole split, and what a run computes from them."""
+"""Computes exact metrics over whole splits, during training and at its end."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -18,11 +18,11 @@ class SplitEvaluator:
 
     Args:
         net: the model.
-        dataset: for its normalisation.
-        split: the examples.
-        devices: a batch is shared out over them.
-        batch_size: examples in a batch.
-        flips: the logits of an image (H, W, C) are the mean of its own and its mirror image's.
+        dataset: the data set, which normalises the inputs.
+        split: the examples to evaluate.
+        devices: the devices over which each batch is sharded.
+        batch_size: number of examples per batch.
+        flips: whether to average the logits of each image (H, W, C) and of its mirror image.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SplitEvaluator:
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
     def __call__(self, params: Arrays, model_state: Arrays) -> dict[str, Any]:
-        """Sums over the split, see `metrics.example_sums`; `metrics.summary` reads them."""
+        """Returns `metrics.example_sums` of the whole split, the input of `metrics.summary`."""
         sums = self._devices.put(self._zero)
         for batch in evaluation_batches(self._split, self._batch_size):
             sums = self._add_batch(sums, params, model_state, self._devices.put_rows(batch))
@@ -63,9 +63,9 @@ class Evaluation(NamedTuple):
     """The result of an evaluation during training.
 
     Attributes:
-        metrics: by name, with the split: 'test_loss'.
-        line: the same for a terminal.
-        score: ranks checkpoints, higher is better; None where they are not ranked.
+        metrics: the metrics; their names include the split, such as 'test_loss'.
+        line: a one-line text of the metrics for the terminal.
+        score: the value that ranks checkpoints (higher is better), or None for no ranking.
     """
 
     metrics: dict[str, float]
@@ -74,17 +74,17 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator(Protocol):
-    """Evaluates states of one run."""
+    """Evaluates the states of one run."""
 
     def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
-        """Evaluates on one split during training, after `step` steps."""
+        """Evaluates `state` on one split during training, after `step` steps."""
 
     def final(self, state: TrainState, step: int) -> dict[str, Any]:
-        """Evaluates at the end; returns the content of `result.json`."""
+        """Evaluates `state` after training and returns the content of `result.json`."""
 
 
 class ClassifierEvaluator:
-    """Loss and accuracy on every split but the training's, of the averaged weights too."""
+    """Computes loss and accuracy on every split except `train`, for averaged weights as well."""
 
     def __init__(self, net: FunctionalModel, dataset: Dataset, devices: Devices, batch_size: int):
         self._evaluators = {

@@ -1,4 +1,4 @@
-"""Losses and steps of the models that make images: autoencoder, VAE, DCGAN. Pure functions."""
+"""Losses and training steps of autoencoders, VAEs and DCGANs, as pure functions."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ PLAYERS = ('discriminator', 'generator')
 def autoencoder_step(
     net: FunctionalModel, optimizer: optax.GradientTransformation, schedule: Schedule, *, seed: int
 ) -> Step:
-    """The step of an autoencoder or a VAE, see `step.make_step`.
+    """Returns the training step of an autoencoder or a VAE, see `step.make_step`.
 
-    Its metrics are loss (nats an image, the sum of the terms; of a VAE the negative ELBO of Kingma
-    and Welling 2013, arXiv:1312.6114, section 2.3), the terms of `Autoencoder.loss_terms`,
-    grad_norm, learning_rate and leaf_norms.
+    Its metrics are loss, the terms of `Autoencoder.loss_terms`, grad_norm, learning_rate and
+    leaf_norms. The loss is the sum of the terms in nats per image. For a VAE it is the negative
+    ELBO (Kingma and Welling 2013, arXiv:1312.6114, section 2.3).
     """
 
     def loss_and_more(params: Arrays, model_state: Arrays, key: jax.Array, images: jax.Array):
@@ -52,23 +52,24 @@ def gan_step(
     *,
     seed: int,
 ) -> Step:
-    """The step of a GAN: first the discriminator's, then the generator's against the new one.
+    """Returns the training step of a GAN.
 
-    Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1 with k = 1, and the loss for the generator
-    that their section 3 recommends. Real and generated images are batches of their own to batch
-    norm, as in Radford et al. 2015.
+    The step updates the discriminator first, and then the generator against the updated
+    discriminator. This is algorithm 1 of Goodfellow et al. 2014, arXiv:1406.2661, with k = 1 and
+    the generator loss that their section 3 recommends. Real and generated images pass through
+    batch norm as separate batches, as in Radford et al. 2015.
 
     Args:
-        nets: the two `PLAYERS`; state.params and state.model_state hold both, by names that begin
-            with the player's, state.opt_state has an entry for each.
-        optimizer: of either.
-        schedule: step -> learning rate; only for the metrics.
-        seed: of the noise.
+        nets: the networks of the two `PLAYERS`. state.params and state.model_state hold the arrays
+            of both, with the player as prefix of the name; state.opt_state has an entry per player.
+        optimizer: the optimiser for each of the two networks.
+        schedule: step -> learning rate; used only for the metrics.
+        seed: seed of the noise.
 
     Returns:
         A step whose metrics are discriminator_loss and generator_loss (nats), real and fake (the
-        mean probability of being real that the discriminator gives to either), grad_norm (of both
-        gradients together), learning_rate and leaf_norms.
+        mean probability of being real that the discriminator assigns to real and to generated
+        images), grad_norm (over both gradients), learning_rate and leaf_norms.
     """
     generator, discriminator = nets['generator'], nets['discriminator']
     (latent,) = generator.model.input_shape
@@ -98,8 +99,9 @@ def gan_step(
             discriminator, params['discriminator'], model_state['discriminator'], real, fake
         )
         opt['discriminator'] = update('discriminator', grads['discriminator'])
-        # The images are differentiated against the judge, and the generator against its images:
-        # so neither gradient can reach the other player's parameters.
+        # The chain rule is applied in two parts: the loss is differentiated with respect to the
+        # images, and the images with respect to the generator's parameters. So neither gradient
+        # can reach the other player's parameters.
         maker_loss, wanted = jax.value_and_grad(generator_loss, argnums=3)(
             discriminator, params['discriminator'], model_state['discriminator'], fake
         )
@@ -115,8 +117,11 @@ def gan_step(
 def discriminator_loss(
     net: FunctionalModel, params: Arrays, model_state: Arrays, real: jax.Array, fake: jax.Array
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Arrays]]:
-    """Mean -log D(real) - log(1 - D(fake)); and the mean D of both, and the new statistics."""
-    key = jax.random.key(0)  # a judge draws nothing at random
+    """Returns the discriminator loss, and (the means of D, the model state).
+
+    The loss is the mean of -log D(real) - log(1 - D(fake)).
+    """
+    key = jax.random.key(0)  # unused: the discriminator draws no random numbers
     of_real, model_state = net.train(params, model_state, key, real)
     of_fake, model_state = net.train(params, model_state, key, fake)
     loss = jax.nn.softplus(-of_real).mean() + jax.nn.softplus(of_fake).mean()
@@ -127,7 +132,7 @@ def discriminator_loss(
 def generator_loss(
     net: FunctionalModel, params: Arrays, model_state: Arrays, fake: jax.Array
 ) -> jax.Array:
-    """Mean -log D(fake)."""
+    """Returns the mean of -log D(fake)."""
     logits, _ = net.train(params, model_state, jax.random.key(0), fake)
     return jax.nn.softplus(-logits).mean()
 
@@ -135,7 +140,7 @@ def generator_loss(
 def init_gan_state(
     nets: dict[str, FunctionalModel], optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """The state before the first step of `gan_step`; traceable."""
+    """Returns the state before the first step of `gan_step`; traceable."""
     states = {player: init_state(nets[player], optimizer, seed) for player in PLAYERS}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -146,26 +151,26 @@ def init_gan_state(
 
 
 def of_player(arrays: Arrays, player: str) -> Arrays:
-    """The arrays of one player, by the names that its network knows."""
+    """Returns the arrays of one player under the names that its network uses."""
     start = player + '/'
     return {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
 
 
 def of_both(arrays: dict[str, Arrays]) -> Arrays:
-    """The arrays of both players in one dictionary: 'generator/layers/deconv0/kernel'."""
+    """Merges the arrays of both players: 'generator/layers/deconv0/kernel'."""
     return {f'{player}/{name}': a for player, own in arrays.items() for name, a in own.items()}
 
 
 def between(first: jax.Array, second: jax.Array, steps: int, *, sphere: bool = False) -> jax.Array:
-    """Codes from `first` to `second`, both included.
+    """Interpolates between the codes `first` and `second`, both included.
 
     Args:
-        first: (N, latent).
-        second: (N, latent).
-        steps: at least 2.
-        sphere: along the great circle, with the length changing evenly (White 2016,
-            arXiv:1609.04468): normal noise is as good as never near zero, where a straight line
-            leads. Otherwise along the straight line.
+        first: codes (N, latent).
+        second: codes (N, latent).
+        steps: number of codes per row, at least 2.
+        sphere: whether to interpolate along the great circle, with the norm interpolated linearly
+            (White 2016, arXiv:1609.04468), instead of along the straight line. A straight line
+            passes close to zero, where normal noise almost never lies.
 
     Returns:
         (N, steps, latent).

@@ -1,4 +1,4 @@
-"""Runs that train a model to make images: their networks, pictures and numbers."""
+"""Defines runs that train image generators: their networks, pictures and metrics."""
 
 import dataclasses
 import pathlib
@@ -23,10 +23,10 @@ from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_sta
 from cnn_jax.training.step import Step
 from cnn_jax.viz import samples
 
-MOST = 10_000  # generated images, of which otherwise there are as many as test images
+MOST = 10_000  # maximum number of generated images; by default one per example
 SHOWN = 64
 PAIRS, BETWEEN = 5, 9  # rows and columns of interpolations
-NOISE = 2**32 - 1  # folded into the run's seed; steps fold their numbers, which are smaller
+NOISE = 2**32 - 1  # folded into the seed; never equal to a step number, which the steps fold in
 
 LIKELIHOOD = (
     'Bernoulli pixels: nats to describe an image whose pixels are switched on at random, with '
@@ -36,13 +36,13 @@ LIKELIHOOD = (
 
 @dataclasses.dataclass(frozen=True)
 class GenerationJob(BaseJob):
-    """The common part of autoencoders and GANs.
+    """The base class of jobs that train autoencoders and GANs.
 
     Attributes:
-        folder: of the run, for pictures.
-        classifier: judges the images; None: nobody does.
-        draws: whether images can be made from noise.
-        encodes: whether images have codes.
+        folder: the folder of the run, to which pictures are written.
+        classifier: the run whose classifier rates the images, or None.
+        draws: whether the model can generate images from noise.
+        encodes: whether the model can encode images.
     """
 
     config: GenerateConfig
@@ -54,21 +54,21 @@ class GenerationJob(BaseJob):
 
     @property
     def latent(self) -> int:
-        """The length of a code."""
+        """The number of dimensions of a code."""
         raise NotImplementedError
 
     def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
-        """Codes (N, latent) to images in [0, 1]; traceable."""
+        """Decodes codes (N, latent) to images in [0, 1]; traceable."""
         raise NotImplementedError
 
     def encode(self, params: Arrays, model_state: Arrays, inputs: jax.Array) -> jax.Array:
-        """Raw images to codes (N, latent); traceable."""
+        """Encodes raw images to codes (N, latent); traceable."""
         raise NotImplementedError
 
     def example_sums(
         self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
-        """Sums of metrics over the examples of an evaluation batch; traceable."""
+        """Returns sums of metrics over the examples of an evaluation batch; traceable."""
         raise NotImplementedError
 
     def evaluator(self) -> 'GenerationEvaluator':
@@ -77,7 +77,7 @@ class GenerationJob(BaseJob):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderJob(GenerationJob):
-    """An autoencoder or a VAE to train."""
+    """A job that trains an autoencoder or a VAE."""
 
     net: FunctionalModel
 
@@ -113,7 +113,7 @@ class AutoencoderJob(GenerationJob):
     def example_sums(
         self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
-        """Loss and its terms (nats an image), and the mean squared error of reconstructions."""
+        """Sums the loss and its terms (nats per image), and each image's mean squared error."""
         model, images = self._model(params, model_state), normalize(batch['inputs'])
         terms = model.loss_terms(images, key)
         error = (jax.nn.sigmoid(model(images)) - images) ** 2
@@ -130,7 +130,7 @@ class AutoencoderJob(GenerationJob):
 
 @dataclasses.dataclass(frozen=True)
 class GanJob(GenerationJob):
-    """A GAN to train."""
+    """A job that trains a GAN."""
 
     nets: dict[str, FunctionalModel]
 
@@ -153,14 +153,14 @@ class GanJob(GenerationJob):
         return generation.gan_step(self.nets, self.optimizer, self.schedule, seed=self.config.seed)
 
     def paint(self, params: Arrays, model_state: Arrays, codes: jax.Array) -> jax.Array:
-        """Uses the running averages of batch norm, so that an image depends on its code alone."""
+        """Decodes codes; batch norm uses running averages, so an image depends only on its code."""
         own = (generation.of_player(arrays, 'generator') for arrays in (params, model_state))
         return (self.nets['generator'].predict(*own, codes) + 1) / 2
 
     def example_sums(
         self, params: Arrays, model_state: Arrays, key: jax.Array, batch: Arrays
     ) -> dict[str, jax.Array]:
-        """The probability of being real that the discriminator gives to the examples."""
+        """Sums the probability of being real that the discriminator assigns to each example."""
         del key
         own = (generation.of_player(arrays, 'discriminator') for arrays in (params, model_state))
         images = normalize(batch['inputs']) * 2 - 1
@@ -169,7 +169,7 @@ class GanJob(GenerationJob):
 
 
 class GenerationEvaluator:
-    """Draws what a model can do, and measures it."""
+    """Draws sample images of a model and computes its metrics."""
 
     def __init__(self, job: GenerationJob):
         self._job = job
@@ -179,7 +179,7 @@ class GenerationEvaluator:
         self._key = jax.random.fold_in(jax.random.key(job.config.seed), NOISE)
 
     def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
-        """Draws samples and reconstructions, and measures them on `split`."""
+        """Draws samples and reconstructions, and computes the metrics on `split`."""
         found, shown = self._measure(state, split)
         samples.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
         metrics = {
@@ -192,7 +192,7 @@ class GenerationEvaluator:
         return Evaluation(metrics, describe(found, split), None if loss is None else -loss)
 
     def final(self, state: TrainState, step: int) -> dict[str, Any]:
-        """The numbers on the test split, and all pictures."""
+        """Computes the metrics on the test split and draws all pictures."""
         job = self._job
         found, _ = self._measure(state, 'test')
         result: dict[str, Any] = {'step': step, 'model': job.config.model}
@@ -208,7 +208,7 @@ class GenerationEvaluator:
     def _measure(
         self, state: TrainState, split: str
     ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-        """Numbers by group (test, samples, reconstructions), and images to show."""
+        """Returns metrics by group (test, samples, reconstructions), and images to show."""
         job, examples = self._job, self._job.dataset.splits[split]
         found, shown = {'test': self._means(state, split)}, {}
         count = min(MOST, len(examples))
@@ -239,7 +239,7 @@ class GenerationEvaluator:
         return judged(self._classify(images), labels)
 
     def _images(self, state: TrainState, codes: Any) -> np.ndarray:
-        """uint8, as a data set has them."""
+        """Decodes codes to uint8 images, the format of the data sets."""
         paint = lambda part: self._paint(state.params, state.model_state, part)  # noqa: E731
         return np.rint(255 * in_batches(paint, jax.device_get(codes))).astype(np.uint8)
 
@@ -248,12 +248,15 @@ class GenerationEvaluator:
         return in_batches(encode, inputs)
 
     def _interpolations(self, state: TrainState) -> np.ndarray:
-        """uint8 (PAIRS, BETWEEN, *image), between images with two further columns, the images."""
+        """Returns interpolations as uint8 images (PAIRS, BETWEEN, *image).
+
+        If the model encodes, two more columns hold the test images at both ends.
+        """
         job, test = self._job, self._job.dataset.splits['test']
         if not job.encodes:
             ends = jax.random.normal(jax.random.fold_in(self._key, NOISE), (2, PAIRS, job.latent))
         else:
-            # The first example of a class, and the first of the next class.
+            # Each pair is the first example of one class and the first example of the next class.
             classes = np.unique(test.labels)
             firsts = [int(np.argmax(test.labels == label)) for label in classes]
             rows = np.resize(firsts, 2 * PAIRS)
@@ -269,15 +272,16 @@ class GenerationEvaluator:
 
 
 def judged(probabilities: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
-    """Summarises what a classifier makes of images.
+    """Summarises the predictions of a classifier for images.
 
     Args:
         probabilities: (N, C), N at least 1.
-        labels: (N,) int, what they should be, where that is known.
+        labels: (N,) int, the true classes, if known.
 
     Returns:
-        count; confidence: mean of the highest probability; classes: how many images of each class;
-        entropy: of those shares, in nats; accuracy: where `labels` are given.
+        A dictionary of count, confidence (mean of the highest probability), classes (number of
+        images predicted per class), entropy (of the distribution over classes, in nats) and, if
+        `labels` are given, accuracy.
     """
     best = probabilities.argmax(-1)
     counts = np.bincount(best, minlength=probabilities.shape[-1])
@@ -294,7 +298,7 @@ def judged(probabilities: np.ndarray, labels: np.ndarray | None = None) -> dict[
 
 
 def describe(found: dict[str, Any], split: str = 'test') -> str:
-    """The numbers of a run in one line."""
+    """Returns the metrics of a run in one line."""
     test, parts = found['test'], []
     if 'divergence' in test:
         parts.append(
@@ -319,7 +323,11 @@ def describe(found: dict[str, Any], split: str = 'test') -> str:
 
 
 def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> GenerationJob:
-    """Raises ValueError, TypeError or OSError for whatever does not fit, before anything runs."""
+    """Builds the job of a configuration.
+
+    Raises:
+        ValueError, TypeError, OSError: the configuration is invalid; nothing has run yet.
+    """
     devices = Devices.all()
     devices.check_batch(config.batch_size)
     dataset = load_data(config)
@@ -334,7 +342,7 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
 
 
 def _nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, FunctionalModel]:
-    """The networks by name: the model itself, or the two players."""
+    """Returns the networks by name: the model itself, or generator and discriminator."""
     chosen = config.read_model_options()
     prefix = 'dcgan_' if config.model == 'dcgan' else ''
     names = generation.PLAYERS if prefix else (config.model,)

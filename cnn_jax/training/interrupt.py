@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a question the loop can ask."""
+"""Defers SIGTERM and SIGINT, so that the training loop can poll for them."""
 
 import os
 import signal
@@ -9,10 +9,11 @@ from cnn_jax.training.processes import are_several
 
 
 class Interrupt:
-    """Defers the first SIGTERM or SIGINT within this context: `at` reports it. A second one kills.
+    """Defers the first SIGTERM or SIGINT within this context; a second one kills the process.
 
-    With several processes a signal to any one of them stops all at the same step: JAX's own
-    preemption service catches SIGTERM there, and SIGINT is handed on as SIGTERM.
+    `at` reports the deferred signal. With several processes, a signal to any of them stops all of
+    them at the same step. In this case JAX's preemption service catches SIGTERM, and SIGINT is
+    forwarded as SIGTERM.
     """
 
     def __init__(self):
@@ -33,7 +34,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def at(self, step: int) -> str | None:
-        """The name of the signal to stop for; with several processes all ask at the same steps."""
+        """Returns the name of the deferred signal, or None.
+
+        With several processes, all of them must call this at the same steps.
+        """
         if self._several and multihost_utils.reached_preemption_sync_point(step):
             self._name = 'SIGTERM'
         return self._name

@@ -1,4 +1,4 @@
-"""Turns a configuration into a job: data, model, optimiser, and the length of the run."""
+"""Builds a job from a configuration: data, model, optimiser, and the length of the run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,12 +33,12 @@ from cnn_jax.training.workdir import Workdir, read_config
 
 @dataclasses.dataclass(frozen=True)
 class BaseJob:
-    """The parts of a run of any task, and the methods that `loop.train` calls.
+    """The base class of jobs: the parts of a run, and the methods that `loop.train` calls.
 
-    A task adds its networks and `_init`, `step`, `evaluator`.
+    The subclass for a task adds its networks, `_init`, `step` and `evaluator`.
 
     Attributes:
-        losses: the metrics of a step that a user wants to see on the terminal.
+        losses: the step metrics that are printed on the terminal.
     """
 
     config: RunConfig
@@ -52,15 +52,15 @@ class BaseJob:
     losses: ClassVar[Sequence[str]] = ('loss',)
 
     def _init(self) -> TrainState:
-        """The state before the first step; traceable."""
+        """Returns the state before the first step; traceable."""
         raise NotImplementedError
 
     def step(self) -> Step:
-        """The step body."""
+        """Returns the function for one training step."""
         raise NotImplementedError
 
     def evaluator(self) -> Evaluator:
-        """Returns what evaluates the state."""
+        """Returns the evaluator of the states of this run."""
         raise NotImplementedError
 
     @property
@@ -69,14 +69,14 @@ class BaseJob:
         return Jit(self.devices)
 
     def init(self) -> TrainState:
-        """The state before the first step, on all devices."""
+        """Returns the state before the first step, replicated on all devices."""
         init = jax.jit(self._init, out_shardings=self.devices.replicated)
-        # It runs once: on a CPU, compiling it well would take longer than all it does.
+        # It runs only once: on a CPU, optimised compilation would take longer than the execution.
         fast = {'xla_backend_optimization_level': 0} if self.devices.platform == 'cpu' else None
         return init.lower().compile(compiler_options=fast)()
 
     def state_like(self) -> Any:
-        """The state's shapes, with where they are to lie."""
+        """Returns the shapes, dtypes and shardings of the state."""
         lie = self.devices.replicated
         return jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie),
@@ -93,13 +93,13 @@ class BaseJob:
 
     @property
     def watched(self) -> str:
-        """The split evaluated after every epoch, by which checkpoints are ranked."""
+        """The split that is evaluated during training and whose score ranks checkpoints."""
         return 'validation' if 'validation' in self.dataset.splits else 'test'
 
 
 @dataclasses.dataclass(frozen=True)
 class Job(BaseJob):
-    """A classifier to train: checked and ready; nothing is computed yet."""
+    """A job that trains a classifier; it has been checked, but has not computed anything yet."""
 
     config: TrainConfig
     net: FunctionalModel
@@ -173,7 +173,7 @@ class Job(BaseJob):
 
 
 def load_data(config: RunConfig) -> data.Dataset:
-    """The data set of a configuration; see `cnn_jax.data.load`."""
+    """Loads the data set of a configuration; see `cnn_jax.data.load`."""
     dataset = data.load(
         config.dataset,
         data_dir=config.data_dir or None,
@@ -188,10 +188,10 @@ def load_data(config: RunConfig) -> data.Dataset:
 
 
 def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
-    """The model of a configuration for a data set, and a check that they fit.
+    """Builds the model of a configuration and checks that it fits the data set.
 
     Raises:
-        ValueError: they do not, or there is no such model or kernel.
+        ValueError: the model does not fit the data set, or the model or kernel does not exist.
     """
 
     def make(rngs):
@@ -217,7 +217,11 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
 
 
 def make_job(config: TrainConfig) -> Job:
-    """Raises ValueError, TypeError or OSError for whatever does not fit, before anything runs."""
+    """Builds the job of a configuration.
+
+    Raises:
+        ValueError, TypeError, OSError: the configuration is invalid; nothing has run yet.
+    """
     devices = Devices.all()
     devices.check_batch(config.batch_size, config.accumulate)
     parallel.WAYS[config.parallel](devices).check()
@@ -232,10 +236,10 @@ def make_job(config: TrainConfig) -> Job:
 
 
 def common_parts(config: RunConfig, dataset: data.Dataset, devices: Devices) -> dict[str, Any]:
-    """The fields of `BaseJob`.
+    """Returns the fields of `BaseJob`.
 
     Raises:
-        ValueError: durations that do not fit the data.
+        ValueError: the durations do not fit the data.
     """
     per_epoch = steps_per_epoch(len(dataset.splits['train']), config.batch_size)
     total = config.total_steps(per_epoch)

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints, one line per evaluation."""
+"""Runs the training loop: steps, evaluations, checkpoints, and one output line per evaluation."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ from cnn_jax.training.step import several_steps
 from cnn_jax.training.workdir import MetricsLog, Workdir
 
 STEPS_PER_CALL = 50  # on accelerators; see `step.several_steps`
-OF_THE_STEP = ('grad_norm', 'learning_rate')  # metrics that are not the training examples'
+OF_THE_STEP = ('grad_norm', 'learning_rate')  # metrics that do not describe training examples
 
 
 class NotFiniteError(ArithmeticError):
@@ -28,20 +28,21 @@ class NotFiniteError(ArithmeticError):
 
 
 class Interrupted(Exception):
-    """A signal asked to stop; everything is saved."""
+    """Training stopped because of a signal, after saving everything."""
 
 
 def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
-    """Trains to the end, from wherever the folder's newest checkpoint is.
+    """Trains to the last step, starting from the newest checkpoint in the folder if there is one.
 
     Returns:
-        The state, and what `result.json` is to hold: the step, and the metrics of every split
-        evaluated.
+        The final state, and the content for `result.json`: the step and the metrics of every split
+        that was evaluated.
 
     Raises:
-        Interrupted: by SIGTERM or SIGINT, after saving.
-        NotFiniteError: naming the step and what was not finite; nothing is saved after it.
-        DamagedError: there are checkpoints and none is whole.
+        Interrupted: SIGTERM or SIGINT was received; the state has been saved.
+        NotFiniteError: the loss or a gradient is not finite. The message names the step and the
+            value; nothing is saved after it.
+        DamagedError: checkpoints exist, but all are damaged.
     """
     config = job.config
     with end_with_peers(), contextlib.ExitStack() as stack:
@@ -53,7 +54,7 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
                 keep_best=config.keep_best,
             )
         )
-        stack.enter_context(end_with_peers())  # before the checkpoints, whose end waits for others
+        stack.enter_context(end_with_peers())  # exits before checkpoints.close, which waits
         state, start = _begin(job, workdir, checkpoints)
         log = MetricsLog(workdir.path, start) if is_first() else None
         if log:
@@ -76,7 +77,7 @@ def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[Tr
 
 
 class _Run:
-    """The parts of one run, and what it remembers between steps."""
+    """The parts of one run and its mutable state between steps."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class _Run:
         self.call = job.parallel.compile(calls, self.prefetcher.resident)
         self.evaluator = job.evaluator()
         self.stopwatch = _Stopwatch(config.batch_size, self.prefetcher)
-        # Steps between two of each; the last step is always one.
+        # Intervals in steps; evaluations and checkpoints also happen at the last step.
         every = lambda text: max(1, config.in_steps(text, job.steps_per_epoch))  # noqa: E731
         self.eval_every, self.save_every = every(config.eval_every), every(config.checkpoint_every)
 
@@ -109,9 +110,9 @@ class _Run:
         return step % every == 0 or step == self.job.total_steps
 
     def to_end(self, state: TrainState, start: int) -> TrainState:
-        """The state after the last step."""
+        """Trains to the last step and returns the state."""
         step, total = start, self.job.total_steps
-        hidden = None if is_first() else True  # None: where there is no terminal
+        hidden = None if is_first() else True  # None hides the bar only where there is no terminal
         with tqdm(total=total, initial=start, unit='step', disable=hidden, leave=False) as bar:
             while step < total:
                 ends = [step + each - step % each for each in (self.eval_every, self.save_every)]
@@ -128,14 +129,14 @@ class _Run:
     def to_step(
         self, state: TrainState, step: int, end: int, bar: tqdm
     ) -> tuple[TrainState, int, str | None]:
-        """Trains to step `end`, or until a signal arrives; all metrics are logged and finite."""
+        """Trains to step `end` or until a signal arrives; checks and logs all metrics."""
         self.stopwatch.resume()
         pending = stop = None
         while step < end and not stop:
             count = self.profiler.at(step, min(self.prefetcher.room(step), end - step))
             with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
                 state, metrics = self.call(state, *self.prefetcher.get(step, count))
-            # The devices work on this call while the host reads what the one before gave.
+            # The devices run this call while the host reads the metrics of the previous call.
             if pending is not None:
                 self.record(*pending, bar)
             pending = step, count, metrics
@@ -148,7 +149,7 @@ class _Run:
         return state, step, stop
 
     def record(self, step: int, count: int, metrics: dict[str, jax.Array], bar: tqdm) -> None:
-        """Checks and logs the metrics of steps `step`..`step + count - 1` (from 0)."""
+        """Checks and logs the metrics of the steps `step` to `step + count - 1` (from 0)."""
         metrics = {name: values[:count] for name, values in jax.device_get(metrics).items()}
         self.stopwatch.count(count)
         bar.update(count)
@@ -179,7 +180,7 @@ class _Run:
         )
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Evaluates the watched split, prints a line, and returns the score for checkpoints."""
+        """Evaluates the watched split, prints a line, and returns the checkpoint score."""
         epochs = self.job.total_steps / self.job.steps_per_epoch
         speed = self.stopwatch.read()
         found = self.evaluator.evaluate(state, step, self.job.watched)
@@ -196,7 +197,10 @@ class _Run:
 
 
 class _Stopwatch:
-    """The speed of steps alone: without evaluations, saves, and the first step, which compiles."""
+    """Measures the speed of training steps.
+
+    Excludes evaluations, saves, and the first call, which compiles.
+    """
 
     def __init__(self, batch_size: int, prefetcher: Prefetcher):
         self._batch_size, self._prefetcher = batch_size, prefetcher
@@ -211,7 +215,7 @@ class _Stopwatch:
         self._begun, self._waited_before = time.monotonic(), self._prefetcher.waited
 
     def count(self, steps: int) -> None:
-        """So many steps are done."""
+        """Adds `steps` finished steps."""
         self._steps += steps
         if not self._compiled:
             self._compiled = True
@@ -223,7 +227,7 @@ class _Stopwatch:
         self._waited += self._prefetcher.waited - self._waited_before
 
     def read(self) -> dict[str, float]:
-        """Speed since the last reading; nothing where nothing was measured."""
+        """Returns the speed since the last reading; empty if nothing was measured."""
         steps, seconds, waited = self._steps, self._seconds, self._waited
         self._reset()
         if not steps or seconds <= 0:

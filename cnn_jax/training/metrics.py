@@ -1,4 +1,4 @@
-"""Sums over examples, from which every metric is exact, however the examples were batched."""
+"""Computes sums over examples, which give exact metrics for any division into batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ TOP = 5
 
 
 def example_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
-    """Sums over one batch; sums of batches add up.
+    """Computes sums over one batch. The sums of several batches can be added.
 
     Args:
         logits: (N, C) float.
@@ -22,19 +22,19 @@ def example_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> di
         weights: (N,) float32, 0 for padding.
 
     Returns:
-        loss (float32, nats), top_5 (float32 count, C > 5 only), confusion (C, C) int32: counts of
-        (label, predicted).
+        loss (float32, nats), confusion (C, C) int32 (counts indexed by label and prediction) and,
+        if C > 5, top_5 (the number of examples whose label is among the five highest logits).
     """
     classes = logits.shape[-1]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels)
-    # where, not a product: padding may hold anything, and 0 * inf is NaN.
+    # `where` instead of a product: padding may hold any value, and 0 * inf is NaN.
     sums = {'loss': jnp.where(weights > 0, loss * weights, 0.0).sum()}
     counts = (weights > 0).astype(jnp.int32)
     predicted = jnp.argmax(logits, axis=-1)
     sums['confusion'] = jnp.zeros((classes, classes), jnp.int32).at[labels, predicted].add(counts)
     if classes > TOP:
         own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-        # Ranks ties against the example, and NaN as wrong.
+        # Ties count against the example, and NaN counts as wrong.
         better = (logits >= own).sum(axis=-1) - 1
         hit = (better < TOP) & jnp.isfinite(own[:, 0])
         sums['top_5'] = (counts * hit).sum()
@@ -42,7 +42,7 @@ def example_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> di
 
 
 def summary(sums: dict[str, Any]) -> dict[str, float]:
-    """Metrics of summed sums: loss (mean, nats), accuracy, top_5_accuracy as fractions."""
+    """Returns metrics from the sums: loss (mean, nats), accuracy and top_5_accuracy (fractions)."""
     confusion = np.asarray(sums['confusion'], np.int64)
     count = max(int(confusion.sum()), 1)
     result = {
@@ -55,7 +55,7 @@ def summary(sums: dict[str, Any]) -> dict[str, float]:
 
 
 def per_class(confusion: np.ndarray) -> list[dict[str, float]]:
-    """Returns for every class: examples, recall, precision, F1 (NaN where a divisor is 0)."""
+    """Returns examples, recall, precision and F1 of every class (NaN where a divisor is 0)."""
     confusion = np.asarray(confusion, np.float64)
     hits, true, said = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -69,7 +69,7 @@ def per_class(confusion: np.ndarray) -> list[dict[str, float]]:
 
 
 def class_table(confusion: np.ndarray, class_names: Sequence[str]) -> str:
-    """`per_class` as lines of text."""
+    """Returns `per_class` as a text table."""
     rows = [('class', 'examples', 'recall', 'precision', 'f1')]
     for name, row in zip(class_names, per_class(confusion), strict=True):
         shares = f'{row["recall"]:.4f}', f'{row["precision"]:.4f}', f'{row["f1"]:.3f}'

@@ -1,4 +1,4 @@
-"""Learning rate schedules and optimisers by name; `register` adds one of your own.
+"""Defines learning rate schedules and optimisers by name; `register` adds your own.
 
 from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 Schedule = Callable[[Any], Any]
 
-# (config, total_steps, warmup_steps) -> the schedule after the warm-up, counted from its end
+# (config, total_steps, warmup_steps) -> the schedule after the warm-up; its step 0 is the end of
+# the warm-up
 SCHEDULES: Registry[Callable[[RunConfig, int, int], Schedule]] = Registry('schedule')
-# (config, schedule) -> the optimiser, over `{name: array}` parameters
+# (config, schedule) -> the optimiser for `{name: array}` parameters
 OPTIMIZERS: Registry[Callable[[RunConfig, Schedule], optax.GradientTransformation]]
 OPTIMIZERS = Registry('optimizer')
 
@@ -42,7 +43,7 @@ def constant(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedule
 
 @SCHEDULES.register('step')
 def step(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedule:
-    """The rate is multiplied by `decay_factor` at each of the `milestones`."""
+    """Multiplies the learning rate by `decay_factor` at each of the `milestones`."""
     steps = [round(share * total_steps) - warmup_steps for share in config.read_milestones()]
     factors = dict.fromkeys(steps, config.decay_factor)
     return optax.piecewise_constant_schedule(config.learning_rate, factors)
@@ -60,7 +61,7 @@ def linear(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedule:
 
 @SCHEDULES.register('one_cycle')
 def one_cycle(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedule:
-    """Rises over the first 30 % and falls with a cosine, as in fastai.
+    """Increases the learning rate over the first 30 % and then decays it by a cosine, as in fastai.
 
     Smith and Topin, "Super-Convergence", 2018, arXiv:1708.07120.
     """
@@ -70,10 +71,10 @@ def one_cycle(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedul
 
 
 def learning_rate(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedule:
-    """Returns step (from 0) -> learning rate: a linear rise over the warm-up, then the schedule.
+    """Returns a function from step (from 0) to learning rate: linear warm-up, then the schedule.
 
     Raises:
-        UserError: the warm-up is not shorter than the training, or the schedule takes none.
+        UserError: the warm-up is not shorter than the training, or the schedule allows no warm-up.
     """
     if warmup_steps and warmup_steps >= total_steps:
         raise UserError(
@@ -83,7 +84,7 @@ def learning_rate(config: RunConfig, total_steps: int, warmup_steps: int) -> Sch
     main = SCHEDULES.lookup(config.schedule)(config, total_steps, warmup_steps)
     if not warmup_steps:
         return main
-    # The first step has a rate above 0, so that it is not lost.
+    # The rate starts above 0, so that the first step has an effect.
     peak = config.learning_rate
     rise = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
     return optax.join_schedules([rise, main], [warmup_steps])
@@ -102,14 +103,14 @@ def adam(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
 
 @OPTIMIZERS.register('adamw')
 def adamw(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Loshchilov and Hutter, 2019, arXiv:1711.05101."""
+    """Returns AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101)."""
     decay = config.weight_decay
     return optax.adamw(schedule, b1=config.beta1, weight_decay=decay, mask=is_kernel)
 
 
 @OPTIMIZERS.register('muon')
 def muon(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Kernels, as matrices (all inputs, outputs), by Muon; everything else by Adam."""
+    """Applies Muon to kernels, reshaped to matrices (inputs, outputs), and Adam to other arrays."""
     return optax.contrib.muon(
         schedule,
         beta=config.momentum,
@@ -123,7 +124,7 @@ def muon(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
 
 @OPTIMIZERS.register('lars')
 def lars(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """You et al., 2017, arXiv:1708.03888."""
+    """Returns LARS (You et al., 2017, arXiv:1708.03888)."""
     return optax.lars(
         schedule,
         weight_decay=config.weight_decay,
@@ -135,10 +136,10 @@ def lars(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
 
 
 def make_optimizer(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """Returns the optimiser of a configuration, over `{name: array}` parameters.
+    """Returns the optimiser of a configuration for `{name: array}` parameters.
 
-    Weight decay applies to kernels only: decoupled for adamw and muon, as part of the gradient for
-    sgd, adam and lars.
+    Weight decay applies only to kernels. It is decoupled for adamw and muon, and added to the
+    gradient for sgd, adam and lars.
     """
     main = OPTIMIZERS.lookup(config.optimizer)(config, schedule)
     if config.clip_norm:
@@ -155,10 +156,11 @@ def _decay_in_gradient(config: RunConfig) -> optax.GradientTransformation:
 
 
 def keep_norm(greatest: float) -> optax.GradientTransformation:
-    """After each step, scales the weights into a dense unit down to a norm of at most `greatest`.
+    """Limits the norm of the weights into each dense unit to `greatest` after every step.
 
-    These are the columns of every kernel (inputs, units). Hinton et al. 2012, arXiv:1207.0580,
-    section 2; the constraint of Kim 2014 on the layer before the softmax.
+    The weights into a unit are a column of a kernel (inputs, units); a column that exceeds the norm
+    is scaled down. See Hinton et al. 2012, arXiv:1207.0580, section 2. Kim 2014 uses this
+    constraint for the layer before the softmax.
     """
 
     def update(updates, state, params):
@@ -177,7 +179,7 @@ def keep_norm(greatest: float) -> optax.GradientTransformation:
 
 
 def is_kernel(params: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """Returns which parameters are kernels: those that weight decay applies to."""
+    """Returns, for every parameter, whether it is a kernel, to which weight decay applies."""
     return {name: name.rsplit('/', 1)[-1] == 'kernel' for name in params}
 
 

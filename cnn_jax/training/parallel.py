@@ -1,4 +1,4 @@
-"""Ways for several devices to share a step: each compiles the step and places its batches."""
+"""Distributes a training step over devices, by jit or by pmap."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,43 +12,45 @@ from cnn_jax.training.devices import AXIS, Devices
 
 @dataclasses.dataclass(frozen=True)
 class Jit:
-    """One program over the global batch, which XLA divides: batch norm sees the whole batch.
+    """Runs one program on the global batch, which XLA partitions.
+
+    Batch norm computes its statistics over the whole batch.
 
     Attributes:
         devices: the mesh.
-        axis_name: the mapped axis inside the step; None: there is none.
+        axis_name: the mapped axis inside the step, or None.
     """
 
     devices: Devices
     axis_name: ClassVar[str | None] = None
 
     def check(self) -> None:
-        """Raises UserError where this way cannot be used."""
+        """Raises UserError if this method cannot be used."""
 
     def compile(self, calls: Callable[..., Any], resident: bool) -> Callable[..., Any]:
-        """Compiles what `step.several_steps` returned; the memory of the state is reused.
+        """Compiles the function that `step.several_steps` returned and donates the state to it.
 
         Args:
-            calls: the function; its step was made with this object's `axis_name`.
-            resident: as for `several_steps`.
+            calls: the function; its step must have been made with the `axis_name` of this object.
+            resident: see `several_steps`.
 
         Returns:
-            (state, data, rows, count) -> (state, metrics), whose batches are placed by `place`.
+            (state, data, rows, count) -> (state, metrics); its batches must come from `place`.
         """
         del resident
         return jax.jit(calls, donate_argnums=0, out_shardings=self.devices.replicated)
 
     def place(self, array: Any, *, whole: bool = True) -> jax.Array:
-        """Places K batches (K, N, ...) on the devices, each with its share of the N rows.
+        """Places K batches (K, N, ...) on the devices, sharded along the N rows.
 
-        `whole`: every process has all N rows; otherwise its own alone.
+        If `whole`, every process has all N rows; otherwise every process has only its own.
         """
         return self.devices.put_rows(array, axis=1, whole=whole)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pmap(Jit):
-    """The step once per device, on its own rows: batch norm sees those alone."""
+    """Runs the step once per device on its shard; batch norm sees only the rows of that shard."""
 
     axis_name: ClassVar[str | None] = AXIS
 
@@ -67,7 +69,7 @@ class Pmap(Jit):
         )
 
     def place(self, array: Any, *, whole: bool = True) -> jax.Array:
-        """Places K batches as (devices, K, N / devices, ...)."""
+        """Places K batches with the shape (devices, K, N / devices, ...)."""
         count, (steps, size, *shape) = self.devices.count, array.shape
         parts = array.reshape(steps, count, size // count, *shape)
         return self.devices.put_rows(parts.swapaxes(0, 1), whole=True)

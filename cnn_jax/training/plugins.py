@@ -1,4 +1,4 @@
-"""A user's own modules, imported so that the names they register can be used by name."""
+"""Imports a user's own modules, so that the names they register can be used."""
 
 import importlib
 import importlib.util
@@ -13,11 +13,11 @@ def load(names: str) -> str:
     """Imports modules and .py files, each once per process.
 
     Args:
-        names: separated by commas: 'my_models.py,my.package'. Modules are also looked up in the
-            current folder.
+        names: names separated by commas, such as 'my_models.py,my.package'. Modules are also
+            looked up in the current folder.
 
     Returns:
-        The same with absolute paths, so that a run can be resumed from another folder.
+        `names` with absolute paths for files, so that a run can be resumed from another folder.
 
     Raises:
         UserError: a file or a module that does not exist.

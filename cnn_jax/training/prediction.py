@@ -1,4 +1,4 @@
-"""Files to classes: inputs read as the data set of a run reads its own."""
+"""Classifies files, which are read in the same way as the data set of the run."""
 
 import itertools
 import pathlib
@@ -15,15 +15,15 @@ from cnn_jax.training.saved import SavedRun
 BATCH = 64
 SUFFIXES = {'image': folder.IMAGES, 'audio': ('.wav',), 'text': ('.txt',)}
 
-Named = tuple[str, np.ndarray | UserError]  # an input, or why it cannot be read
+Named = tuple[str, np.ndarray | UserError]  # name, and the input or its error
 
 
 class Inputs(NamedTuple):
     """The result of `read_inputs`.
 
     Attributes:
-        names: one per row: the file, or for texts the file and the number of the line.
-        rows: raw inputs as the data set has them, (N, ...).
+        names: the name of each row: the file, and for texts also the line number.
+        rows: raw inputs (N, ...) in the format of the data set.
         problems: one line for each input that could not be read.
     """
 
@@ -33,9 +33,10 @@ class Inputs(NamedTuple):
 
 
 def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
-    """Returns the name and the probabilities, float32 (classes,), of each of `read_each`.
+    """Yields the name and the class probabilities, float32 (classes,), of each input in `files`.
 
-    They are read and computed by batches, as they are taken.
+    An input that cannot be read has its error instead of probabilities. Inputs are read and
+    classified lazily, in batches.
     """
     predict, inputs = predictor(run), read_each(run.dataset, files)
     while batch := list(itertools.islice(inputs, BATCH)):
@@ -46,10 +47,10 @@ def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
 
 
 def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
-    """Returns what `read_each` does, at once.
+    """Returns all inputs of `read_each` in one array.
 
     Raises:
-        UserError: nothing could be read; the message is the first problem.
+        UserError: no input could be read; the message is the first problem.
     """
     names, rows, problems = [], [], []
     for name, value in read_each(dataset, files):
@@ -64,20 +65,21 @@ def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
 
 
 def read_each(dataset: Dataset, files: Iterable[str]) -> Iterator[Named]:
-    """Reads files as the data set of a run reads its own: an image or a recording each, or lines.
+    """Reads image, audio or text files in the same way as the data set of the run.
 
-    Images are cropped to a square and resized to the size of the data set; recordings are cut or
-    filled with silence; words that are not in the vocabulary become the unknown word, and so does
-    a line without any word. Only line feeds, or pairs with carriage returns, end a line.
+    Images are cropped to a square and resized to the size of the data set. Recordings are cut or
+    padded with silence. Every line of a text file is one input. Words that are not in the
+    vocabulary become the unknown word, and a line without words becomes one unknown word. Lines
+    end with LF or CR LF.
 
     Args:
-        dataset: of the run.
-        files: files, and folders that stand for all files of the kind below them, hidden ones left
-            out.
+        dataset: the data set of the run.
+        files: files and folders. A folder stands for all files of the right kind below it, except
+            hidden files.
 
     Yields:
-        For each image, recording or line, in order: the file (for a line also its number), and the
-        input or why it cannot be read.
+        For each image, recording or line, in order: the name (the file, and for a line also its
+        number), and the input or the error that explains why it cannot be read.
     """
     read = {'image': _image, 'audio': _sound, 'text': _lines}[dataset.kind]
     for file in files:
@@ -99,12 +101,12 @@ def _counts(path: pathlib.Path, kind: str) -> bool:
 
 
 def probabilities(run: SavedRun, inputs: np.ndarray) -> np.ndarray:
-    """Softmax of the logits for raw inputs: float32 (N, classes)."""
+    """Returns the class probabilities for raw inputs: float32 (N, classes)."""
     return predictor(run)(inputs)
 
 
 def predictor(run: SavedRun) -> Callable[[np.ndarray], np.ndarray]:
-    """`probabilities` of this run, compiled once for all calls."""
+    """Returns `probabilities` for this run as a function that is compiled once."""
 
     @jax.jit
     def predict(params, model_state, part):
@@ -115,7 +117,7 @@ def predictor(run: SavedRun) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
-    """Rows of `apply(inputs)`, computed by batches of one size, of at least one example."""
+    """Returns `apply(inputs)`, computed in batches of equal size; needs at least one example."""
     parts = []
     for start in range(0, len(inputs), BATCH):
         part = inputs[start : start + BATCH]

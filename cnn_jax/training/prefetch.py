@@ -1,4 +1,4 @@
-"""Training examples on the devices, in time: the whole set once, or batch after batch."""
+"""Transfers training examples to the devices: the whole set once, or batches ahead of time."""
 
 import concurrent.futures
 import time
@@ -10,31 +10,31 @@ import numpy as np
 from cnn_jax.data import Loader, Split
 from cnn_jax.training.parallel import Jit
 
-# A set up to this size lies on every device for the whole training.
+# A training set up to this size is kept on every device during the whole training.
 RESIDENT_BYTES = 1 << 30
 
 
-# Steps whose rows are sent to the device together.
+# Number of steps whose row indices are sent to the devices together.
 ROWS_STEPS = 256
 
 
 class Prefetcher:
-    """Prepares the arguments of `step.several_steps`, by the number of the step.
+    """Prepares the arguments of the function from `step.several_steps` for given step numbers.
 
-    The next batches are prepared in another thread while the caller works. What was prepared for
-    another position is discarded, so `get` depends on its arguments alone.
+    The next batches are prepared in another thread while the caller works. Batches prepared for
+    other steps are discarded, so the result of `get` depends only on its arguments.
 
     Args:
         split: the examples.
-        batch_size: examples in a step, over all devices.
-        seed: of the order.
-        steps_per_call: most steps in a call.
+        batch_size: number of examples per step, over all devices.
+        seed: seed of the order of the examples.
+        steps_per_call: maximum number of steps per call.
         parallel: how the devices share a step.
-        resident: whether the set lies on the devices; None: if it is small enough.
+        resident: whether to keep the set on the devices; None means only if it is small enough.
 
     Attributes:
-        resident: as decided.
-        waited: seconds that `get` took, in all.
+        resident: whether the set is kept on the devices.
+        waited: total time spent in `get`, in seconds.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Prefetcher:
         self._counts: dict[int, jax.Array] = {}
 
     def room(self, step: int) -> int:
-        """The most steps that a call from `step` on may do."""
+        """Returns the maximum number of steps of a call that starts at `step`."""
         if not self.resident:
             return self._steps_per_call
         return min(self._steps_per_call, ROWS_STEPS - step % ROWS_STEPS)
 
     def get(self, step: int, count: int) -> tuple[Any, jax.Array | None, jax.Array]:
-        """(data, rows, count) for the `count` steps from `step` on, at most `room(step)`."""
+        """Returns (data, rows, count) for `count` steps from `step` on; at most `room(step)`."""
         begun = time.monotonic()
         if count not in self._counts:
             self._counts[count] = self._devices.put(np.int32(count))
@@ -103,7 +103,7 @@ class Prefetcher:
         return self._place(rows.astype(np.int32), True)
 
     def _batches(self, step: int, count: int) -> dict[str, jax.Array]:
-        # A call that is not full repeats its last batch, which is then not looked at.
+        # A shorter call repeats its last batch to fill the array; the copies are not used.
         steps = [step + min(i, count - 1) for i in range(self._steps_per_call)]
         batches = [self._loader.batch(s) for s in steps]
         return {

@@ -1,4 +1,4 @@
-"""Several processes as one run: joining them, agreeing, and who writes."""
+"""Coordinates several processes of one run: start-up, shared errors, and output."""
 
 import contextlib
 import os
@@ -26,19 +26,21 @@ def join(
     *,
     heartbeat_seconds: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Joins the processes of a run; to be called before anything else of JAX.
+    """Joins the processes of a run; must be called before any other use of JAX.
+
+    By default a run has one process, and nothing is joined.
 
     Args:
-        coordinator: 'host:port' of process 0.
-        count: number of processes; 0 for one process that joins nothing, unless `coordinator` is
-            'auto': then all three are found out from Slurm, Open MPI or a TPU pod.
-        index: this process.
-        heartbeat_seconds: after so long without a sign of life a process counts as dead, and all
-            others end.
+        coordinator: 'host:port' of process 0, or 'auto'. With 'auto', JAX takes all three values
+            from Slurm, Open MPI or a TPU pod.
+        count: number of processes; 0 means that it is not given.
+        index: index of this process; -1 means that it is not given.
+        heartbeat_seconds: time without a heartbeat after which a process counts as dead and all
+            others exit.
 
     Raises:
-        ValueError: values that do not fit together.
-        RuntimeError: the others did not come.
+        ValueError: the arguments are inconsistent.
+        RuntimeError: the other processes did not connect.
     """
     if coordinator == 'auto':
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_seconds)
@@ -60,12 +62,12 @@ def join(
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints for all."""
+    """Returns whether this is the process that writes and prints for all processes."""
     return jax.process_index() == 0
 
 
 def say(line: str) -> None:
-    """Prints a line above the progress bar, in the first process alone."""
+    """Prints a line above the progress bar, in the first process only."""
     if is_first():
         tqdm.write(line)
 
@@ -75,10 +77,10 @@ def are_several() -> bool:
 
 
 def agree(problem: str | None) -> None:
-    """Lets the others know of the first process's problem; to be called by all.
+    """Sends a problem of the first process to all others; every process must call this.
 
     Raises:
-        ValueError: in the others, if there is one.
+        ValueError: the first process has a problem (raised only in the other processes).
     """
     if not are_several():
         return
@@ -93,9 +95,9 @@ def agree(problem: str | None) -> None:
 
 @contextlib.contextmanager
 def end_with_peers() -> Iterator[None]:
-    """Ends this process at once, with `EXIT_PEER_GONE`, where an error is `of_peers`.
+    """Exits this process at once with `EXIT_PEER_GONE` on an error that is `of_peers`.
 
-    Nothing that waits for the others may follow.
+    It does not wait for the other processes, which may be gone.
     """
     try:
         yield
@@ -107,10 +109,10 @@ def end_with_peers() -> Iterator[None]:
 
 
 def of_peers(error: BaseException | None) -> bool:
-    """Whether an error is JAX's, or was caused by one, and there are other processes.
+    """Returns whether there are other processes and JAX raised or caused this error.
 
-    What fails then is nearly always a call to one that is gone. Most are JaxRuntimeErrors, but jit
-    raises what it meets while it dispatches a collective as ValueError.
+    Such an error nearly always means that another process is gone. Most are JaxRuntimeErrors, but
+    jit raises ValueError for an error during the dispatch of a collective.
     """
     while error is not None and are_several():
         if isinstance(error, jax.errors.JaxRuntimeError) or _COLLECTIVE.search(str(error)):
@@ -120,6 +122,6 @@ def of_peers(error: BaseException | None) -> bool:
 
 
 def leave_at_once(message: str, code: int) -> None:
-    """Ends this process without waiting for the others, which may be gone."""
+    """Exits this process without waiting for the other processes, which may be gone."""
     print(f'error: {message}', file=sys.stderr, flush=True)
     os._exit(code)

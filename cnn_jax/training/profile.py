@@ -1,4 +1,4 @@
-"""A profile of chosen steps, for TensorBoard or xprof."""
+"""Profiles selected training steps for TensorBoard or xprof."""
 
 import pathlib
 
@@ -6,16 +6,18 @@ import jax
 
 
 class Profiler:
-    """Traces steps first..last (from 1), and nothing where `steps` is None."""
+    """Traces the steps from first to last (counted from 1); traces nothing if `steps` is None."""
 
     def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
         self._steps, self._folder = steps, folder
         self._running = False
 
     def at(self, step: int, count: int) -> int:
-        """Returns how many of the next `count` steps to do in one call, after `step` steps.
+        """Starts or stops the trace if that is due after `step` steps.
 
-        Begins or ends the trace where that is due, so that calls end where it does.
+        Returns:
+            How many of the next `count` steps to run in one call, so that no call crosses the
+            start or the end of the trace.
         """
         if self._steps is None:
             return count

@@ -1,4 +1,4 @@
-"""The pictures of a finished run."""
+"""Draws the pictures of a finished run."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 from cnn_jax.training.workdir import Workdir, read_metrics
 from cnn_jax.viz import runs
 
-EXAMPLES = 4  # test images whose feature maps are drawn
+EXAMPLES = 4  # number of test images whose feature maps are drawn
 
 
 def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) -> None:
-    """Learning curves, confusion matrix, and for images the filters and feature maps."""
+    """Draws learning curves and the confusion matrix; for images also filters and feature maps."""
     net, dataset, params, model_state = job.net, job.dataset, state.params, state.model_state
     folder = workdir.pictures
     runs.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
@@ -38,8 +38,8 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
 def layer_results(
     net: FunctionalModel, dataset: Dataset, params: Arrays, model_state: Arrays, inputs: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Returns the result of every layer for `inputs`, in the order of the layers: (N, ...)."""
-    order: list[str] = []  # a dict comes out of jit sorted by name
+    """Returns the output (N, ...) of every layer for `inputs`, in the order of the layers."""
+    order: list[str] = []  # jit returns a dict sorted by name
 
     @jax.jit
     def run(params, model_state, inputs):

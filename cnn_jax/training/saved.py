@@ -1,4 +1,4 @@
-"""A trained model, from the folder of its run alone."""
+"""Loads a trained model from the folder of its run."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """The run in a folder: configuration, data set, model and parameters."""
+    """A saved run: its configuration, data set, model and parameters."""
 
     config: TrainConfig
     dataset: Dataset
@@ -29,9 +29,12 @@ class SavedRun:
     devices: Devices
 
     def evaluate(self, split: str, batch_size: int = 0, *, flips: bool = False) -> dict[str, Any]:
-        """Sums over a split, see `metrics`; batches as in training where `batch_size` is 0.
+        """Returns `metrics.example_sums` of a split.
 
-        `flips`: the logits of an image are the mean of its own and its mirror image's.
+        Args:
+            split: name of the split.
+            batch_size: number of examples per batch; 0 means the batch size of the training.
+            flips: whether to average the logits of each image and of its mirror image.
         """
         size = batch_size or self.config.batch_size
         size += -size % self.devices.count
@@ -48,17 +51,18 @@ def load_run(
     data_dir: str = '',
     examples: bool = True,
 ) -> SavedRun:
-    """Reads a run; nothing in its folder is changed.
+    """Reads a run without changing anything in its folder.
 
     Args:
         path: the working folder.
-        step: which checkpoint, or 'best'; None for the newest whole one.
-        averaged: the moving average in place of the parameters.
-        data_dir: in place of the configuration's.
-        examples: False: the data set as the folder describes it, whose splits are then empty.
+        step: the step of the checkpoint, or 'best'; None means the newest undamaged checkpoint.
+        averaged: whether to load the moving average instead of the parameters.
+        data_dir: replaces the `data_dir` of the configuration unless empty.
+        examples: whether to load the examples. If False, the data set is built from the
+            description in the folder, if there is one, and its splits are empty.
 
     Raises:
-        ValueError: no run there, no (such) checkpoint, or a damaged one.
+        ValueError: the folder holds no run or no such checkpoint, or the checkpoint is damaged.
         OSError: the data set is not available.
     """
     config = read_config(path)
@@ -75,7 +79,8 @@ def load_run(
     described = workdir.described()
     dataset = load_data(config) if examples or described is None else described
     if described is not None and examples:
-        # Another folder may hold other examples of the same classes; the statistics stay the run's.
+        # Another folder may hold other examples of the same classes. They are normalised with the
+        # statistics of the run.
         remedy = (
             'name the data_dir of the training' if data_dir else 'name other data with data_dir'
         )

@@ -1,11 +1,11 @@
-"""A Flax model taken apart into plain dictionaries of arrays, and the state of a training run.
+"""Splits a Flax model into plain dictionaries of arrays, and defines the training state.
 
-Flax's graph is split once. What the step gets and gives is `{name: array}`, for instance
-'layers/conv1/kernel': flattened by C++ at every call, readable in a checkpoint, and independent of
-the version of Flax that wrote it.
+The Flax graph is split once. The step takes and returns dictionaries `{name: array}` with names
+such as 'layers/conv1/kernel'. JAX flattens them in C++ at every call, and in a checkpoint they are
+readable and independent of the Flax version.
 
-The state of random streams (dropout) is no part of it: every step derives its keys anew from the
-seed and its own number, so a resumed run draws what the uninterrupted one would have drawn.
+The state does not include random streams (dropout). Every step derives its keys from the seed and
+the step number, so a resumed run draws the same random numbers as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -20,14 +20,14 @@ Arrays = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """The state of a training run: all that changes from step to step.
+    """The state of a training run: everything that changes from step to step.
 
     Attributes:
-        step: steps done, int32.
+        step: number of steps done, int32.
         params: the parameters, by name.
-        model_state: what else the model changes in training (batch statistics), by name.
+        model_state: other arrays that the model updates in training (batch statistics), by name.
         opt_state: the state of the optimiser.
-        ema: a moving average of the parameters; None where there is none.
+        ema: a moving average of the parameters, or None.
     """
 
     step: jax.Array
@@ -37,13 +37,13 @@ class TrainState(NamedTuple):
     ema: Arrays | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields under their names in a checkpoint."""
+        """Returns the fields, except None, under their names in a checkpoint."""
         saved = dict(zip(_SAVED_AS, self, strict=True))
         return {name: value for name, value in saved.items() if value is not None}
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> 'TrainState':
-        """Returns the state that `to_dict` gave."""
+        """Returns the state from the output of `to_dict`."""
         return cls._make(map(saved.get, _SAVED_AS))
 
 
@@ -54,12 +54,14 @@ class FunctionalModel:
     """A model as pure functions of named arrays.
 
     Args:
-        make: rngs -> model. Called abstractly here (nothing is computed), then once by `init`.
+        make: rngs -> model. The constructor calls it abstractly, without computing anything;
+            `init` calls it to create the arrays.
 
     Attributes:
         params: name -> shape and dtype of every parameter.
-        model_state: the same of what else changes in training (batch statistics).
-        model: the abstract model, for its attributes.
+        model_state: name -> shape and dtype of the other arrays that change in training (batch
+            statistics).
+        model: the abstract model, for reading its attributes.
     """
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
@@ -75,14 +77,14 @@ class FunctionalModel:
         return sum(leaf.size for leaf in self.params.values())
 
     def init(self, seed: int) -> tuple[Arrays, Arrays]:
-        """Initial parameters and other state; traceable."""
+        """Returns the initial parameters and model state; traceable."""
         _, params, _, model_state = _split(self._make(nnx.Rngs(seed)))
         return _named(params), _named(model_state)
 
     def merge(
         self, params: Arrays, model_state: Arrays, key: jax.Array | None = None
     ) -> nnx.Module:
-        """The model with these arrays; `key` seeds its random streams."""
+        """Returns the model with these arrays; `key` seeds its random streams."""
         key = jax.random.key(0) if key is None else key
         random = [
             jax.random.fold_in(key, i)
@@ -99,20 +101,20 @@ class FunctionalModel:
         return nnx.merge(self._graphdef, *trees, copy=True)
 
     def split(self, model: nnx.Module) -> tuple[Arrays, Arrays]:
-        """Parameters and other state of a model that `merge` made."""
+        """Returns the parameters and model state of a model that `merge` returned."""
         _, params, _, model_state = _split(model)
         return _named(params), _named(model_state)
 
     def train(
         self, params: Arrays, model_state: Arrays, key: jax.Array, inputs: jax.Array
     ) -> tuple[jax.Array, Arrays]:
-        """Returns logits in training mode, and the model's state after the pass."""
+        """Returns the logits in training mode and the updated model state."""
         return self.use(params, model_state, key, lambda model: model(inputs))
 
     def use(
         self, params: Arrays, model_state: Arrays, key: jax.Array, what: Callable[[nnx.Module], Any]
     ) -> tuple[Any, Arrays]:
-        """Returns `what(model)` in training mode, and the model's state after it."""
+        """Returns `what(model)` in training mode and the updated model state."""
         model = self.merge(params, model_state, key)
         model.train()
         found = what(model)
@@ -125,7 +127,7 @@ class FunctionalModel:
         inputs: jax.Array,
         intermediates: dict | None = None,
     ) -> jax.Array:
-        """Logits in evaluation mode; `intermediates` is filled with the results of the layers."""
+        """Returns the logits in evaluation mode and adds layer outputs to `intermediates`."""
         model = self.merge(params, model_state)
         model.eval()
         if intermediates is None:
@@ -136,9 +138,12 @@ class FunctionalModel:
 def init_state(
     net: FunctionalModel, optimizer: optax.GradientTransformation, seed: int, *, ema: bool = False
 ) -> TrainState:
-    """The state before the first step; traceable. `ema`: with an average of the parameters."""
+    """Returns the state before the first step; traceable.
+
+    `ema`: whether the state includes a moving average of the parameters.
+    """
     params, model_state = net.init(seed)
-    # The average is a copy: the step gives the memory of each array to its successor.
+    # The average must be a copy, because the step donates the buffer of each array.
     average = jax.tree.map(jnp.copy, params) if ema else None
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, model_state, optimizer.init(params), average)
@@ -149,12 +154,12 @@ def _split(model: nnx.Module):
 
 
 def _named(tree: nnx.State) -> Arrays:
-    """Leaves by path: 'layers/conv1/kernel'."""
+    """Returns the leaves by path: 'layers/conv1/kernel'."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
 def _name(path) -> str:
     parts = [str(getattr(entry, 'key', getattr(entry, 'idx', None))) for entry in path]
-    # Flax holds an array as the attribute `value` of a variable: no part of its name.
+    # Flax stores an array as the attribute `value` of a variable, which is not part of the name.
     named = [p for p, entry in zip(parts, path, strict=True) if not hasattr(entry, 'name')]
     return '/'.join(named)

@@ -1,4 +1,4 @@
-"""One training step as a pure function, and several of them in one call."""
+"""Builds a training step as a pure function, and runs several steps in one call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ import optax
 from cnn_jax.training.optimizer import Schedule
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 
-Batch = dict[str, jax.Array]  # inputs (N, ...) as the data set has them, labels (N,) int32
+Batch = dict[str, jax.Array]  # raw inputs (N, ...) of the data set, labels (N,) int32
 Step = Callable[[TrainState, Batch], tuple[TrainState, Arrays]]
 
-# Recomputed in the backward pass under `remat`: everything but what these make.
+# Under `remat`, the backward pass recomputes everything except the results of these primitives.
 _KEPT = ('conv_general_dilated', 'dot_general')
 
 
@@ -35,36 +35,39 @@ def make_step(
     seed: int = 0,
     axis_name: str | None = None,
 ) -> Step:
-    """The step body: (state, batch) -> (state, metrics).
+    """Returns the step function: (state, batch) -> (state, metrics).
 
-    The loss is the mean cross entropy of softmax, in nats. Everything random (dropout, augment)
-    comes from keys that depend on the seed and the step's number alone.
+    The loss is the mean softmax cross entropy in nats. All random numbers (dropout, augmentation)
+    come from keys that depend only on the seed and the step number, and on the device if
+    `axis_name` is set.
 
     Args:
         net: the model.
-        optimizer: over the parameters by name.
-        schedule: step -> learning rate; only for the metrics, the optimiser has its own.
+        optimizer: the optimiser, applied to the parameters by name.
+        schedule: step -> learning rate; used only for the metrics, since the optimiser has its own.
         num_classes: number of logits.
-        normalize: the data set's inputs to the model's.
+        normalize: maps raw inputs of the data set to inputs of the model.
         augment: (key, inputs, targets) -> (inputs, targets), see `augment.make_augment`.
-        mixed_targets: `augment` mixes targets, and so needs them as distributions.
-        label_smoothing: share of the target given to all classes alike.
-        ema: decay of the average in state.ema; 0 for none.
-        ema_warmup: at step s (from 0) the decay is at most (1 + s) / (10 + s).
-        accumulate: the batch is computed in so many equal parts, one after the other, whose
-            gradients are averaged: the gradient of the whole batch. Batch norm sees the parts.
-        unroll: write the parts out instead of a loop (XLA's CPU backend runs loops on one thread).
-        remat: keep the results of convolutions and matrix products for the backward pass, and
-            compute all else again.
-        seed: of everything random.
-        axis_name: of the mapped axis, when the body runs once per device (pmap): losses and
-            gradients are then averaged over it, and batch statistics are each device's own,
-            averaged after the step.
+        mixed_targets: whether `augment` mixes targets and therefore needs them as distributions.
+        label_smoothing: share of the target that is spread evenly over all classes.
+        ema: decay of the moving average in state.ema; 0 disables it.
+        ema_warmup: whether to limit the decay to (1 + s) / (10 + s) at step s (from 0).
+        accumulate: number of equal parts into which the batch is split. The parts are computed one
+            after another and their gradients averaged, which gives the gradient of the whole
+            batch. Batch norm computes its statistics per part.
+        unroll: whether to unroll the loop over the parts (XLA's CPU backend runs loops on one
+            thread).
+        remat: whether to keep only the results of convolutions and matrix products for the
+            backward pass and recompute everything else.
+        seed: seed of all random numbers.
+        axis_name: name of the mapped axis if the function runs once per device (pmap). Losses and
+            gradients are then averaged over this axis. Each device computes its own batch
+            statistics, and the updated running statistics are averaged after the step.
 
     Returns:
-        A function whose metrics are loss (of the targets trained on), accuracy (against the
-        labels), grad_norm, learning_rate, and leaf_norms (L,): the gradient's norm for every
-        parameter in the order of names.
+        A function whose metrics are loss (for the training targets), accuracy (for the labels),
+        grad_norm, learning_rate, and leaf_norms (L,), the gradient norm of every parameter sorted
+        by name.
     """
     soft = mixed_targets or label_smoothing > 0
     forward = jax.checkpoint(net.train, policy=_kept) if remat else net.train
@@ -86,11 +89,11 @@ def make_step(
     gradient = jax.value_and_grad(loss_and_more, has_aux=True)
 
     def whole(params: Arrays, model_state: Arrays, key: jax.Array, batch: Batch):
-        """Loss, accuracy, other state, gradient of a batch, computed in parts."""
+        """Returns loss, accuracy, model state and gradient of a batch, computed in parts."""
         if accumulate == 1:
             (loss, (model_state, hits)), grads = gradient(params, model_state, key, batch)
             return loss, hits, model_state, grads
-        # Every part takes rows from every device's share, so that no row moves.
+        # Every part takes rows from every device's shard, so that no row moves between devices.
         split = lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
         parts = jax.tree.map(split, batch)
 
@@ -151,20 +154,21 @@ def _kept(primitive: Any, *_, **__) -> bool:
 
 
 def several_steps(step: Step, steps_per_call: int, resident: bool):
-    """(state, data, rows, count) -> (state, metrics): `count` steps in one call.
+    """Returns (state, data, rows, count) -> (state, metrics), which does `count` steps.
 
     Args:
-        step: the body.
-        steps_per_call: K, the most steps in one call. With 1 the body stands alone: XLA's CPU
-            backend runs the body of a loop on one thread, so loops are for accelerators.
-        resident: `data` is the whole set on the device and rows (S, N) int32 says which examples
-            a step takes: step s those of row s % S, so that nothing has to be sent to the device
-            for a step. Otherwise `data` holds the batches themselves (K, N, ...), and `rows` is
-            None.
+        step: the function for one step.
+        steps_per_call: K, the maximum number of steps per call. With 1 there is no loop around the
+            step: XLA's CPU backend runs the body of a loop on one thread, so loops are only useful
+            on accelerators.
+        resident: whether `data` is the whole training set on the device. If so, `rows` (S, N) int32
+            holds the indices of the examples: step s uses row s % S, and no data are transferred
+            for a step. Otherwise `data` holds the batches (K, N, ...) and `rows` is None.
 
     Returns:
-        A function whose metrics have a leading axis K, filled up to `count`. The number of steps is
-        a variable of one program, so a step has the same bits whatever call it falls into.
+        A function whose metrics have a leading axis K, of which the first `count` entries are
+        filled. `count` is an argument of one compiled program, so a step gives bit-identical
+        results in whichever call it runs.
     """
 
     def on_batch(state, data, rows, i):

@@ -1,4 +1,4 @@
-"""Tasks by name; `TASKS.register` adds one.
+"""Defines tasks by name; `TASKS.register` adds a task.
 
 A task connects a configuration to its job and describes a result in one line.
 """
@@ -16,14 +16,15 @@ from cnn_jax.training.config import SCHEMA, GenerateConfig, RunConfig, TrainConf
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One task.
+    """The description of a task.
 
     Attributes:
-        config: the class of its configurations, whose `task` is the name it is registered under.
+        config: the configuration class, whose `task` is the name under which the task is
+            registered.
         make_job: (config, folder of the run) -> a `job.BaseJob`. It raises UserError or OSError
-            where something does not fit, before anything is computed or written.
-        summary: the content of `result.json` -> what was reached, for the last line of a script.
-        is_complete: (config, content of `result.json`) -> whether nothing is left to do.
+            for an invalid configuration, before anything is computed or written.
+        summary: content of `result.json` -> summary of the results, for the last line of a script.
+        is_complete: (config, content of `result.json`) -> whether the run is complete.
     """
 
     config: type[RunConfig]
@@ -39,7 +40,7 @@ def read_config_text(text: str) -> RunConfig:
     """Reads the configuration of any task, as `RunConfig.to_json` wrote it.
 
     Raises:
-        UserError: no such text, or a task or a field that this version does not know.
+        UserError: `text` is not a configuration, or has a task or field unknown to this version.
     """
     values = json.loads(text)
     if not isinstance(values, Mapping) or values.get('schema') != SCHEMA:
@@ -80,7 +81,7 @@ TASKS.register(
         GenerateConfig,
         _make_generation_job,
         _describe_generation,
-        # A classifier can be named afterwards.
+        # `classifier_workdir` can be set after the run; the images are then rated.
         lambda config, result: 'images' in result or not config.classifier_workdir,
     ),
 )

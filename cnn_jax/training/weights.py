@@ -1,4 +1,4 @@
-"""The weights of a run without its model: to start another run from, and to give away."""
+"""Reads the weights of a run without its model, to initialise another run or to export them."""
 
 import os
 import pathlib
@@ -21,15 +21,16 @@ KINDS = ('params', 'ema')
 def read_weights(
     path: str | os.PathLike, *, averaged: bool = False, step: int | str | None = None
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Parameters and other state (batch statistics) of a run, by name, and their step.
+    """Returns parameters and model state (batch statistics) of a run by name, and their step.
 
     Args:
         path: the working folder of the run.
-        averaged: the moving average in place of the parameters.
-        step: which checkpoint, or 'best'; None for the newest whole one.
+        averaged: whether to read the moving average instead of the parameters.
+        step: the step of the checkpoint, or 'best'; None means the newest undamaged checkpoint.
 
     Raises:
-        ValueError: no run, no checkpoint, or a damaged one; no average.
+        ValueError: the run, the checkpoint or the average does not exist, or the checkpoint is
+            damaged.
     """
     folder = Workdir(path, read_config(path)).checkpoints
     if not folder.is_dir():
@@ -58,10 +59,12 @@ def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarra
 
 
 def take_over(values: dict[str, Any], source: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns `values` with those of `source` where name and shape agree; lists the others.
+    """Returns `values`, replaced by arrays of `source` with the same name and shape.
+
+    Prints a line for arrays that do not match.
 
     Raises:
-        ValueError: nothing fits.
+        ValueError: no array matches.
     """
     fitting = {n for n, v in values.items() if n in source and source[n].shape == v.shape}
     if not fitting:
@@ -75,18 +78,19 @@ def take_over(values: dict[str, Any], source: dict[str, np.ndarray]) -> dict[str
 
 
 def check_torchvision(net: FunctionalModel, path: str) -> None:
-    """Raises what `from_torchvision` would: ValueError, OSError or ImportError."""
+    """Raises the error of `from_torchvision`, if any: ValueError, OSError or ImportError."""
     tensors = pretrained.read(path)
     pretrained.fitting(net.model, tensors, head=pretrained.head_fits(net.model, tensors))
 
 
 def from_torchvision(net: FunctionalModel, state: TrainState, path: str) -> dict[str, jax.Array]:
-    """Parameters and other state from a file in torchvision's layout.
+    """Returns parameters and model state from a file in torchvision's layout.
 
-    A last layer for another number of classes keeps its initial values; a line says so.
+    If the last layer of the file has a different number of classes or is missing, the layer keeps
+    its initial values, and a message says so.
 
     Raises:
-        ValueError: a file that does not fit; see `models.pretrained.load_torchvision`.
+        ValueError: the file does not fit the model; see `models.pretrained.load_torchvision`.
     """
     tensors = pretrained.read(path)
     model = net.merge(state.params, state.model_state)
@@ -105,10 +109,10 @@ def export(
     averaged: bool = False,
     step: int | str | None = None,
 ) -> int:
-    """Writes a run's weights and its configuration as one safetensors file; returns the step.
+    """Writes the weights and configuration of a run to a safetensors file; returns the step.
 
     Raises:
-        ValueError: see `read_weights`.
+        ValueError: see `read_weights`; or `output` is a folder.
         OSError: `output` cannot be written.
     """
     from safetensors.numpy import save

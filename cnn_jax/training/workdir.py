@@ -1,13 +1,13 @@
-"""The working folder of a run: whose it is, who writes to it, and its small files.
+"""Manages the working folder of a run: its owner, its lock and its small files.
 
 config.json     the configuration (`RunConfig`)
-dataset.json    what the data set is, without its examples (`Dataset.describe`): for texts also
-                the vocabulary
+dataset.json    description of the data set without its examples (`Dataset.describe`); for texts
+                it includes the vocabulary
 checkpoints/    one folder per step
-metrics.jsonl   one JSON object per line
-events.*        the same for TensorBoard
-result.json     the final metrics: written last, so its presence says that the run is finished
-pictures/       PNG
+metrics.jsonl   metrics, one JSON object per line
+events.*        the same metrics for TensorBoard
+result.json     the final metrics; written last, so its presence means that the run is finished
+pictures/       PNG files
 """
 
 import fcntl
@@ -31,22 +31,24 @@ from cnn_jax.training.tasks import read_config_text
 
 CONFIG, METRICS, RESULT, LOCK = 'config.json', 'metrics.jsonl', 'result.json', '.lock'
 DATASET = 'dataset.json'
-LOGS = 'logs'  # of the scripts that launch runs; may be there before the run
+LOGS = 'logs'  # written by scripts that launch runs; may exist before the run
 
 
 class WorkdirError(UserError):
-    """A folder that this run must not or cannot write to."""
+    """The run must not use, or cannot read or write, its working folder."""
 
 
 class Workdir:
-    """The working folder of one run. Making the object only looks; `with workdir.hold():` writes.
+    """The working folder of one run.
+
+    The constructor only checks the folder; `with workdir.hold():` creates and locks it.
 
     Args:
-        path: need not exist.
-        config: of the run that wants to write here.
+        path: the folder, which need not exist.
+        config: the configuration of the run.
 
     Raises:
-        WorkdirError: the folder belongs to another configuration or holds other things.
+        WorkdirError: the folder belongs to another configuration or holds unrelated files.
     """
 
     def __init__(self, path: str | os.PathLike, config: RunConfig):
@@ -57,15 +59,17 @@ class Workdir:
         self._check_owner()
 
     def hold(self) -> IO:
-        """Makes the folder and its configuration, and takes it for this run alone.
+        """Creates the folder and its configuration file, and locks the folder.
 
-        With several processes the first one does, and all raise what it meets.
+        With several processes the first process does this, and all of them raise its error.
 
         Returns:
-            What holds it: a context, or call `close`. The end of the process lets go too.
+            The lock. Use it as a context manager or call `close`. The lock is also released when
+            the process ends.
 
         Raises:
-            WorkdirError: another process holds it, or it cannot be written; nothing is changed.
+            WorkdirError: another process holds the lock, or the folder cannot be written. The files
+                of the run stay unchanged.
         """
         if not processes.is_first():
             processes.agree(None)
@@ -84,7 +88,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / LOCK, 'a')
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._check_owner()  # again: somebody may have written until we had the lock
+            self._check_owner()  # again: another process may have written before
             if not (self.path / CONFIG).exists():
                 write_atomically(self.path / CONFIG, self._config.to_json())
             return lock
@@ -109,14 +113,14 @@ class Workdir:
         return self.path / 'pictures'
 
     def result(self) -> dict[str, Any] | None:
-        """Returns what `finish` wrote, or None."""
+        """Returns the result that `finish` wrote, or None."""
         try:
             return json.loads((self.path / RESULT).read_text())
         except FileNotFoundError:
             return None
 
     def moved_data(self) -> bool:
-        """Whether the data are read from another folder than the run's: they must be compared."""
+        """Returns whether `data_dir` differs from the saved run's, so data must be compared."""
         if not (self.path / CONFIG).exists():
             return False
         folders = (each.data_dir for each in (read_config(self.path), self._config))
@@ -124,19 +128,20 @@ class Workdir:
         return there != here
 
     def describe(self, dataset: Dataset) -> None:
-        """Writes what `described` reads."""
+        """Writes the description of `dataset` that `described` reads."""
         write_atomically(self.path / DATASET, json.dumps(dataset.describe(), indent=1) + '\n')
 
     def check_dataset(self, dataset: Dataset, *, examples: bool = True, remedy: str = '') -> None:
-        """Raises unless `dataset` is the one that the run was trained on, where that is known.
+        """Checks that `dataset` is the data set that the run was trained on, if it is recorded.
 
         Args:
-            dataset: the one to be used.
+            dataset: the data set to check.
             examples: see `Dataset.differences`.
-            remedy: what a user can do; default: use another folder.
+            remedy: advice for the error message; by default, to use another folder or the
+                original data.
 
         Raises:
-            WorkdirError: it differs; the message says how.
+            WorkdirError: the data sets differ; the message lists the differences.
         """
         description = self._description()
         if description is None:
@@ -149,10 +154,10 @@ class Workdir:
             )
 
     def described(self) -> Dataset | None:
-        """The data set of the run without its examples; None if it was not written.
+        """Returns the data set of the run without its examples, or None if it was not written.
 
         Raises:
-            WorkdirError: it cannot be read.
+            WorkdirError: the description cannot be read.
         """
         description = self._description()
         return None if description is None else Dataset.described(description)
@@ -199,10 +204,10 @@ class Workdir:
 
 
 def read_config(path: str | os.PathLike) -> RunConfig:
-    """The configuration of the run in a folder, whatever its task.
+    """Returns the configuration of the run in a folder, for any task.
 
     Raises:
-        WorkdirError: there is none, or it cannot be read.
+        WorkdirError: the folder has no configuration, or it cannot be read.
     """
     file = pathlib.Path(path).expanduser() / CONFIG
     try:
@@ -214,9 +219,10 @@ def read_config(path: str | os.PathLike) -> RunConfig:
 
 
 def default_name(config: RunConfig) -> str:
-    """Returns '<dataset>-<model>-<6 digits>': other configurations have other names.
+    """Returns the folder name '<dataset>-<model>-<6 hex digits>' for a configuration.
 
-    So have other folders of a user's own files.
+    The digits are a hash of the identity of the configuration and, for data sets of a user's own
+    files, of the data folder.
     """
     identity = config.identity()
     entry = CATALOG.get(config.dataset.partition(':')[0])
@@ -227,13 +233,13 @@ def default_name(config: RunConfig) -> str:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all, also when the machine stops."""
+    """Writes a file completely or not at all, even if the machine crashes."""
     with write_whole(path) as file:
         file.write(text)
 
 
 def finite(values: Any) -> Any:
-    """Replaces NaN and infinities, which JSON does not have, by None."""
+    """Replaces NaN and infinities, which JSON cannot represent, by None."""
     if isinstance(values, Mapping):
         return {key: finite(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -242,11 +248,11 @@ def finite(values: Any) -> Any:
 
 
 class MetricsLog:
-    """Rows of metrics, to metrics.jsonl and to TensorBoard.
+    """Writes rows of metrics to metrics.jsonl and to TensorBoard.
 
     Args:
-        folder: of the run.
-        step: the step that the run goes on from: rows beyond it, which a killed run left, go.
+        folder: the folder of the run.
+        step: the step from which the run resumes. Later rows, left by a killed run, are removed.
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
@@ -259,7 +265,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """`row` has a 'step' and numbers named '<split>_<metric>' or '<metric>'."""
+        """Writes `row`, a 'step' and numbers named '<split>_<metric>' or '<metric>'."""
         self._file.write(json.dumps(finite(row)) + '\n')
         for name, value in row.items():
             if name not in ('step', 'epoch'):
@@ -271,7 +277,7 @@ class MetricsLog:
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line that was cut off is left out."""
+    """Returns the rows of metrics.jsonl; a truncated last line is ignored."""
     try:
         lines = (pathlib.Path(folder) / METRICS).read_text().splitlines()
     except FileNotFoundError:

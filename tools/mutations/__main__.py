@@ -1,7 +1,7 @@
-"""Does the suite catch faults? Each one below is put into a copy of the project, alone, and the
-tests that should notice are run: python -m tools.mutations [name ...]
+"""Checks that the test suite catches faults: python -m tools.mutations [name ...]
 
-Prints one line a fault and, last, how many were caught; exit code 1 if any was not.
+Puts each fault alone into a copy of the project and runs the tests that should catch it. Prints one
+line per fault and then how many were caught. The exit code is 1 if any fault was not caught.
 """
 
 import os

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 class Fault(NamedTuple):
     name: str
-    file: str  # below cnn_jax/ops
+    file: str  # relative to cnn_jax/ops
     right: str
     wrong: str
-    tests: str  # arguments of pytest, below tests/ops
+    tests: str  # pytest arguments, relative to tests/ops

@@ -1,18 +1,20 @@
-"""The kernels: one file each, registered in `KERNELS`.
+"""Registers the kernels in `KERNELS`; each kernel has its own file.
 
-A kernel is a module, or any object, that defines any of
+A kernel is a module, or any other object, that defines at least one of
 
     forward(x, w, spec) -> y          x (batch, *input_size, in_features)
     input_grad(dy, w, spec) -> dx     w (*window, in_features // groups, out_features)
     filter_grad(x, dy, spec) -> dw    y (batch, *output_size, out_features)
 
-as plain traceable JAX, and `supports(spec, op, platform)`, which returns None or the reason why
-not; the platforms are JAX's: 'cpu', 'cuda', 'rocm', 'tpu'. The three are bilinear and transposes of
-each other, so a missing one is derived from one that is there. All operands and the result have
-`spec.dtype`; 16-bit floats are accumulated in float32 and rounded once.
+as plain traceable JAX functions. It also defines `supports(spec, op, platform)`, which returns
+None if the kernel supports the call, and otherwise the reason why not. The platforms are JAX's:
+'cpu', 'cuda', 'rocm', 'tpu'. The three functions are bilinear and transposes of each other, so a
+missing one is derived from one that is defined. All operands and the result have `spec.dtype`. A
+kernel accumulates 16-bit floats in float32 and rounds once.
 
-Another package adds a kernel by `KERNELS.register('mine', kernel)`. It then runs wherever it is
-named (`implementation='mine'`), and by default where tuning has measured it to be the fastest.
+Another package adds a kernel with `KERNELS.register('mine', kernel)`. The kernel then runs
+wherever it is named (`implementation='mine'`), and by default where tuning has measured it to be
+the fastest.
 """
 
 import functools
@@ -56,8 +58,10 @@ Bilinear = Callable[[Array, Array, ConvSpec], Array]
 
 
 def reason_against(name: str, op: str, spec: ConvSpec, platform: str | None = None) -> str | None:
-    """None if kernel `name` can compute `op` of `spec` on `platform` (None: the one that JAX uses
-    unless told otherwise), else the reason why not."""
+    """Returns None if kernel `name` can compute `op` of `spec` on `platform`, else the reason.
+
+    If `platform` is None, JAX's default platform is used.
+    """
     platform = platform or default_platform()
     kernel = KERNELS[name]
     if not hasattr(kernel, op) and not jnp.issubdtype(spec.dtype, jnp.floating):
@@ -66,12 +70,12 @@ def reason_against(name: str, op: str, spec: ConvSpec, platform: str | None = No
 
 
 def is_portable(name: str) -> bool:
-    """Whether a program that kernel `name` is part of runs where this package is not."""
+    """Returns whether a program that uses kernel `name` runs without this package installed."""
     return name != 'onednn'
 
 
 def function(name: str, op: str) -> Bilinear:
-    """Kernel `name`'s function for `op`, derived by transposition where the kernel has none."""
+    """Returns the function of kernel `name` for `op`, derived by transposition if not defined."""
     kernel = KERNELS[name]
     if hasattr(kernel, op):
         return getattr(kernel, op)
@@ -80,7 +84,7 @@ def function(name: str, op: str) -> Bilinear:
 
 def _derived(kernel: Any, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
     dtype, wide = spec.dtype, accumulator(spec.dtype)
-    # JAX adds cotangents up in the dtype of what they belong to: it must be the accumulator's.
+    # JAX adds up cotangents in the dtype of their primals, which must be the accumulator's dtype.
     spec = spec.replace(dtype=str(wide))
     a, b = a.astype(wide), b.astype(wide)
     if hasattr(kernel, 'forward'):  # x, w -> y

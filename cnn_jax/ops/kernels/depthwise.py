@@ -1,9 +1,10 @@
-"""The filter gradient of a depthwise convolution: every tap's sum in one pass over the data.
+"""Computes the filter gradient of a depthwise convolution, for all taps in one pass over the data.
 
     dw[t, c] = sum over images and positions p of x[s p + d t, c] dy[p, c]
 
-A few rows at a time are multiplied and added to one accumulator a tap, elementwise in the remaining
-axes, so that rows and accumulators stay in the cache; a sum a tap would read all of x and dy each.
+A few rows at a time are multiplied and added to one accumulator per tap, elementwise in the
+remaining axes, so that rows and accumulators stay in the cache. A separate sum for each tap would
+read all of x and dy once per tap.
 """
 
 import math
@@ -17,9 +18,9 @@ from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
 
-MOST_TAPS = 32  # each is written out for each row
+MOST_TAPS = 32  # every tap is unrolled for every row
 MOST_ROWS = 16
-ROWS_BYTES = 1 << 19  # of dy that are read for all taps, to stay within a core's cache
+ROWS_BYTES = 1 << 19  # of dy, read for all taps while they are in a core's cache
 
 
 def suits(spec: ConvSpec) -> bool:
@@ -39,8 +40,8 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
     rows = -(-height // blocks)
     stride = taps[0][0].step
     last = max(tap[0].start for tap in taps)
-    # Rows that are added to fill the last block: those of dy are zero, those of x must exist. Their
-    # products are left out, for x may have an infinity there.
+    # Rows of zeros are appended to dy to fill the last block, and to x where it is too short. Their
+    # products are masked out, because x may have an infinity there.
     x = _extend(x, (blocks * rows - 1) * stride + last + 1)
     dy = _extend(dy, blocks * rows).reshape(len(dy) * blocks, rows, *dy.shape[2:])
     span = (rows - 1) * stride + last + 1
@@ -67,5 +68,5 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
 
 
 def _extend(a: Array, rows: int) -> Array:
-    """a with zeros after axis 1, to at least `rows`."""
+    """Appends zeros to `a` along axis 1, up to a size of at least `rows`."""
     return jnp.pad(a, [(0, 0), (0, max(0, rows - a.shape[1])), *[(0, 0)] * (a.ndim - 2)])

@@ -1,4 +1,4 @@
-"""Pointwise (1x1) convolution: one matrix product over the features."""
+"""Computes a pointwise (1x1) convolution as one matrix product over the features."""
 
 import jax
 
@@ -30,7 +30,7 @@ def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
-    # XLA:CPU multiplies fast only where the left operand is contracted on its last axis.
+    # XLA:CPU multiplies fast only if the left operand is contracted along its last axis.
     rows = from_words(as_words(dy.reshape(-1, spec.out_features)).T, spec.dtype)
     dw = product(rows, x.reshape(-1, spec.in_features), spec)
     return dw.T.reshape(spec.kernel_shape).astype(spec.dtype)

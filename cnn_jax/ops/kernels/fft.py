@@ -1,9 +1,10 @@
-"""Convolution as a product of Fourier transforms: worth its cost where the window is large.
+"""Computes a convolution as a product of Fourier transforms, which pays off for large windows.
 
 Mathieu, Henaff & LeCun 2014, "Fast training of convolutional networks through FFTs"
-(arXiv:1312.5851), section 2. Every output depends, by rounding, on every input: errors are relative
-to the largest value of an image, and one NaN or infinity makes the whole image NaN. 16-bit floats
-are transformed in float32. Strides are cut out of the full result.
+(arXiv:1312.5851), section 2. Through rounding, every output depends on every input of its image.
+Errors are therefore relative to the largest value of an image, and one NaN or infinity makes the
+whole image NaN. 16-bit floats are transformed in float32. A strided output is a subsample of the
+full stride-1 result.
 """
 
 import jax
@@ -27,7 +28,7 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
     x = dilate_and_pad(x, spec).astype(dtype)
     holes = [(0, 0, d - 1) for d in spec.dilation]
     w = jax.lax.pad(w.astype(dtype), jnp.zeros((), dtype), [*holes, (0, 0, 0), (0, 0, 0)])
-    # rfftn takes at most 3 axes, all leading ones being a batch: features go first
+    # rfftn transforms at most 3 axes. The features move in front of them, as batch axes.
     x = jnp.fft.rfftn(jnp.moveaxis(x, -1, 1), size, range(2, 2 + n))
     w = jnp.fft.rfftn(jnp.moveaxis(w, (-2, -1), (0, 1)), size, range(2, 2 + n))
     x = x.reshape(spec.batch, spec.groups, -1, *x.shape[2:])
@@ -42,7 +43,7 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def _fast_size(n: int) -> int:
-    """The smallest even size of at least n without prime factors above 5."""
+    """Returns the smallest even size that is at least n and has no prime factors above 5."""
 
     def is_smooth(m: int) -> bool:
         for p in (2, 3, 5):

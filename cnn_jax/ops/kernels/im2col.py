@@ -1,9 +1,9 @@
-"""Convolution as a matrix product with the matrix of patches (im2col).
+"""Computes a convolution as a matrix product with the matrix of patches (im2col).
 
 Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
-processing", section 4.1. The matrix is built for a few images at a time, small enough for the
-cache, by in-place updates of one buffer that a `lax.scan` carries: the one way to move patches at
-memory speed on XLA:CPU.
+processing", section 4.1. The matrix is built for a few images at a time, so that it fits in the
+cache. A `lax.scan` carries one buffer and updates it in place, which is the only way to move
+patches at memory speed on XLA:CPU.
 """
 
 import math
@@ -26,7 +26,7 @@ from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
 
-PATCH_BYTES = 1 << 20  # of the patch matrix, to stay within a core's cache
+PATCH_BYTES = 1 << 20  # of the patch matrix, which fits in a core's cache
 MOST_TAPS = 1024
 FEW_FEATURES = 16
 
@@ -65,8 +65,8 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
         return patch_rows.filter_grad(x, dy, spec)
     dtype = accumulator(spec.dtype)
     chunks, buffer = _chunks(as_words(dilate_and_pad(x, spec)), spec)
-    # The product dy^T patches, not patches^T dy: XLA:CPU is fast only where the left operand is
-    # contracted on its last axis, and dy is the smaller one to transpose.
+    # The product is dy^T patches, not patches^T dy: XLA:CPU is fast only if the left operand is
+    # contracted along its last axis, and dy is the smaller operand to transpose.
     rows = as_words(dy).reshape(len(chunks), -1, spec.out_features).transpose(0, 2, 1)
 
     def add(carry, chunk):
@@ -82,7 +82,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
 
 
 def _chunks(x: Array, spec: ConvSpec) -> tuple[Array, Array]:
-    """The padded input in chunks of images, and a buffer for the patches of one chunk."""
+    """Returns the padded input in chunks of images, and a buffer for the patches of one chunk."""
     taps, rows = math.prod(spec.window), positions(spec)
     width = taps * spec.in_features
     n = images_per_chunk(spec, rows * width * x.dtype.itemsize, PATCH_BYTES)

@@ -1,7 +1,8 @@
-"""Transposed convolution of an input whose holes are written out.
+"""Computes a transposed convolution of an input whose holes are written out.
 
-Interior padding, then an XLA convolution of stride 1. It multiplies by the zeros in the holes, as
-'lax' does, but XLA sees a plain convolution, and so takes plain convolutions for its gradients too.
+It applies interior padding and then an XLA convolution of stride 1. Like 'lax', it multiplies by
+the zeros in the holes, but XLA sees a plain convolution, whose gradients are plain convolutions
+too.
 """
 
 import jax
@@ -31,7 +32,7 @@ def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
         spec.padding,
         strict=True,
     ):
-        # dx[h] sums the outputs s p = h + lo - d t: those before h reach back k - 1 positions
+        # dx[h] is a sum over outputs p with s p = h + lo - d t, which reach back k - 1 positions.
         before = k - 1 - lo
         pads.append((before, n + k - 1 - before - ((o - 1) * s + 1), s - 1))
     dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
@@ -47,6 +48,6 @@ def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    # The transpose of `input_grad` in w would multiply x by the zeros around dy: an infinity of x
-    # would reach every tap.
+    # The transpose of `input_grad` in w would multiply x by the zeros around dy, so an infinity
+    # in x would reach every tap.
     return xla.filter_grad(x, dy, spec)

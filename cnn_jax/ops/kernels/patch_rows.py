@@ -1,7 +1,8 @@
-"""The matrix of patches with a row per tap and feature: im2col's gradients for few features.
+"""Computes im2col's gradients for few features, with one row per tap and feature.
 
-A row is a shifted image of one feature, contiguous along the last spatial axis, so that it is
-copied and added a vector at a time; with features last runs would be as short as rows are few.
+A row of the patch matrix is a shifted image of one feature. It is contiguous along the last spatial
+axis, so copies and additions are vectorized. With the features last, contiguous runs would be only
+as long as the number of features.
 """
 
 import math
@@ -23,8 +24,8 @@ from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
 
-READ_BYTES = 1 << 18  # of the matrix that is built and multiplied at once
-WRITE_BYTES = 1 << 24  # of the one that is computed and added up
+READ_BYTES = 1 << 18  # of the patch matrix that `filter_grad` builds per chunk
+WRITE_BYTES = 1 << 24  # of the patch matrix that `input_grad` computes per chunk
 
 
 def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
@@ -49,7 +50,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
 
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
-    """dx as the sum of the shifted rows of w dy^T."""
+    """Computes dx as the sum of the shifted rows of w dy^T."""
     features, dtype, padded = spec.in_features, accumulator(spec.dtype), spec.padded_size
     matrix = w.reshape(-1, spec.out_features)
     inside = tuple(
@@ -72,6 +73,6 @@ def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
 
 
 def _row_bytes(spec: ConvSpec) -> int:
-    """Returns the bytes of the matrix for one image."""
+    """Returns the size in bytes of the patch matrix of one image."""
     width = math.prod(spec.window) * spec.in_features
     return positions(spec) * width * accumulator(spec.dtype).itemsize

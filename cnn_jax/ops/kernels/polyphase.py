@@ -1,10 +1,10 @@
-"""The input gradient (the transposed convolution) in polyphase form: no product with a zero.
+"""Computes the input gradient (the transposed convolution) in polyphase form.
 
-With stride s, position h of the input meets the taps t with d t = h + lo (mod s) only. The
-positions of one phase a = h mod s therefore form a stride-1 convolution of dy with every
-(s / gcd(d, s))-th tap, flipped; the phases are then interleaved ("sub-pixel convolution", Shi et
-al. 2016, arXiv:1609.05158, section 3). At stride 1 there is one phase: the convolution of dy with
-the flipped kernel.
+This form never multiplies by the zeros between the elements of a dilated dy. With stride s,
+position h of the input meets only the taps t with d t = h + lo (mod s). The positions of one phase
+a = h mod s therefore form a stride-1 convolution of dy with every (s / gcd(d, s))-th tap, flipped.
+The phases are then interleaved ("sub-pixel convolution", Shi et al. 2016, arXiv:1609.05158,
+section 3). At stride 1 there is one phase: the convolution of dy with the flipped kernel.
 """
 
 import itertools
@@ -23,7 +23,7 @@ Array = jax.Array
 
 
 class Phase(NamedTuple):
-    """One phase of one axis: its taps, and the stride-1 convolution of dy that it is."""
+    """The taps of one phase along one axis, and the parameters of its convolution of dy."""
 
     taps: slice
     dilation: int
@@ -39,14 +39,14 @@ def unsupported(spec: ConvSpec) -> str | None:
 def input_grad(
     dy: Array, w: Array, spec: ConvSpec, forward: Callable[[Array, Array, ConvSpec], Array]
 ) -> Array:
-    """dx from stride-1 convolutions, each computed by `forward`."""
+    """Computes dx from stride-1 convolutions, each computed by `forward`."""
     per_axis = [_phases(spec, axis) for axis in range(spec.ndim)]
     sizes = tuple(-(-n // s) for n, s in zip(spec.input_size, spec.strides, strict=True))
     shape = (spec.batch, *sizes, spec.in_features)
     results = []
     for combination in itertools.product(*per_axis):
         phases = [phase for phase in combination if phase]
-        if len(phases) < spec.ndim:  # no tap reaches one of them
+        if len(phases) < spec.ndim:  # no tap reaches these positions
             results.append(jnp.zeros(shape, spec.dtype))
             continue
         taps = w[tuple(phase.taps for phase in phases)]

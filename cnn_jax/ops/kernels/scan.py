@@ -1,10 +1,10 @@
-"""Convolution by hand: a `lax.scan` over the taps of the kernel, an `einsum` over the channels.
+"""Computes a convolution by a `lax.scan` over the taps and an `einsum` over the channels.
 
-Each tap k of the window sees one shifted, strided view of the padded input; the output is the sum
+Each tap k of the window sees one shifted, strided view of the padded input. The output is the sum
 
     y[n, i, o] = sum_k sum_c x[n, s i + d k, c] w[k, c, o]
 
-(convolution as deep learning means it, that is cross-correlation: the kernel is not flipped).
+As usual in deep learning, this is cross-correlation: the kernel is not flipped.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Transposed convolution by its polyphase components (`polyphase.py`), each an XLA convolution."""
+"""Computes a transposed convolution as XLA convolutions, one per phase (see `polyphase.py`)."""
 
 import jax
 
@@ -17,6 +17,6 @@ def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    # The transpose of `input_grad` in w would multiply x by the zeros around dy: an infinity of x
-    # would reach every tap.
+    # The transpose of `input_grad` in w would multiply x by the zeros around dy, so an infinity
+    # in x would reach every tap.
     return xla.filter_grad(x, dy, spec)

@@ -1,4 +1,4 @@
-"""Shared by several kernels: the padded input, its shifted views, transposed kernels, chunks."""
+"""Functions that several kernels share: padded inputs, shifted views, transposes and chunks."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def dilate_and_pad(x: Array, spec: ConvSpec) -> Array:
-    """x with its holes (input dilation) and its zero padding written out."""
+    """Returns x with its holes (input dilation) and its zero padding written out."""
     config = [
         (lo, hi, e - 1) for (lo, hi), e in zip(spec.padding, spec.input_dilation, strict=True)
     ]
@@ -22,8 +22,10 @@ def dilate_and_pad(x: Array, spec: ConvSpec) -> Array:
 
 
 def tap_slices(spec: ConvSpec) -> list[tuple[slice, ...]]:
-    """For each tap of the window, in row-major order, the spatial slices of the padded input that
-    it multiplies, each of `spec.output_size`."""
+    """Returns the spatial slices of the padded input that each tap of the window multiplies.
+
+    The taps are in row-major order. Each slice has `spec.output_size`.
+    """
     return [
         tuple(
             slice(t * d, t * d + (o - 1) * s + 1, s)
@@ -34,8 +36,8 @@ def tap_slices(spec: ConvSpec) -> list[tuple[slice, ...]]:
 
 
 def swap_features(kernel: Array, groups: int) -> Array:
-    """(*window, a // groups, b) -> (*window, b // groups, a), each group transposed in itself."""
-    if groups == 1:  # which XLA can see through
+    """Transposes each group: (*window, a // groups, b) -> (*window, b // groups, a)."""
+    if groups == 1:  # XLA can fuse this transpose
         return jnp.swapaxes(kernel, -1, -2)
     *window, a, b = kernel.shape
     kernel = kernel.reshape(*window, a, groups, b // groups)
@@ -43,41 +45,41 @@ def swap_features(kernel: Array, groups: int) -> Array:
 
 
 def transpose(linear: Callable[[Array], Array], shape: tuple[int, ...], ct: Array) -> Array:
-    """The transpose, applied to ct, of a linear function of an array of `shape` and ct's dtype."""
-    # jax.linear_transpose would do, but fails on scans before jax 0.8.
+    """Applies to ct the transpose of `linear`, whose input has `shape` and ct's dtype."""
+    # jax.linear_transpose would be simpler, but it fails on scans before jax 0.8.
     return jax.vjp(linear, jnp.zeros(shape, ct.dtype))[1](ct)[0]
 
 
 def as_words(x: Array) -> Array:
-    """16-bit floats as uint16: XLA:CPU copies those as they are, but bf16 by way of float32."""
+    """Views 16-bit floats as uint16, because XLA:CPU copies bfloat16 by way of float32."""
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize != 2:
         return x
-    # XLA:CPU computes on constants while it compiles, and takes the elements of a transposed one in
-    # the wrong order where it becomes a float again: not beyond a barrier.
+    # XLA:CPU folds constants at compile time, and reads the elements of a transposed constant in
+    # the wrong order where it is cast back to a float. The barrier prevents the folding.
     return lax.optimization_barrier(lax.bitcast_convert_type(x, jnp.uint16))
 
 
 def from_words(x: Array, dtype: str) -> Array:
-    """The inverse of `as_words`."""
+    """Inverts `as_words`."""
     return x if x.dtype == jnp.dtype(dtype) else lax.bitcast_convert_type(x, jnp.dtype(dtype))
 
 
 def product(a: Array, b: Array, spec: ConvSpec) -> Array:
-    """The matrix product a b, in the dtype of the accumulator."""
+    """Returns the matrix product a b, in the dtype of the accumulator."""
     dtype = accumulator(spec.dtype)
     if jax.default_backend() == 'cpu':
-        # XLA:CPU multiplies 16-bit floats into float32 for some shapes on processors with AMX, and
-        # otherwise fails at run time ("Unsupported element type").
+        # XLA:CPU can multiply 16-bit floats into float32 only for some shapes, on processors with
+        # AMX. Otherwise it fails at run time ("Unsupported element type").
         a, b = a.astype(dtype), b.astype(dtype)
     return jnp.matmul(a, b, precision=spec.precision, preferred_element_type=dtype)
 
 
 def images_per_chunk(spec: ConvSpec, bytes_per_image: int, budget: int) -> int:
-    """The largest divisor of the batch whose images stay within `budget` bytes (at least 1)."""
+    """Returns the largest divisor of the batch that fits in `budget` bytes, but at least 1."""
     most = max(1, min(spec.batch, budget // max(1, bytes_per_image)))
     return next(n for n in range(most, 0, -1) if spec.batch % n == 0)
 
 
 def positions(spec: ConvSpec) -> int:
-    """Output positions of one image."""
+    """Returns the number of output positions of one image."""
     return math.prod(spec.output_size)

@@ -1,13 +1,13 @@
-"""Winograd's minimal filtering F(2, 3) along each axis: windows of 3, stride 1.
+"""Computes convolutions with windows of 3 and stride 1 by Winograd's minimal filtering F(2, 3).
 
 Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv:1509.09308),
-section 4: two outputs of a 3-tap filter from 4 multiplications instead of 6, per axis
+section 4. Along each axis, 4 multiplications instead of 6 give two outputs of a 3-tap filter:
 
     Y = A^T [(G g) * (B^T d)]
 
-so 2-D takes 16 products of matrices for what needs 36 in the direct form. The transforms add and
-subtract inputs, so a NaN or an infinity spreads over its whole tile (up to two positions further
-than in the direct form), and rounding errors are about twice the direct form's. 16-bit floats are
+In 2-D, 16 matrix products thus replace 36 in the direct form. The transforms add and subtract
+inputs. A NaN or an infinity therefore spreads over its whole tile (up to two positions further than
+in the direct form), and rounding errors are about twice those of the direct form. 16-bit floats are
 transformed and multiplied in float32.
 """
 
@@ -51,7 +51,7 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
     # The kernel's features are swapped after its transform, where XLA makes the swap part of the
-    # matrix product; swapped twice, the copy that polyphase.py makes is never made.
+    # matrix product. The swap here cancels the one in polyphase.py, so XLA makes no copy for it.
     return polyphase.input_grad(
         dy, w, spec, lambda dy, w, spec: _convolve(dy, w.swapaxes(-1, -2), spec, swap=True)
     )
@@ -63,7 +63,7 @@ def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:
     x = dilate_and_pad(x, spec).astype(dtype)
     short = [(0, 2 * t + 2 - n) for t, n in zip(tiles, spec.padded_size, strict=True)]
     x = jnp.pad(x, ((0, 0), *short, (0, 0)))
-    # element i of every tile of 4, tiles 2 apart, as one strided view
+    # Tiles of 4 start 2 apart. Each view holds one element of every tile and is a strided slice.
     views = {
         at: x[(slice(None), *(slice(i, i + 2 * t - 1, 2) for i, t in zip(at, tiles, strict=True)))]
         for at in itertools.product(range(4), repeat=spec.ndim)
@@ -88,7 +88,7 @@ def _sum(terms: Iterable[Array]) -> Array:
 
 
 def _transform(matrix: np.ndarray, tiles: Tiles, ndim: int) -> Tiles:
-    """`matrix` applied along every axis of the tiles' positions."""
+    """Applies `matrix` along every axis of the tiles' positions."""
     for axis in range(ndim):
         rest = {at[:axis] + at[axis + 1 :] for at in tiles}
         tiles = {
@@ -108,7 +108,7 @@ def _times(c: float, a: Array) -> Array:
 
 
 def _join(outputs: Tiles, tiles: tuple[int, ...], spec: ConvSpec) -> Array:
-    """The outputs of each tile side by side; what the last tile has too much is cut off."""
+    """Joins the outputs of the tiles side by side and cuts off the excess of the last tile."""
     n = spec.ndim
     y = jnp.stack([outputs[at] for at in itertools.product(range(2), repeat=n)], axis=-2)
     y = y.reshape(spec.batch, *tiles, *(2,) * n, spec.out_features)

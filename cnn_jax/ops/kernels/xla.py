@@ -1,6 +1,6 @@
-"""XLA's own convolution: `jax.lax.conv_general_dilated`, and its own transposes as gradients.
+"""Calls XLA's own convolution, `jax.lax.conv_general_dilated`, with JAX's transposes as gradients.
 
-The input gradient (and so the transposed convolution) is XLA's input-dilated convolution.
+The input gradient, and thus the transposed convolution, is XLA's input-dilated convolution.
 """
 
 import jax

@@ -1,8 +1,9 @@
-"""oneDNN, Intel's library of deep learning primitives, called through XLA's foreign functions.
+"""Calls oneDNN, Intel's library of deep learning primitives, through XLA's foreign functions.
 
-On Linux and x86-64, with the extra `cpu` and a C++ compiler; docs/kernels.md says how it is
-built and how it uses threads. Source: https://github.com/uxlfoundation/oneDNN (3.2), convolution
-primitive, `direct` algorithm: no Winograd, the sums of products that the definition has.
+This kernel needs Linux on x86-64, the extra `cpu` and a C++ compiler. docs/kernels.md describes how
+it is built and how it uses threads. Source: https://github.com/uxlfoundation/oneDNN (3.2),
+convolution primitive, `direct` algorithm. That algorithm computes the sums of products of the
+definition, without Winograd's transforms.
 """
 
 import ctypes
@@ -17,8 +18,8 @@ import numpy as np
 from cnn_jax.ops.kernels.onednn import arrange, build, sharding
 from cnn_jax.ops.spec import ROLES, ConvSpec
 
-# Positions of a row, whose products a filter gradient adds up one after the other in float32. Their
-# sums are added up in parts (`Parts` in conv.cc).
+# The maximum number of positions per row. A filter gradient adds up the products of a row one after
+# the other in float32. The sums of rows are added up in parts (`Parts` in conv.cc).
 MOST_IN_ROW = 1 << 16
 
 
@@ -69,11 +70,12 @@ def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
-    """float32, but bfloat16 where the processor has it: emulated, it runs at a third the speed."""
+    """Returns bfloat16 if the processor has it, else float32: emulation is 3 times slower."""
     if spec.dtype != 'bfloat16' or not build.load().CnnJaxHasBfloat16():
         return jnp.dtype('float32')
-    # oneDNN 3.2's bfloat16 is wrong in the filter gradient where no window fits, as of 3x3 on 2x2
-    # pixels, and 7 times slower than float32 in the input gradient of strided depthwise kernels.
+    # With bfloat16 in oneDNN 3.2, the filter gradient is wrong where no window fits, for example
+    # 3x3 on 2x2 pixels, and the input gradient of strided depthwise kernels is 7 times slower than
+    # with float32.
     is_wrong = op == 'filter_grad' and not _a_window_fits(spec)
     is_depthwise = spec.is_depthwise and spec.groups > 1
     is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1
@@ -81,7 +83,7 @@ def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
 
 
 def _a_window_fits(spec: ConvSpec) -> bool:
-    """Whether, along each axis, the window of some output sees no padding."""
+    """Returns whether, along each axis, the window of some output sees no padding."""
     axes = zip(
         spec.window, spec.dilation, spec.strides, spec.input_size, spec.padding, spec.output_size,
         strict=True,
@@ -94,14 +96,14 @@ def _a_window_fits(spec: ConvSpec) -> bool:
 
 
 def _row(spec: ConvSpec) -> int:
-    """Positions of all axes but the outermost one."""
+    """Returns the number of output positions along all axes but the outermost one."""
     axes = zip(spec.input_size, spec.output_size, strict=True)
     outermost = next((i for i, axis in enumerate(axes) if axis != (1, 1)), 0)
     return math.prod(spec.output_size[outermost + 1 :])
 
 
 def _problem(spec: ConvSpec, op: str) -> np.ndarray:
-    """`Problem` of conv.cc, entry by entry."""
+    """Returns the members of `Problem` in conv.cc, in order."""
     in_bfloat16 = _compute_dtype(spec, op) == jnp.bfloat16
     lo, hi = zip(*spec.padding, strict=True)
     axes = (spec.input_size, spec.window, spec.output_size, spec.strides, spec.dilation, lo, hi)
@@ -121,7 +123,7 @@ def _problem(spec: ConvSpec, op: str) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def describe(spec: ConvSpec, op: str) -> tuple[bool, str]:
-    """Whether oneDNN can compute `op` of `spec`, and by which code of its own, or why not."""
+    """Returns whether oneDNN can compute `op` of `spec`, and its implementation or why not."""
     problem = _problem(arrange.arrange(spec, op).spec, op)
     text = ctypes.create_string_buffer(256)
     pointer = problem.ctypes.data_as(ctypes.POINTER(ctypes.c_int64))

@@ -1,6 +1,6 @@
-"""The same convolution written as another one, which oneDNN computes faster.
+"""Rewrites a convolution as an equivalent one that oneDNN computes faster.
 
-The sums stay the same: arrays are viewed otherwise, transposed (`batch_inside`) or padded
+The sums stay the same. Arrays are only reshaped, transposed (`batch_inside`) or padded
 (`space_to_depth`).
 """
 
@@ -15,7 +15,7 @@ from cnn_jax.ops.spec import ConvSpec
 
 
 class Arrangement(NamedTuple):
-    """`spec` with arrays `into(role, array)`; `back(role, result)` undoes it."""
+    """A convolution `spec` of arrays `into(role, array)`; `back(role, result)` inverts `into`."""
 
     spec: ConvSpec
     into: Callable[[str, jax.Array], jax.Array]
@@ -32,7 +32,7 @@ def arrange(spec: ConvSpec, op: str) -> Arrangement:
 
 def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:
     # oneDNN's matrix products have one row for each output along the last axis, and the kernel
-    # as their other operand: few rows and a large kernel are slow.
+    # as their other operand. They are slow with few rows and a large kernel.
     largest = 3 if op == 'filter_grad' else 7
     large_kernel = spec.in_features * spec.out_features >= 256**2 * spec.groups
     return spec.ndim < 3 and spec.batch >= 8 and large_kernel and spec.output_size[-1] <= largest
@@ -41,7 +41,8 @@ def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:
 def batch_inside(spec: ConvSpec) -> Arrangement:
     """Makes the batch the last spatial axis, with a window of 1.
 
-    VGG-16's layers of 2x2 pixels run 4 to 6 times faster, those of 4x4 pixels 2 times.
+    VGG-16's layers of 2x2 pixels run 4 to 6 times faster, and those of 4x4 pixels run 2 times
+    faster.
     """
     inner = spec.replace(
         batch=1,
@@ -70,18 +71,18 @@ def _suits_space_to_depth(spec: ConvSpec, op: str) -> bool:
 
 
 def space_to_depth(spec: ConvSpec) -> Arrangement:
-    """Turns `stride` neighbouring positions along the last axis into channels of stride 1.
+    """Turns `stride` neighbouring positions along the last axis into channels, with stride 1.
 
-    The part of the padding before that is no multiple of the stride is written out: with zeros
-    around the kernel instead, an infinity beside a window would reach its output as a NaN. A first
-    layer on raw audio (1 channel, window 80, stride 4) or of patches runs up to twice as fast.
+    The remainder of the low padding modulo the stride is written out in the input. If the kernel
+    were padded with zeros instead, an infinity next to a window would make its output NaN. A first
+    layer on raw audio (1 channel, window 80, stride 4) or on patches runs up to twice as fast.
     """
     stride, size, (padding, _) = spec.strides[-1], spec.input_size[-1], spec.padding[-1]
     taps = spec.window[-1] // stride
     before, low = divmod(padding, stride)
     seen = spec.output_size[-1] - 1 + taps - before
     inner_size = min(-(-(low + size) // stride), seen)
-    high = inner_size * stride - low - size  # negative: what no window sees
+    high = inner_size * stride - low - size  # if negative, crops positions that no window sees
     inner = spec.replace(
         input_size=(*spec.input_size[:-1], inner_size),
         in_features=spec.in_features * stride,
@@ -109,7 +110,7 @@ def space_to_depth(spec: ConvSpec) -> Arrangement:
 
 
 def prefers_plain_kernel(spec: ConvSpec, op: str) -> bool:
-    """Whether oneDNN is faster, in float32, on the kernel as it is than on a blocked copy."""
+    """Returns whether oneDNN is faster in float32 without a blocked copy of the kernel."""
     if op == 'input_grad':
         return spec.in_features < 8 and max(spec.strides) > 1
     few = spec.groups == 1 and spec.in_features <= 12

@@ -25,11 +25,11 @@ from cnn_jax.machine import cache_folder
 TARGET = 'cnn_jax_onednn'
 SOURCE = Path(__file__).with_name('conv.cc')
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
-SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment: this process has no native kernel
+SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment disables the native kernel
 FLAGS = ('-O1', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
 
-# Idle OpenMP threads sleep, unless the user chose otherwise, so that XLA's threads have the cores.
-# GNU's runtime reads these variables once, when it is loaded.
+# Makes idle OpenMP threads sleep, unless the user chose otherwise, so that XLA's threads can use
+# the cores. GNU's runtime reads these variables once, when it is loaded.
 WAITING = {'OMP_WAIT_POLICY': 'passive'}
 
 _log = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ _lock = threading.Lock()
 
 
 class Unavailable(Exception):
-    """Why there is no native kernel here."""
+    """Raised with the reason why there is no native kernel."""
 
 
 def load() -> ctypes.CDLL:
-    """The native library, built if no process of this user built it before.
+    """Returns the native library, which is built if no process of this user has built it before.
 
     Raises:
-        Unavailable: the reason. It is remembered, so a process tries only once.
+        Unavailable: with the reason. It is cached, so a process tries only once.
     """
     with _lock:
         result = _load()
@@ -59,8 +59,10 @@ def load() -> ctypes.CDLL:
 
 
 def load_if_built() -> None:
-    """To be called on import: so that a program of another process, serialized or exported, finds
-    the kernel. Nothing happens where it was never built."""
+    """Loads the native library on import if it has been built; otherwise does nothing.
+
+    A serialized or exported program from another process can then find the kernel.
+    """
     with contextlib.suppress(Unavailable, OSError):
         if os.environ.get(SWITCH) != '0' and _target().exists():
             load()
@@ -96,7 +98,7 @@ def _installed(package: str, ending: str) -> Path:
 
 
 def _built(onednn: Path, include: Path) -> Path:
-    """The path of the compiled source."""
+    """Returns the path of the native library, after compiling it if necessary."""
     target = _target()
     if target.exists():
         return target
@@ -142,8 +144,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _open(onednn: Path, kernel: Path) -> ctypes.CDLL:
-    # oneDNN first, by its path: the loader then finds it for the kernel by its name. Both stay
-    # private (RTLD_LOCAL), since other packages bring a oneDNN of their own.
+    # oneDNN is loaded first, by its path, so that the loader finds it by name for the kernel. Both
+    # stay private (RTLD_LOCAL), because other packages may load their own oneDNN.
     with _environment_defaults(WAITING):
         ctypes.CDLL(str(onednn))
         library = ctypes.CDLL(str(kernel))

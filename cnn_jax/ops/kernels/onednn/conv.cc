@@ -1,13 +1,14 @@
-// Convolution and its two gradients by oneDNN, behind one XLA FFI handler.
+// Computes a convolution and its two gradients with oneDNN, behind one XLA FFI handler.
 //
-// Arrays are channels-last and kernels (*window, in / groups, out), in XLA's own buffers, which
-// oneDNN reads and writes in place. Only the kernel is copied, into the blocked layout that oneDNN
-// asks for, where it asks for one. A filter gradient over many positions is computed in parts.
+// Arrays are channels-last and kernels have shape (*window, in / groups, out). oneDNN reads and
+// writes XLA's own buffers in place. Only the kernel is copied, and only if oneDNN asks for a blocked
+// layout. A filter gradient over many positions is computed in parts.
 //
-// A call takes a Slot: the primitives built so far and one block of working memory. There are as
-// many slots as calls that the processor can serve with their full number of OpenMP threads
-// (usually one). So calls from several host devices or Python threads queue up instead of fighting
-// for the cores, a slot that is held needs no lock, and a sum is split in the same way every time.
+// Each call takes a Slot, which holds the primitives built so far and one block of working memory.
+// There are as many slots as calls that the processor can run at once with their full number of
+// OpenMP threads (usually one). Calls from several host devices or Python threads therefore queue up
+// instead of competing for the cores, a slot in use needs no lock, and a sum is split in the same way
+// every time.
 
 #include <sched.h>
 #include <sys/syscall.h>
@@ -30,7 +31,8 @@
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
 
-// Of GNU's OpenMP runtime, which oneDNN brings along; no header, so that any compiler will do.
+// Functions of GNU's OpenMP runtime, which oneDNN loads. Declaring them here instead of including a
+// header lets any compiler build this file.
 extern "C" {
 int omp_get_max_threads();
 int omp_get_num_threads();
@@ -46,17 +48,17 @@ namespace ffi = xla::ffi;
 using dnnl::memory;
 
 constexpr int kMaxSpatial = 3;
-constexpr size_t kMaxJobs = 1024;  // in a slot; when there are more, all are dropped
+constexpr size_t kMaxJobs = 1024;  // per slot; when it is full, all jobs are dropped
 constexpr size_t kAlign = 64;
 
-// Positions that one part of a filter gradient adds up (see `Parts`): with a small kernel, where a
-// part is computed by one thread, and otherwise.
+// Number of positions that one part of a filter gradient adds up (see `Parts`). The first two are
+// bounds for small kernels, where one thread computes a part; the third is for all other kernels.
 constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
 
 enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
 
-// One convolution problem. Only int64_t members, so that it is hashed and compared as bytes.
+// One convolution problem. All members are int64_t, so that it can be hashed and compared as bytes.
 struct Problem {
   int64_t op, bf16, plain_kernel, ndim, groups, batch, in_features, out_features;
   int64_t in[kMaxSpatial], window[kMaxSpatial], out[kMaxSpatial];
@@ -86,10 +88,10 @@ int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded u
 
 size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-// A primitive with its arguments; from call to call only their addresses change.
+// A primitive with its arguments. Only their addresses change from call to call.
 class Plan {
  public:
-  // kFilterGradPart gives float32 in a layout of oneDNN's choice, or in `layout` if that is given.
+  // kFilterGradPart gives float32 in a layout that oneDNN chooses, or in `layout` if it is given.
   explicit Plan(const Problem& p, const memory::desc* layout = nullptr) {
     const int n = p.ndim;
     const auto type = p.bf16 ? memory::data_type::bf16 : memory::data_type::f32;
@@ -104,7 +106,7 @@ class Plan {
     const auto x = channels_last(p.in_features, p.in);
     const auto y = channels_last(p.out_features, p.out);
 
-    // oneDNN counts the axes of a kernel as ([group,] out, in, *window).
+    // oneDNN orders the axes of a kernel as ([group,] out, in, *window).
     const int64_t in = p.in_features / p.groups, out = p.out_features / p.groups;
     memory::dims shape = list(p.window), steps(n);
     int64_t step = in * p.out_features;
@@ -121,7 +123,7 @@ class Plan {
     if (p.plain_kernel) packed = w;
 
     auto dilation = list(p.dilation);
-    for (auto& d : dilation) --d;  // oneDNN counts the holes
+    for (auto& d : dilation) --d;  // oneDNN counts the holes between taps
     const auto direct = dnnl::algorithm::convolution_direct;
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -168,7 +170,7 @@ class Plan {
   }
 
  private:
-  // `args` and `descs` are in the order of the caller's buffers; the kernel is number `kernel`.
+  // `args` and `descs` are in the order of the caller's buffers. `kernel` is the kernel's index.
   template <typename PrimitiveDesc>
   void Bind(const PrimitiveDesc& pd, std::vector<int> args, std::vector<memory::desc> descs,
             int kernel, const memory::desc& packed) {
@@ -199,11 +201,11 @@ class Plan {
   size_t packed_offset_, workspace_;
 };
 
-// Some of the images, or of the rows of one image. The filter gradient of the whole is the sum of
-// those of the parts.
+// Some of the images, or some rows of one image. The filter gradient of the whole problem is the sum
+// of the filter gradients of its parts.
 struct Part {
   Problem problem;
-  int64_t x, y;  // its first element of each
+  int64_t x, y;  // offsets of its first element in x and in y
 };
 
 bool HasSmallKernel(const Problem& p) {
@@ -212,13 +214,13 @@ bool HasSmallKernel(const Problem& p) {
   return size <= kSmallKernel;
 }
 
-// The parts of a filter gradient; none if its sums are short enough.
+// Returns the parts of a filter gradient, or no parts if its sums are short enough.
 //
-// oneDNN adds the products of a thread's positions up one after the other, in float32: errors grow
-// with their number, and a sum of ones stops growing at 2^24.
+// oneDNN adds up the products of a thread's positions one after the other in float32. Errors grow
+// with the number of positions, and a sum of ones stops growing at 2^24.
 std::vector<Part> Parts(const Problem& p) {
   if (p.op != kFilterGrad) return {};
-  int64_t x = p.in_features, y = p.out_features, positions = 1;  // of an image
+  int64_t x = p.in_features, y = p.out_features, positions = 1;  // per image
   for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], positions *= p.out[i];
   const int64_t all = p.batch * positions;
   if (all <= kMost) return {};
@@ -237,7 +239,7 @@ std::vector<Part> Parts(const Problem& p) {
       parts.push_back({problem, i * x, i * y});
     }
   } else {
-    int axis = 0;  // the outermost one: its rows are contiguous
+    int axis = 0;  // the outermost one, whose rows are contiguous
     while (axis < p.ndim - 1 && p.in[axis] == 1 && p.out[axis] == 1) ++axis;
     const int64_t n = p.in[axis], outputs = p.out[axis], stride = p.strides[axis];
     const int64_t count = Quotient(outputs, std::max<int64_t>(1, most / (positions / outputs)));
@@ -249,8 +251,8 @@ std::vector<Part> Parts(const Problem& p) {
       const int64_t end = first + (problem.out[axis] - 1) * stride +
                           (p.window[axis] - 1) * p.dilation[axis] + 1;
       const int64_t from = std::max<int64_t>(first, 0), to = std::min(end, n);
-      if (from >= to) continue;  // it sees padding only
-      // A bfloat16 part needs a window without padding, as `_compute_dtype` of the caller says.
+      if (from >= to) continue;  // the part sees only padding
+      // A bfloat16 part needs a window without padding (see `_compute_dtype` in __init__.py).
       const int64_t inside = first + Quotient(from - first, stride) * stride;
       if (p.bf16 && inside + (p.window[axis] - 1) * p.dilation[axis] >= to) return {};
       problem.in[axis] = to - from;
@@ -265,10 +267,10 @@ std::vector<Part> Parts(const Problem& p) {
   return parts;
 }
 
-// The plan of a problem, or those of its parts, whose results are added up in double precision.
+// The plan of a problem, or the plans of its parts, whose results are added up in double precision.
 //
-// With a small kernel, a part is too little work to be spread over threads: each thread has a share
-// of the parts for itself.
+// With a small kernel, a part is too little work to spread over threads. Each thread then computes
+// its own share of the parts.
 class Job {
  public:
   explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.bf16 ? 2 : 4) {
@@ -277,7 +279,7 @@ class Job {
       workspace_ = shares_[0].plans[0].workspace();
       return;
     }
-    std::vector<Problem> problems;  // that differ
+    std::vector<Problem> problems;  // the distinct problems of the parts
     for (const Part& part : parts_) {
       const auto found = std::find(problems.begin(), problems.end(), part.problem);
       which_.push_back(found - problems.begin());
@@ -285,7 +287,7 @@ class Job {
     }
     const int threads = omp_get_max_threads();
     shares_.resize(HasSmallKernel(p) ? std::min<size_t>(threads, parts_.size()) : 1);
-    if (shares_.size() > 1) omp_set_num_threads(1);  // the plans are for one thread
+    if (shares_.size() > 1) omp_set_num_threads(1);  // each plan runs on one thread
     struct Restore {
       int threads;
       ~Restore() { omp_set_num_threads(threads); }
@@ -337,7 +339,8 @@ class Job {
     std::exception_ptr error;
   };
 
-  // In the workspace of a share, after that of its plans: its sums, and the latest part's.
+  // The workspace of a share holds the workspace of its plans, then the sums over its parts, then the
+  // result of its latest part.
   double* Sums(char* share) const { return reinterpret_cast<double*>(share + plan_bytes_); }
   float* Latest(char* share) const {
     return reinterpret_cast<float*>(share + plan_bytes_ + Aligned(count_ * sizeof(double)));
@@ -357,7 +360,8 @@ class Job {
     }
   }
 
-  // Runs `each(i)` for every share, on as many threads. Nothing may be thrown out of OpenMP's code.
+  // Runs `each(i)` for every share, on as many threads as there are shares. Exceptions must not leave
+  // the OpenMP region, so they are rethrown after it.
   template <typename F>
   void ForEachShare(const F& each) {
     struct Work {
@@ -383,7 +387,7 @@ class Job {
   }
 
   std::vector<Part> parts_;
-  std::vector<size_t> which_;  // the number of each part's plan in a share
+  std::vector<size_t> which_;  // index of each part's plan within a share
   std::vector<Share> shares_;
   dnnl::reorder reorder_;
   memory sum_, result_;
@@ -424,7 +428,7 @@ class Slot {
   dnnl::stream stream_{Engine()};
 };
 
-// Hands out the slots, the most recently used first.
+// Hands out the slots, starting with the most recently used one.
 class Slots {
  public:
   explicit Slots(int count) : owned_(count) {
@@ -457,18 +461,18 @@ class Slots {
 };
 
 Slots* slots = nullptr;
-std::atomic<pid_t> owner = 0;  // the process of the first call, which has the OpenMP threads
-std::vector<int> processors;  // that the process may use
+std::atomic<pid_t> owner = 0;  // the process of the first call, which owns the OpenMP threads
+std::vector<int> processors;  // the processors that this process may use
 
-// The OpenMP threads that work for the calling thread, and that thread, each on a processor of its own.
+// Binds the calling thread and the OpenMP threads that work for it to one processor each.
 //
-// Left alone, Linux often wakes a sleeping thread on the processor of the thread that wakes it, where
-// it waits for some milliseconds: a call after a pause takes twice as long.
+// Otherwise, Linux often wakes a sleeping thread on the processor of the thread that wakes it. There
+// it waits for some milliseconds, so that a call after a pause takes twice as long.
 class Team {
  public:
-  // Runs `work` with the threads spread out; the calling thread is free again afterwards. Plainly runs
-  // it where the threads are not as many as the processors, or where the user has bound them
-  // (OMP_PROC_BIND, GOMP_CPU_AFFINITY).
+  // Runs `work` with the threads bound to different processors, and restores the affinity of the
+  // calling thread afterwards. Does not bind threads if their number differs from the number of
+  // processors, or if the user has bound them (OMP_PROC_BIND, GOMP_CPU_AFFINITY).
   template <typename F>
   void Spread(F&& work) {
     if (!known_) Meet();
@@ -515,11 +519,11 @@ class Team {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(processor, &set);
-    sched_setaffinity(thread, sizeof set, &set);  // where that is forbidden, all stays as it was
+    sched_setaffinity(thread, sizeof set, &set);  // has no effect where it is forbidden
   }
 
   bool known_ = false;
-  int here_ = 0;  // where the calling thread was last; the others have the other processors
+  int here_ = 0;  // last processor of the calling thread; the other threads have the others
   std::vector<Thread> threads_;
 };
 
@@ -557,7 +561,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(CnnJaxConvolve, Convolve,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<ffi::Span<const int64_t>>("problem"));
 
-// To be called once, before the handler: how many calls may run at the same time.
+// Sets how many calls may run at the same time. Must be called once, before the handler runs.
 extern "C" void CnnJaxStart(int count) {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -565,19 +569,19 @@ extern "C" void CnnJaxStart(int count) {
   for (int i = 0; i < CPU_SETSIZE; ++i) {
     if (CPU_ISSET(i, &set)) processors.push_back(i);
   }
-  slots = new Slots(count);  // lives as long as the process: XLA's threads may outlast `main`
+  slots = new Slots(count);  // never freed, because XLA's threads may outlive `main`
 }
 
-// The process whose calls work, or 0 before the first call.
+// Returns the id of the process whose calls work, or 0 before the first call.
 extern "C" int CnnJaxOwner() { return owner; }
 
-// Whether oneDNN computes bfloat16 in hardware here; else it emulates.
+// Returns whether oneDNN computes bfloat16 in hardware on this machine rather than emulating it.
 extern "C" int CnnJaxHasBfloat16() {
   return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
 }
 
-// Writes the name of the code that oneDNN would run for `problem` into `text` and returns 1, or the
-// reason why it cannot and returns 0.
+// Writes to `text` the name of the implementation that oneDNN would run for `problem` and returns 1.
+// If oneDNN cannot compute it, writes the reason and returns 0.
 extern "C" int CnnJaxDescribe(const int64_t* problem, char* text, int size) {
   Problem p;
   std::memcpy(&p, problem, sizeof p);

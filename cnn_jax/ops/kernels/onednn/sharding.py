@@ -1,6 +1,6 @@
-"""Under `jit` with a batch that is spread over devices, each device convolves its own part.
+"""Partitions convolutions under `jit`: each device convolves its own part of a sharded batch.
 
-XLA knows nothing of a foreign function, and would gather the whole batch on every device.
+XLA cannot partition a foreign function, and would otherwise gather the whole batch on every device.
 """
 
 import math
@@ -18,9 +18,9 @@ Compute = Callable[[str, jax.Array, jax.Array, ConvSpec], jax.Array]
 
 
 def by_batch(compute: Compute) -> Compute:
-    """`compute(op, a, b, spec)`, split along the batch as its operands are."""
+    """Partitions `compute(op, a, b, spec)` along the batch, following its first operand."""
 
-    if custom_partitioning is None:  # then no kernel is lowered at all
+    if custom_partitioning is None:  # in this case no kernel is lowered at all
         return compute
     partitioned = custom_partitioning(compute, static_argnums=(0, 3))
 
@@ -47,7 +47,7 @@ def by_batch(compute: Compute) -> Compute:
         return mesh, lower, placed[out], tuple(placed[role] for role in ROLES[op][:2])
 
     def rule(op, spec, mesh, operands, result):
-        # Einsum-like: the axes of each array; only the batch, 'n', is common to two of them.
+        # As in einsum, the axes of each array. Only the batch, 'n', is common to two arrays.
         names = {'x': 'n', 'w': 'w_batch', 'y': 'n'}
         texts = [
             ' '.join([names[role], *(f'{role}{i}' for i in range(spec.ndim + 1))])
