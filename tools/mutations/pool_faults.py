@@ -374,7 +374,7 @@ FAULTS = [
     Fault(
         'pad: gradient in 16 bits',
         'patches.py',
-        'wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over copies',
+        'wide = x.astype(accumulator(x.dtype))  # because the gradient is a sum over copies',
         'wide = x',
         PATCHES,
     ),
@@ -391,7 +391,7 @@ FAULTS = [
     Fault(
         'unfold: gradient in 16 bits',
         'patches.py',
-        'wide = x.astype(accumulator(x.dtype))  # for the gradient, a sum over patches',
+        'wide = x.astype(accumulator(x.dtype))  # because the gradient is a sum over patches',
         'wide = x',
         PATCHES,
     ),
