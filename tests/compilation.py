@@ -1,23 +1,24 @@
-"""How the suite compiles: a fifth of the time that users wait, at the price of slower programs.
+"""Compiler settings of the test suite: a fifth of the usual compile time, but slower programs.
 
-Tests marked `optimized` compile with all optimisations, processes that a test starts as users do.
+Tests marked `optimized` compile with all optimisations. Processes that a test starts use the
+default settings.
 """
 
 import os
 
 import jax
 
-# The older way to write loops, which is compiled in less time. XLA ends the process at a flag that
-# it does not know, hence only in versions that were tried.
+# Setting this flag to false selects XLA's older loop emitters, which compile faster. XLA aborts on
+# unknown flags, so the flag is set only for versions that were tried.
 _FLAG = 'xla_cpu_use_fusion_emitters'
 _HAS_FLAG = (0, 7) <= jax.__version_info__ < (0, 11)
 
-# For jax.jit(..., compiler_options=): the loops that users get.
+# For jax.jit(..., compiler_options=): selects the loop emitters that users get.
 LOOPS_OF_USERS = {_FLAG: True} if _HAS_FLAG else {}
 
 
 def x64(enabled: bool = True):
-    """A context with 64-bit types."""
+    """Returns a context manager that enables or disables 64-bit types."""
     if hasattr(jax, 'enable_x64'):
         return jax.enable_x64(enabled)
     from jax.experimental import enable_x64
@@ -26,13 +27,13 @@ def x64(enabled: bool = True):
 
 
 def set_up() -> None:
-    """To be called before the first array is made."""
+    """Sets up fast compilation; call it before the first array is created."""
     jax.config.update('jax_disable_most_optimizations', True)
     if not _HAS_FLAG:
         return
     before = os.environ.get('XLA_FLAGS')
     os.environ['XLA_FLAGS'] = f'{before or ""} --{_FLAG}=false'
-    jax.devices()  # reads the flags, once
-    del os.environ['XLA_FLAGS']  # not for processes that tests start
+    jax.devices()  # reads the flags, only once
+    del os.environ['XLA_FLAGS']  # so that processes started by tests do not inherit it
     if before is not None:
         os.environ['XLA_FLAGS'] = before

@@ -1,4 +1,4 @@
-"""Eight virtual devices for the whole suite, and fixtures that tests of several floors share."""
+"""Sets up eight virtual devices for the whole suite, and defines shared fixtures."""
 
 import os
 import pathlib
@@ -8,8 +8,8 @@ import pytest
 
 from tests import compilation
 
-# Before any test module can make an array, which would settle the number of devices at one: so
-# everything about several devices runs on any machine, whatever is collected first.
+# This must run before any test module creates an array, because that would fix the number of
+# devices at one. It lets multi-device tests run on any machine, in any order of collection.
 jax.config.update('jax_num_cpu_devices', 8)
 
 compilation.set_up()
@@ -27,9 +27,9 @@ def optimized(request):
 
 @pytest.fixture(scope='session')
 def shared_data() -> pathlib.Path:
-    """A folder of TFDS-prepared sets: CNN_JAX_TEST_DATA, or shared/tfds beside the project."""
+    """Folder of data prepared by TFDS: CNN_JAX_TEST_DATA, or shared/tfds beside the project."""
     named = os.environ.get('CNN_JAX_TEST_DATA')
     folder = pathlib.Path(named or pathlib.Path(__file__).parents[2] / 'shared' / 'tfds')
     if not folder.is_dir():
-        pytest.skip(f'no prepared data sets at {folder}; CNN_JAX_TEST_DATA names their folder')
+        pytest.skip(f'no prepared data sets at {folder}; set CNN_JAX_TEST_DATA to their folder')
     return folder

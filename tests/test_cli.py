@@ -1,4 +1,4 @@
-"""What a script says of bad input, and what of a bug."""
+"""Tests of what a script prints for invalid input and for a bug."""
 
 import pytest
 

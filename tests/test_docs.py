@@ -1,7 +1,8 @@
-"""The documents: Python runs, shell commands name real flags, links and paths lead somewhere.
+"""Tests of the documentation: its Python code runs, and its flags, links and paths exist.
 
-The `python` blocks of a page run in one session; one with `title="file.py"` is a complete file, run
-as a script; `pycon` blocks are doctests. `<!-- not run: reason -->` exempts the next block.
+The `python` blocks of a page run in one session. A block with `title="file.py"` is a complete file
+and runs as a script. `pycon` blocks are doctests. `<!-- not run: reason -->` exempts the next
+block.
 """
 
 import doctest
@@ -66,7 +67,7 @@ def test_examples_run(name, tmp_path, monkeypatch):
             if block.title:
                 continue
             if block.language == 'python':
-                code = '\n' * block.line + block.code  # so that a traceback has the page's lines
+                code = '\n' * block.line + block.code  # so that tracebacks show the page's lines
                 exec(compile(code, ROOT / name, 'exec'), session)
             else:
                 example = doctest.DocTestParser().get_doctest(
@@ -90,7 +91,7 @@ def test_file_runs(code, tmp_path):
 
 
 def commands() -> dict[str, set[str]]:
-    """Script or module -> the flags that the documents give it."""
+    """Returns, for each script or module, the flags that the documents pass to it."""
     found: dict[str, set[str]] = {}
     pattern = re.compile(r'(?:\b(experiments|launch|tools)/)?\b(\w+)\.(py|sh)\b([^`\n]*)')
     for text in PAGES.values():
@@ -145,7 +146,7 @@ def test_links_and_paths_exist(name):
         if anchor and path.suffix == '.md':
             headings = re.findall(r'^#+ (.*)$', path.read_text(), re.MULTILINE)
             assert anchor in map(slug, headings), target
-    if name == 'CHANGELOG.md':  # it has old paths
+    if name == 'CHANGELOG.md':  # mentions paths that no longer exist
         return
     for path in re.findall(
         r'`((?:cnn_jax|experiments|launch|tests|tools|docs)/[\w/.]*\w)', PAGES[name]

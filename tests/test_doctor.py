@@ -1,4 +1,4 @@
-"""The doctor: it finds what is wrong, and says so in its exit code."""
+"""Tests that the doctor finds problems and reports them in its exit code."""
 
 import json
 import types

@@ -1,4 +1,4 @@
-"""The `cnn-jax` command: every script by its name, from any folder."""
+"""Tests of the `cnn-jax` command, which runs every script by its name from any folder."""
 
 import pathlib
 import subprocess
@@ -46,5 +46,5 @@ def test_recipes_are_found_from_any_folder(tmp_path, monkeypatch, flag):
     assert command.recipe(given) == f'{flag}={ROOT}/experiments/recipes/mnist1d_cnn.flags'
     own = tmp_path / 'mnist1d_cnn.flags'
     own.write_text('--epochs=1')
-    assert command.recipe(f'{flag}={own}') == f'{flag}={own}'  # a file that exists is the user's
+    assert command.recipe(f'{flag}={own}') == f'{flag}={own}'  # an existing file takes precedence
     assert command.recipe('--model=mnist1d_cnn') == '--model=mnist1d_cnn'

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Tests of files that are either written completely or not at all."""
 
 import os
 import stat

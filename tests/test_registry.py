@@ -28,6 +28,6 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 def test_a_name_is_taken_once():
     registry = Registry('shape')
     registry.register('square', 4)
-    registry.register('square', 4)  # a module that is loaded again
+    registry.register('square', 4)  # as if the module were loaded again
     with pytest.raises(UserError, match="'square' is already registered"):
         registry.register('square', 5)

@@ -1,4 +1,4 @@
-"""Timing and machine limits: what is reported is what was run (never how fast it was)."""
+"""Tests that timing and machine limits report what ran; they do not test speed."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ def test_candidates_are_run_in_turns_and_counted():
         sample=0.0,
         limit=1.0,
     )
-    assert len(found['slow'].steady) == 1  # beyond the limit after its first call
+    assert len(found['slow'].steady) == 1  # exceeds the limit after its first call
     assert len(found['fast'].steady) == 3
     assert calls == ['fast', 'slow', 'fast', 'fast', 'fast']
     assert found['fast'].compile == 0.5

@@ -1,4 +1,4 @@
-"""Small originals and prepared folders, made here, and the real ones where they are at hand."""
+"""Fixtures of the data tests: a separate cache, and the real MNIST files if they are available."""
 
 import pathlib
 
@@ -7,13 +7,13 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
-    """Decoded arrays go to a folder of the test's own."""
+    """Gives each test its own cache folder for decoded arrays."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
 
 
 @pytest.fixture
 def raw_mnist(shared_data) -> pathlib.Path:
-    """The folder of MNIST's four original files, beside the prepared sets."""
+    """The folder of MNIST's four original files, next to the prepared data sets."""
     folder = shared_data.parent / 'raw' / 'mnist'
     if not folder.is_dir():
         pytest.skip(f'no original MNIST files at {folder}')

@@ -1,4 +1,4 @@
-"""Small originals with the layout of the published ones, and builders that accept them."""
+"""Small original files with the layout of the published ones, and builders that accept them."""
 
 import gzip
 import hashlib
@@ -23,7 +23,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def mnist(train: int = 20, test: int = 10, seed: int = 0) -> tuple[dict[str, bytes], dict]:
-    """MNIST's four files, and {split: (images, labels)} that they hold."""
+    """MNIST's four files, and their content as {split: (images, labels)}."""
     rng = np.random.default_rng(seed)
     files, content = {}, {}
     for prefix, split, n in (('train', 'train', train), ('t10k', 'test', test)):
@@ -36,7 +36,10 @@ def mnist(train: int = 20, test: int = 10, seed: int = 0) -> tuple[dict[str, byt
 
 
 def tar(files: dict[str, bytes], mode: str = 'w:gz') -> bytes:
-    """A tar archive of `files` with, as published ones have, a folder's entry and './' in front."""
+    """A tar archive of `files` with a folder entry and, if gzipped, names that begin with './'.
+
+    Published archives have both.
+    """
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode=mode) as archive:
         folder = tarfile.TarInfo('./a_folder')
@@ -50,14 +53,14 @@ def tar(files: dict[str, bytes], mode: str = 'w:gz') -> bytes:
 
 
 def encoded(pixels: np.ndarray, form: str = 'PNG') -> bytes:
-    """Pixels (H, W) or (H, W, C) as an image file."""
+    """Encodes pixels of shape (H, W) or (H, W, C) as an image file."""
     out = io.BytesIO()
     PIL.Image.fromarray(pixels.astype(np.uint8)).save(out, form)
     return out.getvalue()
 
 
 def wav(samples: np.ndarray, rate: int = 16000, channels: int = 1, width: int = 2) -> bytes:
-    """A WAV file."""
+    """Encodes samples as a WAV file."""
     out = io.BytesIO()
     with wave.open(out, 'wb') as sound:
         sound.setnchannels(channels)
@@ -68,7 +71,7 @@ def wav(samples: np.ndarray, rate: int = 16000, channels: int = 1, width: int = 
 
 
 def write(folder: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
-    """Writes `files` under `folder`, made if need be."""
+    """Writes `files` into `folder`, which is created if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -78,8 +81,8 @@ def write(folder: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
 def accept(monkeypatch, name: str, files: dict[str, bytes]) -> None:
     """Registers `files` as the originals of `name`, in place of the published ones.
 
-    The URLs and the file names stay; sizes and SHA-256 become those of `files`, so the whole path
-    of checking and preparing runs.
+    The URLs and file names stay the same; the sizes and SHA-256 digests become those of `files`, so
+    that all steps of verification and preparation run.
     """
     official = builders.builder_class(name)
     infos = {

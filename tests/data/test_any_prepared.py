@@ -1,4 +1,4 @@
-"""Sets that are not in the table, prepared by builders made here."""
+"""Data sets that are not registered, prepared by builders defined here."""
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ CLASS = tfds.features.ClassLabel(names=['no', 'yes'])
 
 
 def prepare(folder, features, examples, supervised=None, splits=('train', 'test')):
-    """A set 'own_set' with `examples` in each of `splits`."""
+    """Prepares a data set 'own_set' with `examples` in each of `splits` and returns its folder."""
 
     class OwnSet(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version('1.0.0')
@@ -117,7 +117,7 @@ def test_a_set_that_does_not_fit_is_refused(tmp_path, features, example, splits,
 
 
 def test_tfrecord_is_read_too(tmp_path, monkeypatch):
-    """The same examples in TFDS's usual format, framed here by its documentation."""
+    """Reads the same examples in TFDS's usual format, framed here as its documentation says."""
     path = prepare(tmp_path, IMAGES, list(pictures()))
     wanted = load('own_set:size=8', data_dir=tmp_path)
     from cnn_jax.data.prepared import Prepared
@@ -178,7 +178,7 @@ def test_a_part_that_is_none_is_refused(tmp_path, part):
 def test_a_pinned_version(tmp_path):
     path = prepare(tmp_path, IMAGES, list(pictures()))
     newer = path.with_name('1.1.0')
-    newer.mkdir()  # incomplete: the newest one cannot be read
+    newer.mkdir()  # the newest version is incomplete and cannot be read
     assert len(load('own_set/1.0.0:size=8', data_dir=tmp_path).splits['train']) == 6
     with pytest.raises(FileNotFoundError, match='1.1.0'):
         load('own_set:size=8', data_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""The builders on small archives that are laid out like the published ones."""
+"""Tests of the builders on small archives with the layout of the published ones."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.data import originals
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Loads a set from small originals."""
+    """A function that loads a data set from small original files."""
 
     def make(name, prepared_name, files, accept=True, **options):
         if accept:
@@ -23,7 +23,7 @@ def made(tmp_path, monkeypatch):
 
 
 def pairs(split):
-    """The examples of a split without their order."""
+    """The examples of a split in sorted order."""
     rows = zip(split.inputs, split.labels, strict=True)
     return sorted((int(label), bytes(np.ascontiguousarray(x))) for x, label in rows)
 
@@ -149,7 +149,7 @@ def test_imagenet_from_its_archives(made):
     assert dataset.num_classes == 1000 and dataset.input_shape == (24, 24, 3)
     train = sorted(dataset.class_names[label] for label in dataset.splits['train'].labels)
     assert train == ['n01440764', 'n01440764', 'n15075141']
-    # The first two labels of the published list of ground truths.
+    # The first two labels of the published ground-truth list.
     test = sorted(dataset.class_names[label] for label in dataset.splits['test'].labels)
     assert test == ['n01751748', 'n09193705']
 

@@ -72,7 +72,7 @@ def test_normalize_in_and_out_of_jit_is_the_formula(dtype, scale):
         jax.jit(lambda x: normalize(x, mean=mean, std=std))(jnp.asarray(inputs)),
     ):
         assert result.dtype == np.float32
-        # A scaling, a difference of numbers below 1, a quotient: a few roundings of 6e-8 each.
+        # A scaling, a difference of numbers below 1 and a quotient: a few roundings of 6e-8 each.
         np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
 
 

@@ -9,7 +9,10 @@ CLASSES = ('ant', 'bee')
 
 @pytest.fixture
 def folder(tmp_path):
-    """<class>/<number>.png, 5 of each class, flat images whose value tells class and number."""
+    """A folder of <class>/<number>.png, with 5 images per class.
+
+    All pixels of an image have the same value, which encodes the class and the number.
+    """
     for label, name in enumerate(CLASSES):
         files = {
             f'{i}.png': originals.encoded(np.full((6, 8, 3), 20 * i + label)) for i in range(5)

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: every reader answers or refuses in one line."""
+"""Damaged and hostile files: every reader returns a result or reports an error in one line."""
 
 import struct
 import sys

@@ -16,7 +16,7 @@ def test_epoch_order_is_a_permutation_that_seed_and_epoch_decide():
 
 
 def test_epoch_order_is_the_same_on_every_platform_and_numpy():
-    # Written down once: another value would break the resuming of old runs.
+    # Recorded values: if they changed, old runs could not be resumed correctly.
     assert epoch_order(0, 0, 8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
     digest = hashlib.sha256(epoch_order(7, 3, 60_000).astype('<i8').tobytes()).hexdigest()
     assert digest.startswith('9c641a3e32e12c44')

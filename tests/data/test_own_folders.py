@@ -1,4 +1,4 @@
-"""Folders as people have them: what is a split, a class, an example, and what is none of these."""
+"""Folders as users have them: what counts as a split, a class or an example, and what does not."""
 
 import os
 import wave
@@ -95,7 +95,8 @@ def test_heic_is_refused_with_advice(tmp_path):
 def test_the_orientation_of_a_photograph_is_applied(tmp_path, orientation):
     upright = np.zeros((8, 16, 3), np.uint8)
     upright[:4, :8] = 200  # bright in the upper left quarter
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # what turns the upright one into the stored
+    # The transposition that turns the upright image into the stored one.
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     stored = PIL.Image.fromarray(upright)
     if orientation > 1:
         stored = stored.transpose(PIL.Image.Transpose(undo[orientation]))

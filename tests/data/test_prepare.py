@@ -15,7 +15,7 @@ from tests.data import originals
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Every attempt to look up a host fails, as it does on a machine without a network."""
+    """Makes every host look-up fail, as on a machine without a network."""
 
     def refuse(host, *args, **kwargs):
         raise socket.gaierror(socket.EAI_NONAME, f'no network: {host}')
@@ -115,7 +115,7 @@ def decoded(folder, record):
 
 @pytest.mark.slow
 def test_mnist_from_its_originals_is_tfds_mnist(tmp_path, shared_data, raw_mnist):
-    """Verified, prepared and read without network and TensorFlow; equal example by example."""
+    """Verifies, prepares and reads without network and TensorFlow; compares every example."""
     program = (
         'import socket, sys\n'
         'def refuse(*args, **kwargs): raise socket.gaierror("no network")\n'
@@ -130,5 +130,5 @@ def test_mnist_from_its_originals_is_tfds_mnist(tmp_path, shared_data, raw_mnist
     assert dict(ours.sizes) == dict(theirs.sizes) == {'train': 60_000, 'test': 10_000}
     for split in ours.sizes:
         for a, b in zip(ours.records(split), theirs.records(split), strict=True):
-            # Where the PNG bytes are not the same, the pixels must be.
+            # If the PNG bytes differ, the pixels must be equal.
             assert a == b or decoded(ours, a) == decoded(theirs, b)

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def copy(folder, tmp_path):
-    """A copy of it, to be damaged, as <data_dir>/mnist/<version>."""
+    """A copy of the prepared folder, <data_dir>/mnist/<version>, for tests to damage."""
     return shutil.copytree(folder, tmp_path / 'mnist' / folder.name)
 
 
@@ -32,7 +32,7 @@ def shard(copy, split='train'):
 
 
 def change(copy, **changes):
-    """Rewrites the first split's entry of dataset_info.json."""
+    """Changes the first split's entry in dataset_info.json and returns the name of the split."""
     path = copy / 'dataset_info.json'
     info = json.loads(path.read_text())
     info['splits'][0].update(changes)

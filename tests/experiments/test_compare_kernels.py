@@ -1,4 +1,4 @@
-"""experiments/compare_kernels.py: table, JSON and pictures of one small problem; bad input."""
+"""Tests compare_kernels.py: table, JSON and pictures of one small problem, and bad input."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The same network in JAX and in PyTorch: in float64 they are the same."""
+"""Compares the same network in JAX and in PyTorch; in float64 they agree."""
 
 import json
 import pathlib
@@ -102,7 +102,7 @@ def test_what_has_no_counterpart_is_refused(flags, message):
 def test_relative_differences_are_per_array_unless_an_array_is_nothing():
     large, small = np.full(4, 100.0), np.full(4, 1.0)
     assert parity.relative([large, small * 1.01], [large, small]) == pytest.approx(0.01)
-    # An array of rounding: measured against a thousandth of everything (norm 200).
+    # An array of rounding errors is measured against a thousandth of the total norm (200).
     noise = np.full(4, 1e-9)
     assert parity.relative([large, noise], [large, -noise]) == pytest.approx(4e-9 / 0.2, rel=1e-3)
 

@@ -1,4 +1,4 @@
-"""experiments/filters.py: its pictures are right, and unreadable files are refused in one line."""
+"""experiments/filters.py: its pictures are correct; unreadable files give an error in one line."""
 
 import json
 

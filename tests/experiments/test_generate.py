@@ -1,4 +1,4 @@
-"""generate.py as a user runs it, and what it refuses, on scikit-learn's digits."""
+"""Runs generate.py as a user does, on scikit-learn's digits, and tests what it refuses."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def on_one_device(job):
 
 
 def fit(values, folder):
-    """Trains in this process; the state and the result."""
+    """Trains in this process and returns the state and the result."""
     config = GenerateConfig(**values)
     workdir = training.Workdir(folder, config)
     with workdir.hold():
@@ -50,7 +50,7 @@ def fit(values, folder):
 
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
-    """The folder of a classifier of digits, trained a little, and its result."""
+    """The run folder of a briefly trained classifier of digits, and its result."""
     folder = tmp_path_factory.mktemp('classifier') / 'run'
     config = training.TrainConfig(
         model_options='features=(4,),hidden=()', epochs=2.0, learning_rate=0.02
@@ -70,7 +70,7 @@ def vae(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def judged_gan(classifier, tmp_path_factory):
-    """The same of a GAN, whose images a classifier judges."""
+    """The same for a GAN whose images are rated by a classifier."""
     folder = tmp_path_factory.mktemp('gan') / 'run'
     return folder, *fit(GAN | {'classifier_workdir': str(classifier[0])}, folder)
 
@@ -193,7 +193,7 @@ def test_the_script_says_what_is_finished_and_what_is_wrong(vae):
     assert said[0][0].endswith(f'written to {folder}\n')
     out, problem = said[1]
     assert out == '' and problem.startswith('error: ') and problem.count('\n') == 1
-    # The settings of the paper, but for what is said otherwise.
+    # The settings of the paper, except where flags change them.
     assert 'learning_rate=0.001 there and 0.0002 here' in problem
     assert 'batch_size=64 there and 128 here' in problem
     assert 'beta1=0.9 there and 0.6 here' in problem

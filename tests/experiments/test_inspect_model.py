@@ -1,4 +1,4 @@
-"""experiments/inspect_model.py on a run that was really trained."""
+"""Tests experiments/inspect_model.py on an actual training run."""
 
 import json
 

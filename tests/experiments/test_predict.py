@@ -1,4 +1,4 @@
-"""predict.py, evaluate.py and export.py with the files and shells that people have."""
+"""Tests predict.py, evaluate.py and export.py with files and shells as users have them."""
 
 import csv
 import os
@@ -75,7 +75,7 @@ def test_batches_keep_the_order_around_what_cannot_be_read(tmp_path, monkeypatch
     monkeypatch.setattr(prediction, 'BATCH', 4)
     monkeypatch.setattr(prediction, 'predictor', lambda run: lambda inputs: inputs.mean((1, 2, 3)))
     files = [str(tmp_path / f'{i}.png') for i in range(13)]
-    for i in set(range(13)) - {1, 4, 5, 6, 7, 12}:  # lacking: one, a whole batch, the last
+    for i in set(range(13)) - {1, 4, 5, 6, 7, 12}:  # missing: one, a whole batch, the last
         PIL.Image.new('L', (4, 4), i).save(files[i])
     (tmp_path / 'empty').mkdir()
     files.append(str(tmp_path / 'empty'))
@@ -165,7 +165,7 @@ def test_a_reader_that_has_enough_is_no_error(trained, tmp_path):
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(['bash', '-c', shell], env=environment, capture_output=True, text=True)
     assert done.stdout == 'file,class,probability\n' and done.stderr == ''
-    assert done.returncode in (0, 141)  # the pipe may hold all there is
+    assert done.returncode in (0, 141)  # the pipe may hold the whole output
     for line in (f'{command} {tmp_path}/new', f'{sys.executable} -m cnn_jax --help'):
         shell = f'set -o pipefail; {line} | true'
         done = subprocess.run(['bash', '-c', shell], env=environment, capture_output=True)

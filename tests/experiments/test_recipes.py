@@ -1,4 +1,4 @@
-"""Every recipe says what it reached and how, parses, and fits its data."""
+"""Every recipe states its result and its command, parses, and fits its data set."""
 
 import pathlib
 import re
@@ -17,7 +17,7 @@ from tools import scripts
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
 
-# The first line of a recipe; the number is the mean of the test accuracy.
+# The first line of a recipe; the number is the mean test accuracy.
 RESULT = r'# (?:(\d+\.\d+) % (?:\+- \d+\.\d+ )?\(\d+ seeds?, .*\); .* a run on|No result yet\.)'
 
 
@@ -29,13 +29,13 @@ def read(recipe) -> TrainConfig:
 
 
 def row(recipe) -> str:
-    """The recipe's line of docs/results.md."""
+    """The recipe's row in docs/results.md."""
     lines = (ROOT / 'docs' / 'results.md').read_text().splitlines()
     return next(line for line in lines if line.startswith(f'| `{recipe.stem}` |'))
 
 
 def stand_in(spec: str) -> Dataset:
-    """The data set of a recipe without its examples, by what the table of data sets says."""
+    """The data set of a recipe without examples, built from its catalog entry."""
     name, options = parse(spec)
     entry = catalog.CATALOG[name]
     sizes = {'length': 60, **catalog.options(entry.read), **options}
@@ -81,5 +81,6 @@ def test_a_recipe_says_its_result_as_the_documentation_and_builds_its_model(reci
     config = read(recipe)
     assert not config.data_dir
     net = make_net(config, stand_in(config.dataset))
-    if not config.dataset.startswith(('trec', 'movie_reviews')):  # theirs depends on the words
+    # The number of parameters of text models depends on the vocabulary.
+    if not config.dataset.startswith(('trec', 'movie_reviews')):
         assert f' {net.num_parameters:,} |' in row(recipe), net.num_parameters

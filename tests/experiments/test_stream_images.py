@@ -1,4 +1,4 @@
-"""experiments/stream_images.py: an ImageNet in small is prepared and read in several processes."""
+"""experiments/stream_images.py: prepares a small ImageNet and reads it in several processes."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""train.py and evaluate.py as a user runs them, in processes of their own."""
+"""Runs train.py and evaluate.py as a user does, in separate processes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SMALL = ('--epochs=2', '--model_options=features=(4,),hidden=()', '--learning_ra
 
 @pytest.fixture(scope='module')
 def environment(tmp_path_factory):
-    # What one process of this file compiled, the others need not.
+    # The processes of this file share what they compile.
     return scripts.compilation_cache(tmp_path_factory.mktemp('cache'))
 
 
@@ -36,7 +36,7 @@ def run(environment, script, *flags):
 
 @pytest.fixture(scope='module')
 def finished(environment, tmp_path_factory):
-    """The folder of a finished run, and what the run said."""
+    """The folder of a finished run, and what the run printed."""
     workdir = tmp_path_factory.mktemp('finished') / 'run'
     code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL)
     assert code == 0, err
@@ -87,7 +87,7 @@ def test_evaluate_from_the_folder_alone(environment, finished):
 
 
 def test_predict_and_export(environment, finished, tmp_path):
-    """Pixels of test images from files, against the confusion matrix of their run."""
+    """Predicts test images from files; compares with the confusion matrix of their run."""
     import csv
 
     import PIL.Image
@@ -126,7 +126,7 @@ def test_two_processes_give_the_losses_of_one(environment, finished, tmp_path):
     ]
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    # float32 sums in another order, over 44 steps
+    # float32 sums in a different order, over 44 steps
     np.testing.assert_allclose(scripts.losses(workdir), scripts.losses(finished[0]), rtol=1e-4)
 
 
@@ -205,7 +205,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(environment, finished, tmp_path)
 
 
 def test_a_damaged_checkpoint_is_one_line(environment, finished, tmp_path):
-    """More than once: whether Orbax's other reads say something too depends on the moment."""
+    """Runs twice, because it depends on timing whether Orbax's other reads print errors too."""
     for i in range(2):
         workdir = shutil.copytree(finished[0], tmp_path / f'run{i}')
         (workdir / 'result.json').unlink()

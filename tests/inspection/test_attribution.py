@@ -40,7 +40,9 @@ def test_vgg16_has_the_published_counts_and_receptive_fields():
 def test_receptive_field_of_a_residual_network_is_that_of_the_longer_branch():
     shape = (32, 32, 3)
     fields = layer_table.receptive_fields(abstract('cifar_resnet20', shape, 10), shape)
-    # 3 + 6 blocks of two 3x3 at stride 1, 2 and 4: 1 + 2 * (1 + 6 * 1 + 1 + 5 * 2 + 2 + 5 * 4)
+    # One 3x3 convolution, then 6 each at stride 1, 2 and 4; the input of the first of the 6 still
+    # has the previous stride:
+    # 1 + 2 * (1 + 6 * 1 + 1 + 5 * 2 + 2 + 5 * 4)
     assert max(f.size for f in fields.values()) == 81
 
 

@@ -1,4 +1,4 @@
-"""The convolutions of a model, as problems: read from the traced program."""
+"""The convolutions of a model as problems, read from the traced program."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +17,7 @@ def test_a_training_step_of_the_lecture_cnn():
     found = {(str(p), d): n for (p, d), n in counts.items()}
     assert found == {
         (texts[0], 'forward'): 1,
-        (texts[0], 'filter_grad'): 1,  # and no input gradient: nothing is trained before it
+        (texts[0], 'filter_grad'): 1,  # no input gradient: nothing is trained before it
         (texts[1], 'forward'): 1,
         (texts[1], 'input_grad'): 1,
         (texts[1], 'filter_grad'): 1,

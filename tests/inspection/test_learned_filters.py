@@ -1,4 +1,4 @@
-"""Spectra of filters and n-grams: against closed forms and plain loops."""
+"""Compares spectra of filters and n-grams with closed forms and plain loops."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_a_cosine_has_its_frequency_and_channels_add_as_power():
     assert frequencies[0] == 0 and frequencies[-1] == rate / 2
     peaks = magnitudes.argmax(1)
     assert np.abs(frequencies[peaks] - [500, 3000]).max() <= rate / learned_filters.BINS
-    # 80 / 2 for a unit cosine at its own frequency; the neighbour bin and leakage cost under 3 %
+    # 80 / 2 for a unit cosine at its own frequency; the nearest bin and leakage cost under 3 %
     np.testing.assert_allclose(magnitudes.max(1), 40, rtol=0.03)
 
 

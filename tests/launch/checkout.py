@@ -1,7 +1,7 @@
-"""A small checkout that the launch scripts can install for real, offline, in seconds.
+"""A small checkout that the launch scripts can actually install, offline and in seconds.
 
-It holds the real scripts beside a package without dependencies; its build backend lies in the tree,
-so that pip needs no package index.
+It contains the real scripts and a package without dependencies. Its build backend is part of the
+checkout, so that pip needs no package index.
 """
 
 import os
@@ -24,7 +24,7 @@ version = '0'
 optional-dependencies = { train = [], bench = [], test = [], cpu = [], cuda = [], tpu = [] }
 """
 
-# Writes the three files an editable wheel consists of; waits while the file `hold` exists.
+# Writes the files of an editable wheel; waits while the file `hold` exists.
 _BACKEND = """
 import pathlib, time, zipfile
 
@@ -49,7 +49,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     return name
 """
 
-# Prints its flags and leaves a file in its working folder; --code=N ends it with that exit code.
+# Prints its flags and writes a file into its workdir; --code=N sets the exit code.
 _TRAIN = """
 import pathlib, sys, cnn_jax
 print('trained', *sys.argv[1:])
@@ -78,20 +78,20 @@ def make(folder: Path) -> Path:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The variables of a user with an empty home, nothing of this project set."""
+    """Environment variables of a user with an empty home folder and none of this project's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(('CNN_JAX_', 'PYTHON'))}
     return {**kept, 'HOME': str(folder / 'home'), **more}
 
 
 def executable(path: Path, text: str) -> None:
-    """Writes a program."""
+    """Writes an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(textwrap.dedent(text))
     path.chmod(0o755)
 
 
 def launch(folder: Path, script: str, *flags: str, **variables: str):
-    """Runs `bash launch/SCRIPT FLAGS` in the checkout and returns what came of it."""
+    """Runs `bash launch/SCRIPT FLAGS` in the checkout and returns the completed process."""
     return subprocess.run(
         ['bash', f'launch/{script}', *flags],
         cwd=folder,

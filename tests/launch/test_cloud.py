@@ -1,8 +1,8 @@
-"""Scripts for Google Cloud and Slurm, against STAND-INS for gcloud, sbatch, srun and scontrol.
+"""Tests of the Google Cloud and Slurm scripts with stand-ins for gcloud, sbatch, srun and scontrol.
 
-No cloud and no cluster is at hand in the tests. The stand-ins record how they are called; what
-would run on the machine runs here, in a folder that plays the machine. What they cannot show: that
-the real tools take these flags as their documentation says.
+The tests have no access to a cloud or a cluster. The stand-ins record how they are called. What
+would run on the remote machine runs locally, in a folder that represents the machine. The tests
+cannot show that the real tools accept these flags as their documentation says.
 """
 
 import os
@@ -14,7 +14,7 @@ import pytest
 
 from tests.launch import checkout
 
-# ssh runs the command in the folder $MACHINE, scp copies from and to it; `describe` reads a file.
+# ssh runs the command in the folder $MACHINE, scp copies from and to it, `describe` reads a file.
 _GCLOUD = """\
     #!/usr/bin/env bash
     set -euo pipefail
@@ -43,7 +43,7 @@ _WHERE = ['--zone=here', '--project=mine']
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A checkout, and a function that runs a script in it with the stand-in for gcloud."""
+    """A function that runs a script in a new checkout with the stand-in for gcloud."""
     folder = checkout.make(tmp_path / 'checkout')
     subprocess.run(['git', 'init', '--quiet'], cwd=folder, check=True)
     checkout.executable(tmp_path / 'bin' / 'gcloud', _GCLOUD)
@@ -142,10 +142,10 @@ def test_no_gcloud_is_one_line(cloud, tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A checkout, and a function that submits in it with stand-ins that run the job at once."""
+    """A function that submits a job in a new checkout with stand-ins that run it immediately."""
     folder = checkout.make(tmp_path / 'checkout')
     for name, body in {
-        # Options, then the script and its arguments: run as the job would be.
+        # Skips the options and runs the script with its arguments, as the job would.
         'sbatch': 'while [[ $1 == --* ]]; do shift; done; SLURM_JOB_ID=42 exec bash "$@"',
         'srun': 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
         'scontrol': ':',

@@ -1,4 +1,4 @@
-"""The notebook: made from its text source, and run from top to bottom with small parameters."""
+"""The notebook matches its text source and runs from top to bottom with small parameters."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""launch/local.sh and launch/test.sh on a fresh checkout: install, run again, repair, complain."""
+"""launch/local.sh and launch/test.sh on a fresh checkout: install, rerun, repair, report errors."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.launch import checkout
 
 @pytest.fixture
 def fresh(tmp_path):
-    return checkout.make(tmp_path / 'a checkout')  # a blank in the path, as on many laptops
+    return checkout.make(tmp_path / 'a checkout')  # a space in the path, as on many laptops
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +67,7 @@ def test_other_extras_or_another_pyproject_install_again(installed):
     assert changed.returncode == 0 and 'installing' in changed.stderr
     assert 'making' not in changed.stderr  # the environment itself is kept
     fewer = checkout.launch(installed, 'local.sh')
-    assert (fewer.returncode, fewer.stderr) == (0, '')  # what is there is enough
+    assert (fewer.returncode, fewer.stderr) == (0, '')  # the installed extras are enough
 
 
 def test_cut_off_installation_is_repaired(fresh):
@@ -85,7 +85,8 @@ def test_cut_off_installation_is_repaired(fresh):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     (fresh / 'hold').unlink()
-    shutil.rmtree(next((fresh / '.venv').glob('lib/python*/site-packages/pip')))  # half a pip too
+    # The installation of pip is incomplete, too.
+    shutil.rmtree(next((fresh / '.venv').glob('lib/python*/site-packages/pip')))
     again = checkout.launch(fresh, 'local.sh', '--epochs=1', PYTHON=sys.executable)
     assert again.returncode == 0, again.stderr
     assert again.stdout == 'trained --epochs=1\n'

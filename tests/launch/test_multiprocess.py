@@ -1,4 +1,4 @@
-"""launch/multiprocess.sh with real trainings in two processes."""
+"""Tests launch/multiprocess.sh with real training runs in two processes."""
 
 import json
 import os
@@ -39,12 +39,12 @@ def steps(folder):
 
 
 def checkpoints(folder):
-    """Folders of whole checkpoints: Orbax names one by its number alone once it is."""
+    """Folders of complete checkpoints; only these have a plain number as their name in Orbax."""
     return [path for path in (folder / 'checkpoints').glob('*') if path.name.isdigit()]
 
 
 def children(process):
-    """Process number in the run -> process id."""
+    """Maps the number of each process in the run to its process ID."""
     command = ['ps', '-ww', '-o', 'pid=,args=', '--ppid', str(process.pid)]
     listed = subprocess.run(command, capture_output=True, text=True).stdout
     return {
@@ -74,7 +74,7 @@ def test_killed_process_restarts_all_from_the_checkpoint_and_sigterm_saves(tmp_p
     finally:
         process.kill()
     assert process.returncode == 75, output
-    # Killed, or the other, which noticed at once that its peer was gone.
+    # The killed process, or the other one, which noticed immediately that its peer was gone.
     assert re.search('process [01] died with exit code [1-9]', output), output
     assert 'restart 1 of 3, from the newest checkpoint' in output
     assert 'restart 2' not in output

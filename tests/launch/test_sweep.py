@@ -1,4 +1,4 @@
-"""launch/sweep.sh with real trainings, and its table."""
+"""Tests launch/sweep.sh with real training runs, and its table."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_interrupted_by_sigterm_resumed_failures_named_and_table(tmp_path):
     while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)  # to the script alone, as a scheduler does
+    process.send_signal(signal.SIGTERM)  # to the script only, as a scheduler does
     assert process.wait() == 75, process.stderr.read()
     process.stderr.close()
     assert not (tmp_path / 'run' / 'seed0' / 'result.json').exists()
@@ -59,7 +59,7 @@ def test_interrupted_by_sigterm_resumed_failures_named_and_table(tmp_path):
     ]
     mean = sum(r['test']['accuracy'] for r in results) / 2
     assert f'| model=lecture_cnn | 2 of 2 | {mean:.4f} |' in done.stdout
-    assert '| run | 0 of 1 |' in done.stdout  # the interrupted one: begun, not finished
+    assert '| run | 0 of 1 |' in done.stdout  # the interrupted run: started, not finished
     assert (tmp_path / 'table.md').read_text() in done.stdout
 
     again = sweep(tmp_path, '--seeds=0,1', '--epochs=4', '--grid=model=lecture_cnn')

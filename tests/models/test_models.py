@@ -1,4 +1,4 @@
-"""Models by name: what they accept, refuse and give."""
+"""Models created by name: what they accept, refuse and return."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from cnn_jax.errors import UserTypeError
 from cnn_jax.models import Classifier, flat_features
 from cnn_jax.models.airbench import identity_init, whitening_kernel
 
-# One small form of every model file for classification: arguments of `create`.
+# Arguments of `create` for one small model from every file of classification models.
 SMALL = {
     'lecture_cnn': {'input_shape': (8, 8, 1)},
     'lenet5': {'input_shape': (28, 28, 1)},
@@ -42,7 +42,10 @@ def abstract(name, **arguments):
 
 
 def create(name, **arguments):
-    """`build` in one compilation; its random generators are slow to compile at full level."""
+    """Runs `build` in one compilation.
+
+    The optimisation level is low, because the random generators are slow to compile at full level.
+    """
     graph, _ = nnx.split(abstract(name, **arguments))
     options = {'xla_backend_optimization_level': 1}
     state = jax.jit(lambda: nnx.state(build(name, **arguments)), compiler_options=options)()
@@ -51,7 +54,7 @@ def create(name, **arguments):
 
 @nnx.jit
 def run(model, x):
-    """Logits and feature maps."""
+    """Returns the logits and the feature maps."""
     maps = {}
     return model(x, intermediates=maps), maps
 
@@ -75,7 +78,7 @@ def test_logits_are_float32_and_feature_maps_are_named(name):
 
 
 def test_no_classifier_is_missing_above():
-    """A model that only presets options of one above is covered by it."""
+    """A model that only presets options of a model above is covered by that model."""
     build = {name: models.MODELS[name].build for name in models.names('classification')}
     written = {name: getattr(made, 'func', made) for name, made in build.items()}
     assert set(written.values()) == {written[name] for name in SMALL}
@@ -97,7 +100,7 @@ def test_a_model_from_outside_uses_any_layer_of_flax(monkeypatch):
 
     model = create('own', input_shape=(8, 9, 3), num_classes=5, width=6)
     assert model(jnp.ones((2, 8, 9, 3))).shape == (2, 5)
-    assert model.layers.logits.in_features == 3 * 3 * 6  # 8 x 9, 6 x 7, 3 x 3
+    assert model.layers.logits.in_features == 3 * 3 * 6  # 8 x 9 -> 6 x 7 -> 3 x 3
     with pytest.raises(ValueError, match='the smallest that works is 4 x 4'):
         create('own', input_shape=(3, 3, 3), num_classes=5)
     with pytest.raises(ValueError, match='no option depth; it has width'):
@@ -116,7 +119,7 @@ def test_feature_maps_are_those_of_the_run():
     np.testing.assert_array_equal(maps['logits'], logits)
 
 
-# Side of the smallest input, by hand from the layers.
+# Side length of the smallest input, derived by hand from the layers.
 SMALLEST = {
     'lecture_cnn': 4,  # two pools of 2
     'lenet5': 12,  # n, n/2, n/2 - 4, (n/2 - 4)/2 >= 1 (padded by 2 below 32)
@@ -194,7 +197,7 @@ def test_dropout_and_batch_norm_follow_train_and_eval():
     np.testing.assert_array_equal(run(model, x)[0], run(model, x)[0])
     before = model.layers.bn1_1.mean[...]
     model.train()
-    assert not np.array_equal(run(model, x)[0], run(model, x)[0])  # another mask
+    assert not np.array_equal(run(model, x)[0], run(model, x)[0])  # different dropout masks
     assert not np.array_equal(model.layers.bn1_1.mean[...], before)
 
 
@@ -215,12 +218,12 @@ def test_padding_tokens_do_not_count():
     maps = run(model, jnp.asarray([[3, 4, 5] + [0] * 17]))[1]
     assert (maps['embed'][0, 3:] == 0).all() and (maps['embed'][0, :3] != 0).any()
     assert maps['conv4'].shape == (1, 17, 4)
-    # beyond the words a filter sees nothing but its bias, which begins at zero
+    # beyond the words the output of a filter is its bias, which is zero at first
     assert (maps['conv3'][0, 3:] == 0).all()
 
 
 def test_vae_bound_is_exact_where_the_code_is_ignored():
-    """With zero weights everywhere: standard normal codes, pixels of probability 1/2."""
+    """With all weights zero, codes are standard normal and pixels have probability 1/2."""
     model = create('vae', input_shape=(8, 8, 1), features=(2,), hidden=2)
     nnx.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
     x = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
@@ -233,7 +236,7 @@ def test_vae_bound_is_exact_where_the_code_is_ignored():
     assert again.shape == x.shape and codes.shape == (3, 2)
     np.testing.assert_allclose(reconstruction, 64 * np.log(2), rtol=1e-5)
     np.testing.assert_allclose(divergence, 0, atol=1e-6)
-    # a code of mean 1 and variance e diverges by (e + 1 - 1 - 1) / 2 nats a component
+    # a code of mean 1 and variance e has divergence (e + 1 - 1 - 1) / 2 nats per component
     model.encoder.code.bias[...] = jnp.ones(4)
     np.testing.assert_allclose(evaluate(model)[1], np.e - 1, rtol=1e-5)
 
@@ -256,7 +259,7 @@ def test_whitened_patches_are_uncorrelated():
     images = (rng.standard_normal((20, 16, 16, 3)) @ mix).astype(np.float32)
     kernel = whitening_kernel(jnp.asarray(images), epsilon=0.0)
     assert kernel.shape == (2, 2, 3, 24)
-    # an independent convolution: every 2 x 2 window as a row
+    # an independent convolution: every 2 x 2 window is a row
     windows = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
     rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
     white = rows @ np.asarray(kernel)[..., :12].reshape(12, 12)
@@ -269,7 +272,7 @@ def test_identity_kernels_copy_their_input():
     copies = np.zeros((3, 3, 32, 32))
     copies[1, 1] = np.eye(32)
     np.testing.assert_array_equal(kernel[..., :32], copies)
-    bound = (3 * 3 * 32) ** -0.5  # PyTorch's default for convolutions
+    bound = (3 * 3 * 32) ** -0.5  # PyTorch's default bound for convolutions
     assert 0.99 * bound < np.abs(kernel[..., 32:]).max() <= bound
 
 

@@ -22,7 +22,7 @@ _spec.loader.exec_module(layout)
 
 
 def pair(name, seed=0, num_classes=7):
-    """(arguments of `create`, the PyTorch model) of one narrow architecture."""
+    """Returns (arguments of `create`, the PyTorch model) for one narrow architecture."""
     if name.startswith('vgg'):
         stages = {'vgg11': (1, 1, 2, 2, 2), 'vgg16': (2, 2, 3, 3, 3)}[name.removesuffix('_bn')]
         width = 1 / 16
@@ -44,7 +44,7 @@ def abstract(arguments):
 
 
 def create(arguments):
-    """A model of zeros: what is not imported shows."""
+    """A model with all weights zero, so that weights that are not imported are noticed."""
     graph, state = nnx.split(abstract(arguments))
     return nnx.merge(graph, jax.tree.map(zeros, state))
 
@@ -75,7 +75,7 @@ def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
     with_weights = {key.rpartition('.')[0] for key in theirs.state_dict()}
     assert with_weights <= compared and rows[-1].shape == (2, 7)
     for row in rows:
-        assert row.scale > 1e-3, row  # a layer of zeros would agree with anything
+        assert row.scale > 1e-3, row  # outputs of zeros would agree trivially
         assert row.max_abs <= 2e-5 * row.scale, row
 
 
@@ -149,7 +149,11 @@ def test_files_that_are_no_weights(tmp_path):
 
 
 def test_files_as_people_have_them(tmp_path):
-    """A prefix of data parallelism, a checkpoint around the state dict, other suffixes, no head."""
+    """Reads files as users have them.
+
+    The variants are a name prefix of data parallelism, a checkpoint around the state dict, other
+    suffixes, and no head.
+    """
     torch = pytest.importorskip('torch', reason='the compare extra is not installed')
     rng = np.random.default_rng(0)
     tensors = {'features.0.weight': torch.from_numpy(rng.normal(size=(2, 3, 3, 3)))}

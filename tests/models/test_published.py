@@ -1,4 +1,7 @@
-"""Parameters and multiply-adds of every model against published figures; nothing is allocated."""
+"""Compares parameters and multiply-adds of every model with published figures.
+
+No arrays are allocated.
+"""
 
 import pytest
 from flax import nnx
@@ -11,8 +14,8 @@ CIFAR = {'input_shape': (32, 32, 3), 'num_classes': 10}
 MNIST = {'input_shape': (28, 28, 1), 'num_classes': 10}
 SECONDS_4 = {'input_shape': (32000, 1), 'num_classes': 10}
 
-# Model, arguments, trainable parameters, and multiply-adds as (printed figure, how far it may be
-# off), or None. The source of the figures stands at the head of each block.
+# Model, arguments, trainable parameters, and multiply-adds as (printed figure, tolerance) or None.
+# The comment above each block names the source of its figures.
 EXACT = [
     # torchvision, the models' weights tables (num_params, GFLOPS)
     ('vgg11', IMAGENET, 132_863_336, (7.609e9, 0.5e6)),
@@ -26,12 +29,12 @@ EXACT = [
     ('resnet18', IMAGENET, 11_689_512, (1.814e9, 0.5e6)),
     ('resnet34', IMAGENET, 21_797_672, (3.664e9, 0.5e6)),
     ('resnet50', IMAGENET, 25_557_032, (4.089e9, 0.5e6)),
-    # kuangliu/pytorch-cifar, as counted by users of it
+    # kuangliu/pytorch-cifar, as counted by its users
     ('vgg16_bn', CIFAR, 14_728_266, None),
     ('resnet18', CIFAR, 11_173_962, None),
-    # He et al. 2015, table 6 (0.27 M); the exact count of option A is widely printed
+    # He et al. 2015, table 6 (0.27 M); the exact count of option A is widely published
     ('cifar_resnet20', CIFAR, 269_722, None),
-    # osmr/imgclsmob, table of CIFAR-10 models; its counts take in some cheap operations
+    # osmr/imgclsmob, table of CIFAR-10 models; its counts include some cheap operations
     ('nin', CIFAR, 966_986, (222.97e6, 0.003 * 223e6)),
     ('wrn28_10', CIFAR, 36_479_194, (5246.98e6, 0.001 * 5247e6)),
     # Howard et al. 2017, table 4 (569 M); Keras's summary (trainable)
@@ -39,7 +42,7 @@ EXACT = [
     # Keras examples: "Simple MNIST convnet", "Variational AutoEncoder" (69,076 + 65,089)
     ('keras_mnist', MNIST, 34_826, None),
     ('vae', MNIST, 69_076 + 65_089, None),
-    # MNIST-1D's repository prints them
+    # printed in MNIST-1D's repository
     ('mnist1d_cnn', {'input_shape': (40, 1), 'num_classes': 10}, 5_210, None),
     ('mlp', {'input_shape': (40, 1), 'num_classes': 10}, 15_210, None),
     ('logistic', {'input_shape': (40, 1), 'num_classes': 10}, 410, None),
@@ -58,13 +61,13 @@ EXACT = [
     # PyTorch's DCGAN tutorial
     ('dcgan_generator', {'input_shape': (64, 64, 3), 'num_classes': 1}, 3_576_704, None),
     ('dcgan_discriminator', {'input_shape': (64, 64, 3), 'num_classes': 1}, 2_765_568, None),
-    # "Dive into Deep Learning"'s LeNet and many others: the customary LeNet-5
+    # LeNet in "Dive into Deep Learning" and many other sources: the common form of LeNet-5
     ('lenet5', MNIST, 61_706, None),
 ]
 
-# Model, arguments, parameters in millions as the paper prints them, how far they may be off.
+# Model, arguments, parameters in millions as printed in the paper, tolerance.
 ROUNDED = [
-    # Dai et al. 2016, table 1 (which cuts off M5's 0.559 at one decimal)
+    # Dai et al. 2016, table 1 (which truncates M5's 0.559 to one decimal)
     ('m3', SECONDS_4, 0.2, 0.05),
     ('m5', SECONDS_4, 0.5, 0.1),
     ('m11', SECONDS_4, 1.8, 0.05),
@@ -97,7 +100,10 @@ def test_published_count_in_millions(name, arguments, millions, tolerance):
 
 
 def test_lenet5_of_1998_has_the_papers_parameters_and_connections():
-    """LeCun et al. 1998, section II.B: every layer's figures, 60,000 and 340,908 in all."""
+    """Compares every layer with LeCun et al. 1998, section II.B.
+
+    The totals are 60,000 parameters and 340,908 connections.
+    """
     model = abstract('lenet5_1998', {'input_shape': (32, 32, 1), 'num_classes': 10})
     rows = {row.name: row for row in flops.summary(model)}
     trained = {name: rows[name].parameters for name in ('c1', 's2', 'c3', 's4', 'c5', 'f6')}
@@ -125,12 +131,16 @@ def test_lenet5_of_1998_has_the_papers_parameters_and_connections():
 
 
 def test_airbench_has_the_papers_size_and_work():
-    """Jordan 2024: 1.97 M weights; airbench94's header: 0.36 PFLOP for 9.9 epochs of 48 x 1024."""
+    """Compares with 1.97 M weights (Jordan 2024) and 0.36 PFLOP (the header of airbench94).
+
+    The work is for 9.9 epochs of 48 x 1024 images.
+    """
     model = abstract('airbench', CIFAR)
-    fixed = flops.parameters(model.layers.whiten)  # the bias alone: the kernel is no parameter
+    fixed = flops.parameters(model.layers.whiten)  # only the bias; the kernel is not a parameter
     assert fixed == 24
     assert flops.parameters(model) + 2 * 2 * 3 * 24 == pytest.approx(1.97e6, abs=0.005e6)
-    # forward and two gradients, two operations a multiply-add; augmented evaluation is the rest
+    # One forward pass and two gradients, two operations per multiply-add. Evaluation with
+    # augmentation is the rest.
     training = 6 * flops.macs(model) * 9.9 * 48 * 1024
     assert training / 1e15 == pytest.approx(0.36, rel=0.05)
 

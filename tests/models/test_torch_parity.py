@@ -1,4 +1,4 @@
-"""Whole models against the same architectures written in PyTorch, with the same weights."""
+"""Compares whole models with the same architectures in PyTorch, with the same weights."""
 
 import jax
 import numpy as np
@@ -51,7 +51,7 @@ def test_outputs_equal_those_of_torch(name):
 
 
 def filled(shapes):
-    """NumPy's weights of about unit variance from layer to layer, and batch statistics."""
+    """Random weights that keep the variance near 1 in every layer, and random batch statistics."""
     rng = np.random.default_rng(0)
 
     def fill(name, shape):

@@ -1,5 +1,7 @@
-"""VGG and ResNet in PyTorch with torchvision's module names and order, written from its documented
-layout, for comparison; of any width."""
+"""VGG and ResNet of any width in PyTorch, for comparison.
+
+The names and the order of the modules follow the documented layout of torchvision.
+"""
 
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ class VGG(nn.Module):
 
 
 class Block(nn.Module):
-    """BasicBlock (windows 3, 3) or Bottleneck (windows 1, 3, 1), by the list of convolutions."""
+    """BasicBlock (windows 3, 3) or Bottleneck (windows 1, 3, 1), depending on `convolutions`."""
 
     def __init__(self, convolutions, downsample):
         super().__init__()
@@ -99,7 +101,11 @@ class ResNet(nn.Module):
 
 
 def randomize(model, seed):
-    """Batch norm's parameters and averages too, so that none is its own neutral element."""
+    """Sets all weights to random values and returns the model.
+
+    This includes the parameters and averages of batch norm, which would have no effect with their
+    initial values.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         if name.endswith('num_batches_tracked'):

@@ -1,4 +1,4 @@
-"""Conv and ConvTranspose are Flax's layers: same parameters, same values."""
+"""Tests that Conv and ConvTranspose have the same parameters and values as Flax's layers."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +16,12 @@ def draw(shape):
 
 
 def init(key, shape, dtype):
-    """Weights without JAX's generator, which takes seconds to compile for small odd shapes."""
+    """Draws weights in NumPy; JAX's generator takes seconds to compile for small odd shapes."""
     return jnp.asarray(draw(shape), dtype)
 
 
 def layers(ours, flax, *arguments, **options):
-    """The same layer twice, with the same weights."""
+    """Returns our layer and Flax's layer with the same weights."""
     options |= {'kernel_init': init, 'bias_init': init}
     convention = options.pop('convention', None)
     ours_only = {} if convention is None else {'convention': convention}
@@ -122,7 +122,7 @@ def test_conv_transpose_equals_torch(options):
         4, 6, (3, 4), **{names.get(name, name): value for name, value in options.items()}
     )
     groups = options.get('feature_group_count', 1)
-    # (in, out // groups, h, w) there; (h, w, in // groups, out) here, out group by group
+    # PyTorch: (in, out // groups, h, w); ours: (h, w, in // groups, out), with out grouped
     weight = theirs.weight.detach().numpy().reshape(groups, 4 // groups, 6 // groups, 3, 4)
     kernel = weight.transpose(3, 4, 1, 0, 2).reshape(3, 4, 4 // groups, 6)
     ours.kernel[...] = jnp.asarray(kernel)

@@ -1,4 +1,4 @@
-"""Layers: order, feature maps by name, sizes."""
+"""Tests of Layers: order, feature maps by name, sizes."""
 
 import jax.numpy as jnp
 import pytest

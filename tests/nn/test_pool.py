@@ -1,4 +1,4 @@
-"""Pooling modules against Flax's functions and small results by hand."""
+"""Tests of pooling modules against Flax's functions and small results computed by hand."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The one table of cases that every kernel for convolution goes through, values and gradients."""
+"""Test cases for all convolution kernels, for values and gradients."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def reduction(self):
-        """The longest sum: over a window, over the outputs an input feeds, or over the batch."""
+        """Length of the longest sum: over a window, an input's outputs, or all positions."""
         window = math.prod(self.kernel[:-1])
         outputs = self.kernel[-1] // self.groups * math.prod(self.kernel[:-2])
         return max(window, outputs, math.prod(self.x[:-1]))
@@ -44,7 +44,7 @@ class Case:
         }
 
     def resolved(self):
-        """The oracle's arguments: one int, or one pair, per axis."""
+        """Returns the arguments for the oracle: one int, or one pair, per axis."""
         each = {
             name: (value,) * self.ndim if isinstance(value, int) else value
             for name in ('strides', 'dilation', 'input_dilation')
@@ -75,7 +75,7 @@ class Case:
 
 
 CASES = [
-    # the window meets the input
+    # input and window sizes
     Case('1d', (2, 9, 3), (3, 3, 4)),
     Case('2d', (2, 7, 6, 3), (3, 2, 3, 4)),
     Case('3d', (2, 4, 5, 3, 2), (2, 3, 2, 2, 3)),
@@ -127,7 +127,7 @@ CASES = [
     Case('2d depthwise dilated', (1, 7, 7, 2), (3, 3, 1, 4), groups=2, dilation=2, padding=2),
     Case('3d depthwise', (1, 3, 4, 4, 3), (2, 3, 2, 1, 3), groups=3, padding='SAME'),
     Case('2d groups 1x1', (2, 3, 4, 4), (1, 1, 2, 6), groups=2),
-    # many features: im2col makes one matrix of all taps, and not one row a feature
+    # many features: im2col builds one matrix of all taps instead of one row per feature
     Case('1d many features', (2, 9, 17), (3, 17, 18), strides=2, padding=1),
     Case('2d many features', (3, 5, 6, 16), (3, 2, 16, 17), padding=((1, 0), (1, 1))),
     Case('2d many features 3x3', (2, 5, 6, 16), (3, 3, 16, 16), padding='SAME'),
@@ -153,8 +153,8 @@ CASES = [
 class TransposedCase:
     """A call of `conv_transpose`: x (N, *size, C), kernel (*window, C // groups, O).
 
-    `crops` is what the full output loses on each side, per axis, written down by hand from the
-    definition of the convention.
+    `crops` is the number of positions cropped from each side of the full output, per axis. It is
+    written by hand from the definition of the convention.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Convolution and its gradients by definition, in float64 NumPy, one output position at a time."""
+"""Reference convolution and gradients: float64 NumPy, one output position at a time."""
 
 import itertools
 
@@ -8,7 +8,7 @@ PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge', 'ci
 
 
 def same_padding(n, window, stride, lower=False):
-    """TensorFlow's rule: the output has ceil(n / stride) positions."""
+    """Returns (lo, hi) by TensorFlow's rule: the output has ceil(n / stride) positions."""
     outputs = -(-n // stride)
     total = max((outputs - 1) * stride + window - n, 0)
     small = total // 2
@@ -16,9 +16,9 @@ def same_padding(n, window, stride, lower=False):
 
 
 def conv(x, w, dy=None, *, strides, padding, dilation, input_dilation, groups, mode='zeros'):
-    """y for x (N, *size, C) and w (*window, C // groups, O); with dy also (dx, dw).
+    """Returns y for x (N, *size, C) and w (*window, C // groups, O); given dy, (y, dx, dw).
 
-    `padding` is one (lo, hi) pair per axis; a negative one crops.
+    `padding` is one (lo, hi) pair per axis; negative values crop.
     """
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
     padded, source = _pad(x, padding, input_dilation, mode)
@@ -47,13 +47,13 @@ def conv(x, w, dy=None, *, strides, padding, dilation, input_dilation, groups, m
                 d_padded[(slice(None), *window, c)] += np.tensordot(here, w[..., o], (1, ndim + 1))
     if dy is None:
         return y
-    dx = np.zeros(x.size + 1)  # the last one collects what falls on padding and holes
+    dx = np.zeros(x.size + 1)  # the last element collects the gradients of padding and holes
     np.add.at(dx, source.reshape(-1), d_padded.reshape(-1))
     return y, dx[:-1].reshape(x.shape), dw
 
 
 def _pad(x, padding, input_dilation, mode):
-    """The padded, dilated input, and for each of its elements the index into x.reshape(-1)."""
+    """Returns the padded, dilated input and each element's index into x.reshape(-1)."""
     source = np.arange(x.size).reshape(x.shape)
     holed = [(n - 1) * e + 1 for n, e in zip(x.shape[1:-1], input_dilation, strict=True)]
     spread = np.full((len(x), *holed, x.shape[-1]), x.size)
@@ -68,7 +68,7 @@ def _pad(x, padding, input_dilation, mode):
 
 
 def conv_transpose(x, w, *, strides, crops, dilation, groups):
-    """Scatter form: full[s i + d t] += x[i] w[t], then (lo, hi) cropped (negative: zeros added)."""
+    """Computes full[s i + d t] += x[i] w[t], then crops (lo, hi); negative values add zeros."""
     x, w = np.asarray(x, np.float64), np.asarray(w, np.float64)
     ndim = w.ndim - 2
     i, o = w.shape[-2], w.shape[-1] // groups

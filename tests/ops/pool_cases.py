@@ -1,4 +1,4 @@
-"""The one table of cases that every kernel for pooling goes through, values and gradients."""
+"""Test cases for all pooling kernels, for values and gradients."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ class Case:
         return [(p, p) if isinstance(p, int) else p for p in self.each('padding')]
 
     def axes(self):
-        """Per spatial axis, the windows."""
+        """Returns the windows along each spatial axis."""
         return [
             pool_oracle.axis_windows(*axis, self.ceil_mode)
             for axis in zip(
@@ -68,7 +68,7 @@ class Case:
         ]
 
     def arguments(self):
-        """Keywords of the function `op`, only those that it has and that are not its defaults."""
+        """Returns the keyword arguments of `op` that differ from its defaults, and `window`."""
         names = [f.name for f in dataclasses.fields(self)][3:]
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
         return {
@@ -78,7 +78,7 @@ class Case:
         }
 
     def operand(self, dtype=np.float32):
-        """Maxima: few values, hence many ties. Averages: normal. Norms: normal, and some 0."""
+        """Returns integers with many ties for maxima, else normal values, with some 0 for norms."""
         rng = np.random.default_rng(0)
         if self.op == 'max_pool':
             return rng.integers(-2, 3, self.x).astype(dtype)
@@ -88,7 +88,7 @@ class Case:
         return x.astype(dtype)
 
     def expected(self, x, dy, t):
-        """y, the gradient for dy, and the tangent for t, by the oracle."""
+        """Returns y, the gradient for dy, and the tangent for t, from the oracle."""
         axes = self.axes()
         shape = (*x.shape[: -1 - self.ndim], *map(len, axes), x.shape[-1])
         if self.op == 'max_pool':
@@ -115,7 +115,7 @@ class Case:
 
     @property
     def reduction(self):
-        """The longest sum: over a window, or over the windows that an element is in."""
+        """Length of the longest sum: over a window, or over the windows that contain an element."""
         return math.prod(self.each('window'))
 
 
@@ -138,7 +138,7 @@ CASES = [
     _max('3d', (2, 4, 2, 6, 2), (2, 1, 3)),
     _max('rest unread', (2, 7, 5, 2), 2),
     _max('window of one', (2, 3, 4, 2), 1),
-    _max('large window', (1, 13, 7, 2), (6, 7)),  # is the input, on the last axis
+    _max('large window', (1, 13, 7, 2), (6, 7)),  # as large as the input on the last axis
     _max('more taps than a byte counts', (1, 300, 2), (300,)),
     # overlap and gaps
     _max('overlap', (2, 7, 6, 3), 3, strides=2),
@@ -200,7 +200,7 @@ CASES = [
 
 
 def everything(run):
-    """(x, dy, t) -> the value at x, the gradient for dy, the tangent for t, in one compilation."""
+    """Returns a jitted function (x, dy, t) -> (value at x, gradient for dy, tangent for t)."""
 
     @jax.jit
     def compute(x, dy, t):
@@ -212,7 +212,7 @@ def everything(run):
 
 @pytest.fixture(autouse=True, scope='module')
 def quick_compilation():
-    """Tests of tiny programs spend their time compiling, less without LLVM's optimisation."""
+    """Disables most optimisations, because compiling dominates the time of these tests."""
     before = jax.config.read('jax_disable_most_optimizations')
     jax.config.update('jax_disable_most_optimizations', True)
     yield

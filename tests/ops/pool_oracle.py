@@ -1,7 +1,7 @@
-"""Pooling by definition, in float64 NumPy: a list of windows, each a list of positions.
+"""Reference pooling in float64 NumPy, from explicit lists of windows.
 
-Along one axis a window is a list of input positions in the order in which they are visited; those
-outside of the input are padding. Everything else follows from these lists.
+Along one axis, a window is a list of input positions in the order in which they are visited.
+Positions outside the input are padding. Everything else follows from these lists.
 """
 
 import fractions
@@ -12,15 +12,15 @@ import numpy as np
 
 
 def axis_windows(n, window, stride, padding, dilation, ceil_mode):
-    """The windows along an axis of size n with (lo, hi) padding."""
+    """Returns the windows along an axis of size n with (lo, hi) padding."""
     lo, hi = padding
     span = (window - 1) * dilation + 1
     windows = []
     for start in itertools.count(-lo, stride):
         end = start + span
         if ceil_mode:
-            # One more as long as the one before left something of the padded input unread, but
-            # never one that starts in the padding behind the input.
+            # Add a window while the previous one left part of the padded input unread, but never
+            # one that starts in the padding after the input.
             exists = end - stride < n + hi and start < n
         else:
             exists = end <= n + hi
@@ -38,8 +38,10 @@ def adaptive_windows(n, m):
 
 
 def planes(size, axes):
-    """For each output position, in row-major order, the flat positions in the plane (-1 for
-    padding) that its window visits, in row-major order."""
+    """Returns, for each output position, the flat plane positions that its window visits.
+
+    Both are in row-major order; -1 stands for padding.
+    """
     result = []
     for along in itertools.product(*axes):
         flat = []
@@ -51,13 +53,13 @@ def planes(size, axes):
 
 
 def flatten(x, ndim):
-    """(N, positions, C) in float64."""
+    """Returns x as float64 of shape (N, positions, C)."""
     x = np.asarray(x, np.float64)
     return x.reshape(-1, math.prod(x.shape[-1 - ndim : -1]), x.shape[-1])
 
 
 def max_pool(x, axes):
-    """Maxima and their flat indices (-1 where a window sees only padding), (N, outputs, C)."""
+    """Returns maxima and flat indices (-1 if a window sees only padding), both (N, outputs, C)."""
     size = x.shape[-1 - len(axes) : -1]
     x = flatten(x, len(axes))
     windows = planes(size, axes)
@@ -75,14 +77,14 @@ def max_pool(x, axes):
 
 
 def take(t, indices, ndim):
-    """The tangent of the maxima for a tangent t of x."""
+    """Returns the tangent of the maxima for a tangent t of x."""
     t = flatten(t, ndim)
     taken = np.take_along_axis(t, np.maximum(indices, 0), axis=1)
     return np.where(indices < 0, 0, taken)
 
 
 def put(dy, indices, shape, ndim):
-    """The gradient of x for a gradient dy of the maxima."""
+    """Returns the gradient of x for a gradient dy of the maxima."""
     dx = np.zeros(flatten(np.zeros(shape), ndim).shape)
     dy = np.asarray(dy, np.float64).reshape(indices.shape)
     for n, o, c in np.ndindex(*indices.shape):
@@ -111,7 +113,7 @@ def sum_pool_gradient(dy, axes, shape):
 
 
 def divisors(size, axes, padding, count_include_pad=True, divisor_override=None):
-    """(outputs, 1)."""
+    """Returns the divisor of each window, (outputs, 1), or the override as a scalar."""
     if divisor_override is not None:
         return np.array(float(divisor_override))
     counts = []

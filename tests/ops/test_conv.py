@@ -1,4 +1,4 @@
-"""`conv`, the drop-in, dispatch and bad input: what does not depend on the kernel."""
+"""Tests of `conv` that do not depend on the kernel: the drop-in, dispatch and invalid input."""
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def test_drop_in_inside_flax(arguments):
 
 
 def kernel_of(f, *arguments):
-    """The kernels named in the program of f: proof of what runs."""
+    """Returns the kernels that appear in the lowered program of f."""
     text = jax.jit(lambda *a: f(*a)).lower(*arguments).as_text(debug_info=True)
     return {n for n in kernels.KERNELS if f'forward_{n}' in text}
 
@@ -198,7 +198,7 @@ def test_use_implementation_nests_and_yields_to_an_argument():
         pass
 
 
-# ---------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------- invalid input
 
 BAD_CALLS = {
     'kernel has no spatial axis': (((2, 6, 6, 3), (3, 4)), {}, ValueError, 'kernel.*spatial'),
@@ -317,7 +317,10 @@ def test_bad_drop_in_calls():
 
 
 def torch_has(case):
-    """PyTorch has no input dilation, and no gradient of an empty batch."""
+    """Returns whether PyTorch supports the case.
+
+    It has no input dilation, and no gradient of an empty batch.
+    """
     return set(np.ravel(case.input_dilation)) == {1} and 0 not in case.x
 
 

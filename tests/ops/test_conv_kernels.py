@@ -1,4 +1,4 @@
-"""Every kernel through every case: values and gradients against the float64 oracle."""
+"""Tests of every kernel on every case: values and gradients against the float64 oracle."""
 
 import functools
 
@@ -21,9 +21,9 @@ KERNELS = tuple(kernels.KERNELS)
 
 
 def run_or_reason(run, *arguments, **options):
-    """The result, or the reason that the kernel gives for not computing the call.
+    """Returns (result, None), or (None, reason) if the kernel does not support the call.
 
-    `options` are those of jax.jit.
+    `options` are passed to jax.jit.
     """
     try:
         return jax.jit(run, **options)(*arguments), None
@@ -98,8 +98,8 @@ def test_transposed_values_and_gradients(case, name):
     y, dx, dw = result
     factor = FACTOR.get(name, 1.0)
     assert_close(y, expected, case.reduction, factor, f'y of {name} on {case.name}')
-    # The map is bilinear, so <ct, f(x, w)> = <dx, x> = <dw, w> element by element of a basis: the
-    # gradients are checked against the oracle along random directions of each operand.
+    # The map is bilinear, so <dx, v> = <ct, f(v, w)> and <dw, v> = <ct, f(x, v)> for every v. The
+    # gradients are checked against the oracle along random directions v of each operand.
     for what, gradient, operand, other in (('dx', dx, x, w), ('dw', dw, w, x)):
         assert gradient.shape == operand.shape
         for seed in range(3):
@@ -114,7 +114,7 @@ def test_transposed_values_and_gradients(case, name):
 DTYPE_CASES = named('2d same 3x3', '2d dilation and stride', '2d groups', '1d', '2d 1x1')
 
 
-@pytest.mark.optimized  # fusions are where 16-bit floats may be rounded too often
+@pytest.mark.optimized  # only optimised programs have fusions, which may round too often
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64', 'int32', 'int8'])
 @pytest.mark.parametrize('name', KERNELS)
 def test_dtypes(name, dtype):
@@ -144,7 +144,7 @@ def test_dtypes(name, dtype):
                 continue
             for actual, wanted in zip(result, (y, dx, dw), strict=False):
                 assert actual.dtype == dtype
-                if dtype == 'int8':  # arithmetic modulo 256, as jax.lax
+                if dtype == 'int8':  # arithmetic modulo 256, as in jax.lax
                     wanted = wanted.astype(np.int64).astype(np.int8)
                 assert_close(
                     actual, wanted, case.reduction, FACTOR.get(name, 1.0), f'{name} {dtype}'
@@ -154,8 +154,8 @@ def test_dtypes(name, dtype):
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 @pytest.mark.parametrize('name', KERNELS)
 def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
-    # Sums of many equal terms: exact in both dtypes, but a running sum kept in 16 bits would stop
-    # growing once a term is below half a unit of its last place (2^5 in bfloat16, 2^8 in float16).
+    # Sums of many equal terms are exact in both dtypes. A running sum kept in 16 bits would stop
+    # growing once a term is below half a unit in its last place (2^5 in bfloat16, 2^8 in float16).
     window = (1, 1) if name == 'dot' else (3, 3)
     taps = window[0] * window[1]
     deep = jnp.full((1, *window, 8192 // taps), 0.125, dtype)
@@ -182,8 +182,10 @@ DERIVATIVE_CASES = named(
 
 @pytest.mark.parametrize('name', KERNELS)
 def test_forward_mode_and_second_order(name):
-    """Bilinear: the tangent of y is conv(dx, w) + conv(x, dw); the derivative of the filter
-    gradient in x is the filter gradient of the tangent, and so on."""
+    """Checks derivatives by bilinearity: the tangent of y is conv(dx, w) + conv(x, dw).
+
+    The derivative of the filter gradient in x is the filter gradient of the tangent, and so on.
+    """
     checked = 0
     for case in DERIVATIVE_CASES:
         x, w = case.operands()
@@ -220,8 +222,10 @@ def test_forward_mode_and_second_order(name):
 @pytest.mark.parametrize('name', KERNELS)
 @pytest.mark.parametrize('mapped', ['x', 'w', 'both'])
 def test_vmap(name, mapped):
-    """vmap of values and gradients equals a loop: over inputs, over kernels (the cotangent being
-    the same for all), and over everything."""
+    """Compares vmap of values and gradients with a loop over x, over w, or over all operands.
+
+    If only w is mapped, the cotangent is shared.
+    """
     checked = 0
     for case in named('2d same 3x3', '2d groups', '2d 1x1'):
         (x, w), rng = case.operands(), np.random.default_rng(1)
@@ -263,7 +267,7 @@ def test_non_finite_values_stay_in_their_windows(name, value):
 
 
 def test_every_kernel_computes_something_in_every_role():
-    """No kernel passes this file by declining everything."""
+    """Checks that no kernel passes this file by declining every case."""
     for name in KERNELS:
         for cases, op in ((CASES, 'conv'), (TRANSPOSED_CASES, 'conv_transpose')):
             accepted = 0

@@ -1,4 +1,4 @@
-"""Transposed convolution: the transpose of `conv`, and what each convention means."""
+"""Tests of transposed convolution: it is the transpose of `conv`, under every convention."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ ADJOINTS = [
 
 @pytest.mark.parametrize('size, arguments, groups', ADJOINTS, ids=str)
 def test_it_is_the_transpose_of_conv(size, arguments, groups):
-    """<conv(a), b> = <a, conv_transpose(b)>, with the feature axes of the kernel swapped."""
+    """Checks <conv(a), b> = <a, conv_transpose(b)>, with the kernel's feature axes swapped."""
     n = len(size)
     a, w = normal(2, *size, 4), normal(*(3, 2, 3)[:n], 4 // groups, 6)
     conv = lambda a: cnn_jax.conv(a, w, groups=groups, **arguments)  # noqa: E731
@@ -72,8 +72,11 @@ def test_the_lax_convention_is_jax_lax(padding):
 @pytest.mark.parametrize('strides', [1, 2, 3])
 @pytest.mark.parametrize('window', [1, 2, 3, 4])
 def test_the_keras_convention_is_the_gradient_of_the_padded_convolution(window, strides, padding):
-    """TensorFlow defines it so: the gradient of a convolution with that padding, for the smallest
-    input ('VALID': reaching to the end of the last stride) that gives x's size."""
+    """Checks TensorFlow's definition: the gradient of a convolution with the same padding.
+
+    The input of that convolution is the smallest that gives an output of x's size; for 'VALID', it
+    extends to the end of the last stride.
+    """
     w = normal(window, 2, 3)
     size = 5 * strides if padding == 'SAME' else 4 * strides + max(window, strides)
     conv = lambda a: cnn_jax.conv(a, np.swapaxes(w, -1, -2), strides=strides, padding=padding)  # noqa: E731
@@ -95,7 +98,7 @@ def test_torch_agrees(case):
     padding = case.arguments.get('padding', 0)
     x, w = (torch.tensor(a, dtype=torch.float64) for a in case.operands())
     x.requires_grad_(), w.requires_grad_()
-    # PyTorch keeps (in, out // groups, *window)
+    # PyTorch stores (in, out // groups, *window)
     *window, i, o = case.kernel
     g = case.groups
     kernel = w.reshape(*window, i, g, o // g).movedim(-2, 0).movedim((-2, -1), (1, 2))
@@ -139,7 +142,7 @@ def test_dtypes(dtype, name):
     try:
         y = run(x, w)
     except ValueError as error:
-        # the default never declines; of the others, those that are not for this window or for ints
+        # the default never declines; other kernels may not support this window or integers
         assert name in ('dot', 'winograd') or (name and dtype == 'int32')
         assert repr(name) in str(error)
         return

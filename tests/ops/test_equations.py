@@ -1,4 +1,4 @@
-"""JAX's convolutions, and what its rules make of them, are read as the maps that they came from."""
+"""Tests that convolutions in a jaxpr, including derived ones, are read as the right maps."""
 
 import functools
 import random
@@ -23,7 +23,7 @@ LAYOUTS = {
 
 
 def draw(seed, holes=False):
-    """A random convolution: its function, the shapes of its operands, and what should be read."""
+    """Returns a random convolution: its function, its operand shapes, and the expected plan."""
     r = random.Random(seed)
     n = r.choice([1, 1, 2, 2, 2, 3])
     some = lambda low, high: tuple(r.randint(low, high) for _ in range(n))  # noqa: E731
@@ -53,7 +53,7 @@ def draw(seed, holes=False):
 
 
 def found_in(f, *shapes):
-    """The convolutions in f's jaxpr, each with its plan."""
+    """Returns the convolutions in f's jaxpr, each with its plan."""
     jaxpr = jax.make_jaxpr(f)(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
     return [
         (eqn, equations.read(*(v.aval for v in eqn.invars), eqn.params))

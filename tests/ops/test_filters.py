@@ -1,4 +1,4 @@
-"""The classic filters: what each must do to a flat image, a ramp and an edge."""
+"""Tests of the classic filters on flat images, ramps and random images."""
 
 import jax.numpy as jnp
 import numpy as np

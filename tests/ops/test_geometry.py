@@ -1,4 +1,4 @@
-"""Output sizes, explained padding, receptive fields."""
+"""Tests of output sizes, explained padding and receptive fields."""
 
 import jax
 import numpy as np
@@ -24,20 +24,20 @@ def test_output_size_is_that_of_conv():
 def test_explain_padding_says_what_each_convention_does():
     text = cnn_jax.explain_padding(7, 4, strides=2)
     rows = {line.split('  ')[0]: line for line in text.splitlines()}
-    # 'SAME': ceil(7 / 2) = 4 outputs span 3 * 2 + 4 = 10, so 3 are added, the odd one after
+    # 'SAME': ceil(7 / 2) = 4 outputs span 3 * 2 + 4 = 10, so 3 positions are added, 2 of them after
     assert '(1, 2)' in rows['SAME'] and rows['SAME'].endswith(' 4')
     assert '(2, 1)' in rows['SAME_LOWER']
     assert '(3, 0)' in rows['CAUSAL']
     assert rows['VALID'].endswith(' 2')
     assert rows['padding=1 (PyTorch)'].endswith(' 3')
-    # transposed: (7 - 1) * 2 + 4 = 16 in full, of which 'SAME' keeps 7 * 2
+    # transposed: the full output has (7 - 1) * 2 + 4 = 16 positions; 'SAME' keeps 7 * 2 of them
     assert rows['torch VALID'].endswith(' 16') and rows['keras SAME'].endswith(' 14')
     assert 'window does not fit' in cnn_jax.explain_padding(2, 5)
     assert '(8, 9)' in cnn_jax.explain_padding((8, 9), 3)
 
 
 def test_receptive_field_of_a_known_stack():
-    # VGG-16 up to its last pool: 212 positions, 32 apart (Araujo et al. 2019, table 1)
+    # VGG-16 up to its last pool: size 212, stride 32 (Araujo et al. 2019, table 1)
     vgg = []
     for convs in (2, 2, 3, 3, 3):
         vgg += [(3, 1, 1)] * convs + [(2, 2)]

@@ -1,4 +1,4 @@
-"""What kernels do to numbers: long sums, infinities, constants of a program, strict promotion."""
+"""Tests of numerics: long sums, infinities, constants of a program, strict promotion."""
 
 import contextlib
 import functools
@@ -22,11 +22,14 @@ OPERANDS = {
     'filter_grad': ('x_shape', 'y_shape'),
 }
 OPS = tuple(OPERANDS)
-FACTOR = {'winograd': 4.0, 'fft': 4.0}  # they round more often than the direct sum
+FACTOR = {'winograd': 4.0, 'fft': 4.0}  # these round more often than the direct sum
 
 
 def make_spec(x, w, strides=1, padding=0, dilation=1, groups=1, input_dilation=1):
-    """x (N, *size, C), w (*window, C // groups, O); one int, or one value per axis."""
+    """Returns the spec for x (N, *size, C) and w (*window, C // groups, O).
+
+    The other arguments, except `groups`, are one int, or one value per axis.
+    """
     n = len(w) - 2
     each = lambda value: value if isinstance(value, tuple) else (value,) * n  # noqa: E731
     pairs = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
@@ -61,7 +64,7 @@ SPECS = {
 
 
 def reference(op, a, b, spec):
-    """`op` by definition, in float64."""
+    """Computes `op` by its definition, in float64."""
     arguments = {
         name: getattr(spec, name)
         for name in ('strides', 'padding', 'dilation', 'input_dilation', 'groups')
@@ -87,7 +90,7 @@ def shapes(op, spec):
 
 
 def reduction(spec):
-    """The longest sum of all three maps."""
+    """Returns the length of the longest sum in the three maps."""
     window = int(np.prod(spec.window))
     per_group = max(spec.in_features, spec.out_features) // spec.groups
     return max(window * per_group, spec.batch * int(np.prod(spec.output_size)))
@@ -112,7 +115,7 @@ LONG = {
 
 
 def filter_gradient(x, dy, spec):
-    """In float64, one tap after the other."""
+    """Computes the filter gradient in float64, one tap at a time."""
     x = np.pad(x.astype(np.float64), [(0, 0), *spec.padding, (0, 0)])
     x = x.reshape(*x.shape[:-1], spec.groups, -1)
     dy = dy.astype(np.float64).reshape(*dy.shape[:-1], spec.groups, -1)
@@ -131,8 +134,10 @@ def filter_gradient(x, dy, spec):
 
 @pytest.mark.parametrize('case', LONG)
 def test_filter_gradients_of_many_positions(case):
-    """oneDNN's sums are no less exact than those of a few thousand positions, whatever the number:
-    in one running sum, most errors here are 7e-6 to 6e-5."""
+    """Checks that oneDNN's sums over many positions are as accurate as over a few thousand.
+
+    With a single running sum, most errors here would be 7e-6 to 6e-5.
+    """
     spec = LONG[case]
     if not supported('onednn', 'filter_grad', spec):
         pytest.skip(kernels.reason_against('onednn', 'filter_grad', spec, 'cpu'))
@@ -163,23 +168,27 @@ def test_rows_too_long_to_be_summed_are_refused():
 
 # Infinities
 #
-# A value that is not finite reaches the results whose sum has a product with it. Zeros of padding,
-# and between the elements of a dilated input, are elements as others are for the operand that
-# passes over them: the kernel, or dy in a filter gradient. They are none for the data that lie
-# between them, x or dy of an input gradient: those stay in their windows to the element.
+# A non-finite value must reach every result whose sum includes a product with it. A value in the
+# kernel, or in dy of a filter gradient, may also reach results in which it multiplies a zero of the
+# padding, or a zero between the elements of a dilated input. A value in x, or in dy of an input
+# gradient, must reach no other result.
 #
-# Two exceptions: the kernels that transform, and XLA's filter gradient of a grouped convolution on
-# CPUs, which multiplies dy by the inputs of all groups and by zero.
+# There are two exceptions: the kernels based on transforms, and XLA's filter gradient of a grouped
+# convolution on CPUs, which multiplies dy by the inputs of all groups and by zero.
 
 SPREADING = ('fft', 'winograd')
-REARRANGED = ('folded with a rest', 'stride but not folded', 'patches', 'batch inside')  # or nearly
-BY_XLA = ('lax', 'interior', 'subpixel')  # their filter gradients
+# Cases that onednn rearranges, or nearly does.
+REARRANGED = ('folded with a rest', 'stride but not folded', 'patches', 'batch inside')
+BY_XLA = ('lax', 'interior', 'subpixel')  # XLA computes their filter gradients
 
 
 @functools.cache
 def reached(op, spec, which, at):
-    """Which results have a product of element `at` of operand `which` with an element of the other,
-    and which have one with an element or a zero of padding."""
+    """Returns two masks of the results that element `at` of operand `which` must or may reach.
+
+    It must reach the results in which an element of the other operand multiplies it. It may reach
+    those in which either such an element or a zero of padding multiplies it.
+    """
     operands = [np.ones(shape) for shape in shapes(op, spec)]
     operands[which] = np.zeros_like(operands[which])
     operands[which][at] = 1
@@ -199,7 +208,7 @@ def reached(op, spec, which, at):
 
 
 def elements(shape):
-    """The first, the last and a middle one."""
+    """Returns the indices of the first, the last and a middle element."""
     first, last = tuple(0 for _ in shape), tuple(n - 1 for n in shape)
     middle = tuple(n // 2 for n in shape)
     return sorted({first, last, middle})
@@ -246,7 +255,7 @@ CONSTANT_SPECS = {
 }
 
 
-@pytest.mark.optimized  # constants are computed on while a program is compiled
+@pytest.mark.optimized  # the compiler folds constants only if optimisations are on
 @pytest.mark.parametrize('constant', [(0,), (1,), (0, 1)], ids=['first', 'second', 'both'])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16', 'float64'])
 @pytest.mark.parametrize('name', KERNELS)
@@ -255,7 +264,7 @@ def test_constants_of_the_program(name, dtype, constant):
     with x64(dtype == 'float64'):
         tasks = []
         cases = list(CONSTANT_SPECS) if dtype == 'bfloat16' else ['sequence', 'pointwise']
-        if name == 'winograd':  # in 2-D, XLA takes seconds to compute its constants
+        if name == 'winograd':  # in 2-D, XLA takes seconds to fold its constants
             cases = ['sequence']
         for case in cases:
             spec = CONSTANT_SPECS[case].replace(dtype=dtype)
@@ -293,7 +302,7 @@ def strict():
 def test_strict_promotion(name):
     cases = ('padded', 'strided', 'input dilated', 'grouped', 'depthwise in blocks of rows',
              'folded', 'many features strided', 'pointwise')  # fmt: skip
-    dtypes = (('bfloat16', False), ('float32', True), ('int32', True))  # and 64 bits
+    dtypes = (('bfloat16', False), ('float32', True), ('int32', True))  # and whether x64 is enabled
     for case, (dtype, wide), op in itertools.product(cases, dtypes, OPS):
         spec = SPECS[case].replace(dtype=dtype)
         if supported(name, op, spec):

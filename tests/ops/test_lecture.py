@@ -1,4 +1,4 @@
-"""The lecture "CNN and PyTorch", step by step, as tests of both of its kernels."""
+"""Tests of both kernels on the examples of the lecture "CNN and PyTorch", step by step."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ BOTH = pytest.mark.parametrize('implementation', ['lax', 'scan'])
 
 
 def conv2d(image, kernel, implementation, **arguments):
-    """One channel in, one out."""
+    """Convolves an image of one channel to one channel."""
     y = cnn_jax.conv(
         np.asarray(image, np.float32)[..., None],
         np.asarray(kernel, np.float32)[..., None, None],
@@ -33,7 +33,10 @@ def test_the_formula_on_a_small_matrix(implementation):
 
 @BOTH
 def test_the_edge_kernel_finds_the_edge(implementation):
-    """A bright square: 0 inside and outside, the step's height times its length on the edge."""
+    """Tests a bright square.
+
+    The result is 0 inside, and on the edge the step height times the number of outer neighbours.
+    """
     image = np.zeros((8, 8))
     image[2:6, 2:6] = 10
     edges = conv2d(image, [[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]], implementation)
@@ -76,7 +79,7 @@ def test_stride_and_padding_by_hand(implementation):
 
 @BOTH
 def test_output_width_formula(implementation):
-    """W_out = floor((W_in - W_ker) / s) + 1, and with padding p: W_in + 2 p."""
+    """Checks W_out = floor((W_in - W_ker) / s) + 1, with W_in + 2 p for padding p."""
     for width in range(1, 9):
         for kernel in range(1, width + 1):
             for stride in (1, 2, 3):
@@ -95,7 +98,7 @@ def test_output_width_formula(implementation):
 
 @BOTH
 def test_many_channels(implementation):
-    """Each output channel is the sum over input channels of one-channel convolutions."""
+    """Checks that each output channel is a sum of one-channel convolutions over input channels."""
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(5, 6, 3)), rng.normal(size=(2, 3, 3, 4))
     y = cnn_jax.conv(

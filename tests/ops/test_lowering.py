@@ -1,4 +1,4 @@
-"""The lowering rules: which program an equation becomes, also where nobody edited it."""
+"""Tests of the lowering rules: the program of each equation, also in unmodified user code."""
 
 import os
 import subprocess
@@ -35,17 +35,17 @@ def conv(implementation=None, **arguments):
 
 
 def gradients(f):
-    # Not one function for all: jit would take the program of an equal one from its cache.
+    # Returns a new function each time; otherwise jit would reuse a cached program.
     return lambda x, w: (f(x, w), jax.grad(lambda x, w: (f(x, w) ** 2).sum(), (0, 1))(x, w))
 
 
 def program(f, platform='cpu'):
-    """The text that XLA is given, without names."""
+    """Returns the text of the program passed to XLA, without names."""
     return jax.jit(gradients(f)).trace(IMAGES, W).lower(lowering_platforms=(platform,)).as_text()
 
 
 def kernels_of(f):
-    """(map, kernel) of all that the program of f and its gradients names."""
+    """Returns every (map, kernel) named in the program of f and its gradients."""
     text = jax.jit(gradients(f)).lower(X, W).as_text(debug_info=True)
     known = ((op, name) for op in MAPS for name in kernels.KERNELS)
     return {pair for pair in known if '_'.join(pair) in text}
@@ -107,7 +107,7 @@ def test_importing_changes_no_program():
 
 
 def test_programs_without_our_convolutions_may_have_no_devices_or_two_meshes():
-    """JAX refuses both to programs whose lowering asks for the devices."""
+    """Checks both cases, which JAX refuses for programs whose lowering asks for the devices."""
     abstract = jax.sharding.AbstractMesh((2,), ('d',), axis_types=(AxisType.Auto,))
     x = jax.ShapeDtypeStruct(X.shape, X.dtype, sharding=NamedSharding(abstract, PartitionSpec('d')))
     w = jax.ShapeDtypeStruct(W.shape, W.dtype, sharding=NamedSharding(abstract, PartitionSpec()))
@@ -238,13 +238,13 @@ def loss(x, w):
 
 
 def is_plain(f=plain):
-    """Whether an unmodified program is XLA's own."""
+    """Returns whether XLA's own convolution appears in the program of f."""
     return 'stablehlo.convolution' in jax.jit(lambda x, w: f(x, w) + 0).lower(X, W).as_text()
 
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """As where 'scan' was measured to be the fastest kernel."""
+    """Makes 'scan' the kernel measured to be fastest."""
     monkeypatch.setattr(rules.tuning, 'ranked', lambda *_: iter([('scan', ''), ('lax', '')]))
 
 
@@ -273,7 +273,7 @@ def test_installed_the_gradient_of_jaxs_max_pool_is_ours():
 ])  # fmt: skip
 def test_pool_gradients_of_any_layout(window, strides, axes, padding):
     shape = tuple(7 if i in axes else 3 for i in range(len(axes) + 2))
-    x = jnp.asarray(np.random.default_rng(1).integers(0, 5, shape), jnp.float32)  # with equal ones
+    x = jnp.asarray(np.random.default_rng(1).integers(0, 5, shape), jnp.float32)  # with ties
     full = lambda values: tuple(dict(zip(axes, values)).get(i, 1) for i in range(x.ndim))  # noqa: E731, B905
 
     def gradient(x):
@@ -393,7 +393,7 @@ def test_an_export_holds_nothing_that_needs_this_package():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-# ---------------------------------------------------------------------------- a JAX that lacks it
+# ---------------------------------------------------------------------------- missing JAX features
 
 MISSING = """
     import sys

@@ -1,4 +1,4 @@
-"""What is special to the native kernel; its values go through the table of all kernels too."""
+"""Tests specific to the native kernel; the tests of all kernels cover its values too."""
 
 import concurrent.futures
 import importlib.metadata
@@ -28,7 +28,7 @@ OPS = ('forward', 'input_grad', 'filter_grad')
 
 
 def missing():
-    """What this machine lacks to have the kernel, found without the code under test."""
+    """Returns what this machine lacks for the kernel, without using the code under test."""
     if not sys.platform.startswith('linux') or platform.machine() != 'x86_64':
         return 'needs Linux on x86-64'
     installed = {d.metadata['Name'].lower() for d in importlib.metadata.distributions()}
@@ -44,7 +44,10 @@ native = pytest.mark.skipif(bool(missing()), reason=missing() or 'available')
 
 
 def make_spec(x, w, strides=1, padding=0, dilation=1, groups=1, dtype='float32'):
-    """x (N, *size, C), w (*window, C // groups, O); one int, or one value per axis."""
+    """Returns the spec for x (N, *size, C) and w (*window, C // groups, O).
+
+    The strides, the padding and the dilation are one int, or one value per axis.
+    """
     n = len(w) - 2
     each = lambda value: value if isinstance(value, tuple) else (value,) * n  # noqa: E731
     pairs = tuple(p if isinstance(p, tuple) else (p, p) for p in each(padding))
@@ -65,7 +68,7 @@ SPECS = {
     'bfloat16': make_spec((2, 6, 5, 8), (3, 3, 8, 16), 1, 1, dtype='bfloat16'),
     'float16': make_spec((2, 6, 5, 8), (3, 3, 8, 16), 2, 1, dtype='float16'),
 }
-# Small images with a large kernel: the batch lies inside.
+# Small images with a large kernel: the batch becomes the last spatial axis.
 BATCH_INSIDE = {
     '2x2': make_spec((8, 2, 2, 256), (3, 3, 256, 256), 1, 1),
     'strided': make_spec((9, 4, 3, 256), (3, 2, 256, 256), 2, ((1, 0), (0, 1))),
@@ -127,7 +130,7 @@ NO_WINDOW_FITS = {
 @native
 @pytest.mark.parametrize('name', NO_WINDOW_FITS)
 def test_bfloat16_filter_gradient_where_no_window_fits(name):
-    """On processors with AVX512-BF16, oneDNN 3.2 computes these wrongly: it is not asked to."""
+    """Tests gradients that oneDNN 3.2 gets wrong with AVX512-BF16; the kernel avoids them there."""
     spec = NO_WINDOW_FITS[name]
     x, w, dy = operands(spec)
     wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
@@ -151,7 +154,7 @@ def test_supports_says_why_not(change, words):
 
 
 def python(code, *arguments, **environment):
-    """Starts `code` in a process of its own."""
+    """Starts `code` in a separate process."""
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', **environment}
     command = [sys.executable, '-c', textwrap.dedent(PREFIX) + textwrap.dedent(code), *arguments]
     return subprocess.Popen(
@@ -237,7 +240,7 @@ def test_threads_call_at_the_same_time():
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         futures = [pool.submit(run, op, x, w, dy, spec) for _ in range(20) for op in OPS]
         together = [np.asarray(future.result()) for future in futures]
-    for i, result in enumerate(together):  # to the last bit: sums are split in the same way
+    for i, result in enumerate(together):  # bit for bit, because sums are split in the same way
         np.testing.assert_array_equal(result, alone[i % len(OPS)])
 
 
@@ -327,5 +330,5 @@ def test_each_thread_has_a_processor_of_its_own_and_the_caller_keeps_its_freedom
     processors, bound, different, is_free = output(python(code, **environment)).split()
     if not environment:
         assert int(bound) == int(different) == int(processors) - 1
-    if 'OMP_PROC_BIND' not in environment:  # else OpenMP itself binds, the first thread too
+    if 'OMP_PROC_BIND' not in environment:  # else OpenMP binds all threads, including the first
         assert is_free == 'True' and (not environment or bound == '0')

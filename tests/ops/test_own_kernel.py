@@ -1,4 +1,4 @@
-"""A kernel that another package registers."""
+"""Tests of a kernel that another package registers."""
 
 import types
 
@@ -13,7 +13,7 @@ from cnn_jax.ops.kernels import KERNELS
 
 
 def forward(x, w, spec):
-    """By a loop over the taps of a window, which is enough for stride 1 and no dilation."""
+    """Computes the convolution tap by tap, for stride 1 and no dilation."""
     x = jax.lax.pad(
         x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in spec.padding), (0, 0, 0)]
     )
@@ -66,7 +66,7 @@ def test_is_listed_and_refuses_with_its_reason(own):
             0
         ].implementation
         != 'own'
-    )  # without a measurement the default does not change
+    )  # without measurements, the default does not change
 
 
 def test_is_unknown_where_nobody_registered_it():

@@ -1,4 +1,4 @@
-"""pad, unfold and fold: by definition, as adjoints, and against PyTorch."""
+"""Tests of pad, unfold and fold: by definition, as adjoints, and against PyTorch."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from tests.ops.tolerance import assert_close
 
 
 def source(n, lo, hi, mode):
-    """Per padded position, the input position that it copies; None is zero."""
+    """Returns, for each padded position, the input position that it copies, or None for zero."""
     at = range(-lo, n + hi)
     if mode == 'circular':
         return [i % n for i in at]
@@ -126,7 +126,7 @@ def test_unfold_and_fold(shape, window, options):
     size = shape[-1 - ndim : -1]
     padding = options.get('padding', 0)
     if padding == 'SAME':
-        padding = ((0, 1), (0, 0), (1, 1))  # of the one case
+        padding = ((0, 1), (0, 0), (1, 1))  # for the only case with this padding
     pairs = [(p, p) if isinstance(p, int) else p for p in each(padding)]
     rng = np.random.default_rng(0)
     x = rng.normal(size=shape).astype(np.float32)
@@ -170,7 +170,7 @@ def test_unfold_times_kernel_is_convolution():
 
 
 def test_16_bit_sums_in_float32():
-    """1 + 8 * 2^-9 is 1 if each term is rounded to bfloat16, else 1 + 2^-6."""
+    """Checks 1 + 8 * 2^-9: 1 if each partial sum is rounded to bfloat16, else 1 + 2^-6."""
     p = np.full((1, 3, 3, 9), 2.0**-9)
     p[0, 0, 0, 8] = 1  # tap (2, 2) of the first patch: position (2, 2)
     p = jnp.asarray(p, jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""Pooling: every case by every kernel, values, gradients and tangents, against the oracle."""
+"""Tests of pooling: values, gradients and tangents of every kernel, against the oracle."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ PAIRS = [
 
 
 def supported(case, kernel):
-    """The case's function by that kernel, or a test that it is refused with the reason."""
+    """Returns the case's function for that kernel, or None after checking why it is refused."""
 
     def run(x):
         return getattr(pool, case.op)(x, **case.arguments(), implementation=kernel)
@@ -127,7 +127,7 @@ SMALL = [
 
 @jax.jit
 def maxima(x):
-    """By every kernel, adaptive and global; the last ones of windows that see only padding."""
+    """Returns maxima from every kernel, adaptive and global, and of windows with only padding."""
     calls = [('reshape', 2), ('reshape', (6, 4))]
     calls += [(name, *more) for name in ('shift', 'reduce_window') for more in ((2,), (3, 2, 1))]
     results = [
@@ -144,7 +144,7 @@ def maxima(x):
 
 @pytest.mark.parametrize('dtype', [name for name in SMALL if hasattr(jnp, name)])
 def test_max_of_8_bits_and_fewer(dtype):
-    """Some have no infinity, and one no negative numbers."""
+    """Tests small dtypes, some without infinity and one without negative numbers."""
     values = [0, 1] if 'int' in dtype else [1, 2, 4] if 'e8m0' in dtype else [-4, -2, -1, 1, 2]
     x = np.random.default_rng(0).choice(values, size=(2, 6, 4, 2)).astype(np.float32)
     x[1] = min(values)
@@ -165,7 +165,7 @@ def test_a_global_maximum_of_float8():
 
 @pytest.mark.parametrize('kernel', pool_kernels.KERNELS)
 def test_integers_beside_a_differentiated_argument(kernel):
-    """The maximum of integers has no derivative, but may stand in a function that has one."""
+    """Tests an integer maximum, which has no derivative, inside a differentiated function."""
     x = np.arange(8, dtype=np.int32).reshape(1, 4, 2)
 
     def f(scale):
@@ -178,11 +178,11 @@ def test_integers_beside_a_differentiated_argument(kernel):
 
 @pytest.mark.parametrize('kernel', pool_kernels.KERNELS)
 def test_16_bit_averages_add_up_in_float32(kernel):
-    """In bfloat16 a sum of ones stops at 256."""
+    """Tests long sums; a bfloat16 sum of ones would stop at 256."""
     x = jnp.ones((1, 18, 18, 1), jnp.bfloat16)
     y = pool.avg_pool(x, 18, implementation=kernel)
     assert y.dtype == jnp.bfloat16 and float(y.ravel()[0]) == 1.0
-    # 261 / 3: a sum rounded to bfloat16 before the division, 260, would give 86.5.
+    # 261 / 3 = 87: a sum rounded to bfloat16 before the division, 260, would give 86.5.
     x = jnp.asarray([100, 100, 61], jnp.bfloat16).reshape(1, 3, 1)
     assert float(pool.avg_pool(x, 3, implementation=kernel)[0, 0, 0]) == 87.0
 
@@ -190,7 +190,7 @@ def test_16_bit_averages_add_up_in_float32(kernel):
 @pytest.mark.parametrize('op', ['max_pool', 'avg_pool'])
 @pytest.mark.parametrize('kernel', pool_kernels.KERNELS)
 def test_16_bit_gradients_add_up_in_float32(op, kernel):
-    """1 + 8 * 2^-10 is 1 if terms or sums along an axis are rounded to bfloat16, else 1 + 2^-7."""
+    """Checks 1 + 8 * 2^-10: 1 if partial sums are rounded to bfloat16, else 1 + 2^-7."""
     if kernel == 'reshape':
         pytest.skip('its windows do not overlap: no sums in the gradient')
     x = np.zeros((1, 5, 5, 1))
@@ -226,7 +226,7 @@ def test_views_that_are_not_contiguous():
 
 
 def test_names_sequences_and_none():
-    """The one mechanism of dispatch serves the pools too."""
+    """Tests that pools use the same dispatch as convolutions."""
     x = np.zeros((1, 5, 5, 1), np.float32)
     for op in ('max_pool', 'avg_pool', 'lp_pool'):
         assert set(dispatch.implementations(op)) == set(pool_kernels.KERNELS)
@@ -243,6 +243,6 @@ def test_names_sequences_and_none():
     assert ran(implementation=('reshape', 'reduce_window')) == 'reduce_window'
     with dispatch.use_implementation(max_pool='reduce_window'):
         assert ran() == 'reduce_window'
-    # long programs of long windows are avoided
+    # a long window must not lower to a long program
     text = jax.jit(lambda x: pool.avg_pool(x, (100,), 1)).lower(jnp.zeros((1, 200, 1))).as_text()
     assert 'reduce_window' in text

@@ -1,4 +1,4 @@
-"""Adaptive and global pools, and unpooling, against the oracle and PyTorch."""
+"""Tests of adaptive and global pools and unpooling, against the oracle and PyTorch."""
 
 import functools
 
@@ -76,7 +76,7 @@ def test_adaptive(shape, output_size, dtype):
     assert_close(dx, pool_oracle.sum_pool_gradient(flat, axes, shape), 2 * length)
 
 
-@pytest.mark.parametrize('output_size', [(3, 2), (2, 3)], ids=str)  # equal windows, and not
+@pytest.mark.parametrize('output_size', [(3, 2), (2, 3)], ids=str)  # equal and unequal windows
 def test_adaptive_max_of_nan_infinity_and_integers(output_size):
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (3, 6, 4, 2)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_adaptive_second_order_and_vmap():
     x = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 2)).astype(np.float32)
     f = lambda x: (pool.adaptive_max_pool(x, (2, 3)) ** 3).sum()  # noqa: E731
     hessian = jax.jit(lambda x: jax.jvp(jax.grad(f), (x,), (x,))[1])
-    # f is homogeneous of degree 3, hence  Hessian(x) x = 2 gradient(x)
+    # f is homogeneous of degree 3, so  Hessian(x) x = 2 gradient(x)
     np.testing.assert_allclose(hessian(x), 2 * jax.grad(f)(x), rtol=1e-5)
     np.testing.assert_allclose(jax.vmap(jax.grad(f))(x), jax.grad(f)(x), rtol=1e-6)
 
@@ -114,10 +114,10 @@ def test_global():
     assert pool.global_max_pool(x, spatial_ndim=1, keepdims=True).shape == (3, 5, 1, 2)
     np.testing.assert_array_equal(pool.global_max_pool(x, spatial_ndim=1), x.max(2))
     np.testing.assert_allclose(pool.global_avg_pool(x[0], spatial_ndim=2), x[0].mean((0, 1)), 1e-5)
-    x[:] = 0  # all equal: the first has the gradient
+    x[:] = 0  # all equal: the first gets the gradient
     gradient = jax.grad(lambda x: pool.global_max_pool(x).sum())(x)
     assert (gradient[:, 0, 0] == 1).all() and gradient.sum() == 6
-    # in float16 the sum of 70000 ones is infinite
+    # in float16, the sum of 70000 ones would be infinite
     assert pool.global_avg_pool(jnp.ones((1, 70000, 1), jnp.float16)).ravel()[0] == 1
 
 
@@ -170,7 +170,7 @@ def test_unpool_is_the_inverse_of_max_pool_on_its_result():
 
 @pytest.mark.parametrize('dtype', ['int4', 'uint4', 'int8', 'uint8', 'int16', 'uint32', 'int64'])
 def test_unpool_by_indices_of_any_integers(dtype):
-    """Also of integers that cannot hold the number of positions, or more than that."""
+    """Tests dtypes that cannot hold the number of positions, and indices beyond 32 bits."""
     y, at = np.arange(1.0, 8.0).reshape(1, 7, 1), np.arange(1, 8).reshape(1, 7, 1)
     expected = np.zeros(350)
     expected[1:8] = range(1, 8)

@@ -1,4 +1,4 @@
-"""What the gradient of a maximum promises: order on ties, NaN, any order of derivative, vmap."""
+"""Tests of the gradient of a maximum: ties, NaN, derivatives of any order, vmap."""
 
 import functools
 
@@ -12,7 +12,7 @@ from cnn_jax.ops import pool, pool_kernels
 from tests.ops import pool_oracle
 from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
 
-# One call each kernel supports, and one only of overlapping windows.
+# A call that each kernel supports, with overlapping windows except for 'reshape'.
 CALLS = {
     'reshape': {'window': (2, 2)},
     'shift': {'window': (3, 2), 'strides': (2, 1), 'padding': 1},
@@ -37,7 +37,10 @@ def winners(x, window, strides=None, padding=0):
 @KERNELS
 @pytest.mark.parametrize('values', ['equal', '-inf', 'nan', 'many nan', 'inf', 'signed zeros'])
 def test_winners(kernel, values):
-    """The first of equal elements, the last NaN; padding never, not even among -inf."""
+    """Checks that the first of equal elements wins, or the last NaN.
+
+    Padding never wins, even if all elements are -inf.
+    """
     rng = np.random.default_rng(0)
     x = {
         'equal': np.ones(SHAPE),
@@ -62,7 +65,7 @@ def test_winners(kernel, values):
 
 @KERNELS
 def test_second_order(kernel):
-    """f(x) = sum w y^3 has the Hessian-vector product put(6 w y take(v))."""
+    """Checks the Hessian-vector product of f(x) = sum w y^3, which is put(6 w y take(v))."""
     rng = np.random.default_rng(0)
     x, v = rng.normal(size=(2, *SHAPE)).astype(np.float32)
     at = winners(x, **CALLS[kernel])
@@ -97,7 +100,7 @@ def test_vmap(kernel, op):
 
 @KERNELS
 def test_no_select_and_scatter(kernel):
-    """XLA's own gradient of a maximum is deterministic on no GPU."""
+    """Checks that gradients avoid XLA's select_and_scatter, which is nondeterministic on GPUs."""
     f = lambda x: pool.max_pool(x, **CALLS[kernel], implementation=kernel).sum()  # noqa: E731
     for transformed in (f, jax.grad(f), jax.vmap(jax.grad(f))):
         x = jnp.zeros((2, *SHAPE) if transformed is not f else SHAPE)
@@ -107,7 +110,7 @@ def test_no_select_and_scatter(kernel):
 
 @KERNELS
 def test_shard_map(kernel):
-    """Kernels start from constants where they should start from something as sharded as x."""
+    """Checks kernels in shard_map, where constant initial values would not be sharded like x."""
     mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
     f = functools.partial(pool.max_pool, **CALLS[kernel], implementation=kernel)
     g = lambda x: jax.grad(lambda x: (f(x) ** 2).sum())(x)  # noqa: E731
@@ -125,7 +128,10 @@ def test_lp_pool_is_flat_where_all_is_zero():
 
 @pytest.mark.parametrize('p', [0.5, 1, 1.5, 2, 2.5, 3, 4])
 def test_second_derivative_of_lp_pool(p):
-    """(p - 1) (diag |u|^(p-2) - v v^T) / y  with  u = x / y  and  v = sign(u) |u|^(p-1)."""
+    """Checks the Hessian (p - 1) (diag |u|^(p-2) - v v^T) / y.
+
+    Here u = x / y and v = sign(u) |u|^(p-1).
+    """
     x = np.array([0.5, -2, 1.5, -0.25], np.float32)
     if p >= 2:
         x[2] = 0

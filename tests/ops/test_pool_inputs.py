@@ -1,4 +1,4 @@
-"""Bad input: the same clear error inside and outside jit, before anything compiles."""
+"""Tests that invalid input raises the same error inside and outside jit, before compilation."""
 
 import re
 
@@ -14,7 +14,7 @@ from tests.compilation import x64
 X = np.zeros((2, 5, 6, 3), np.float32)
 UNPOOL = (np.zeros((1, 2, 3, 1), np.float32), np.zeros((1, 2, 3, 1), np.int32))
 
-# function, arguments, keywords, error, pattern: argument ... value (or what would be right)
+# function, arguments, keywords, error, pattern: argument ... value (or what is valid)
 BAD = [
     # x
     (pool.max_pool, (X[0, 0, 0], (2,)), {}, ValueError, r'x must have 1 spatial axes.*\(3,\)'),
@@ -53,7 +53,7 @@ BAD = [
     (pool.max_pool, (X, 3, 2, 'FULL'), {}, ValueError, "padding must be one of.*'FULL'"),
     (pool.avg_pool, (X, 3, 2, (1, 1, 1)), {}, ValueError, r'padding .*\(1, 1, 1\)'),
     (pool.avg_pool, (X, 3, 2, 0.5), {}, TypeError, 'padding .*0.5'),
-    # the others
+    # other arguments
     (pool.max_pool, (X, 2), {'ceil_mode': 1}, TypeError, 'ceil_mode must be True or False, got 1'),
     (pool.avg_pool, (X, 2), {'count_include_pad': 'no'}, TypeError, "count_include_pad .*'no'"),
     (pool.avg_pool, (X, 2), {'divisor_override': 0}, ValueError, 'divisor_override must not be 0'),
@@ -159,7 +159,7 @@ def test_bad_input(f, arguments, options, error, pattern):
 
 
 def test_nothing_compiles_before_an_error(caplog):
-    # of JAX's own: to move an array of NumPy to a device may be a program
+    # JAX arrays, because moving a NumPy array to a device may compile a program
     calls = [[jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in bad[1]] for bad in BAD]
     with jax.log_compiles(True):
         for (f, _, options, error, _), arguments in zip(BAD, calls, strict=True):
@@ -186,7 +186,7 @@ def test_arrays_that_are_no_integers(bad):
     'two', [np.int64(2), np.array(2), jnp.array(2), np.array([2, 2], np.uint8), jnp.array([2, 2])]
 )
 def test_integers_of_numpy_and_jax(two):
-    """In the place of an int, or of a tuple, everywhere."""
+    """Tests these in place of an int or a tuple, in every function."""
     calls = [
         lambda k: pool.max_pool(X, k),
         lambda k: pool.avg_pool(X, 4, k, k, dilation=1),
@@ -249,7 +249,7 @@ def test_symbolic_spatial_axes():
 
 
 def test_indices_out_of_range():
-    """Refused where they are known; dropped, without harm to others, where they are not."""
+    """Checks that invalid indices are refused if known, else dropped without affecting others."""
     x = np.array([[[1.0], [2.0], [3.0]]], np.float32)
     for bad in (6, -1):
         indices = np.array([[[0], [bad], [5]]])

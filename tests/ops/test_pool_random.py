@@ -1,6 +1,7 @@
-"""Random pools: every kernel against the oracle and PyTorch, on configurations nobody wrote down.
+"""Tests of every kernel against the oracle and PyTorch on randomly generated pools.
 
-`CNN_JAX_EXAMPLES` sets how many (8 by default, chosen once and for all; more are random).
+`CNN_JAX_EXAMPLES` sets the number of examples. The 8 default examples are the same in every run;
+if the variable is set, the examples are random.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ def cases(draw, like_torch=False):
     n = draw(st.integers(1, 2 if like_torch else 3))
     most = (9, 7, 4)[n - 1]
     window = tuple(draw(st.integers(1, 4)) for _ in range(n))
-    # PyTorch has no dilation in averages
+    # PyTorch has no dilation in average pools
     holes = 1 if like_torch and op == 'avg_pool' else 2
     dilation = tuple(draw(st.integers(1, holes)) for _ in range(n))
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
@@ -42,7 +43,7 @@ def cases(draw, like_torch=False):
         draw(st.integers(max(1, k - sum(p)), max(1, k - sum(p)) + most))
         for k, p in zip(spans, pairs, strict=True)
     )
-    # whole windows, which one of the kernels needs, are rare otherwise
+    # None, because otherwise strides rarely equal the window, as one of the kernels requires
     strides = draw(st.sampled_from([None, tuple(draw(st.integers(1, 4)) for _ in range(n))]))
     options = {'ceil_mode': draw(st.booleans()), 'dilation': dilation if max(dilation) > 1 else 1}
     if op == 'avg_pool':
@@ -85,7 +86,7 @@ def test_torch_agrees(case):
         options['stride'] = options.pop('strides')
     if case.ndim == 1:
         if options.pop('divisor_override', None):
-            return  # PyTorch has it in 2-D and 3-D only
+            return  # PyTorch has this option in 2-D and 3-D only
     if case.op == 'max_pool':
         options['return_indices'] = True
     theirs = getattr(torch.nn.functional, f'{case.op}{case.ndim}d')(t, case.window, **options)

@@ -1,4 +1,4 @@
-"""Every pool and patch under every transform of JAX: values and gradients as those of plain jit."""
+"""Tests that pools and patches give the same values and gradients under all JAX transforms."""
 
 import contextlib
 import functools
@@ -30,12 +30,12 @@ def max_pool(kernel, *window):
 
 
 def places(x):
-    """Indices for the 24 elements of each plane, to 96 positions, the first and last the same."""
+    """Returns indices of 24 elements into 96 positions; the first and the last index are equal."""
     rows = (np.arange(24, dtype=np.int32) * 4 % 92).reshape(6, 4, 1)
     return jnp.where(x == x, np.expand_dims(rows, tuple(range(x.ndim - 3))), np.int32(0))
 
 
-# Each takes x (*batch, 6, 4, 4); of several results the first has the gradient.
+# Each takes x (*batch, 6, 4, 4). If there are several results, the first is differentiated.
 OPS = {
     'max_pool reshape': max_pool('reshape', 2, 2),
     'max_pool shift': max_pool('shift', 3, 2),
@@ -64,7 +64,7 @@ each = pytest.mark.parametrize('name', OPS)
 
 
 def both(f):
-    """x -> what f gives, and a gradient that depends on every element of it."""
+    """Returns x -> (f(x), a gradient that depends on every element of the first result)."""
 
     def first(x):
         y = f(x)
@@ -79,7 +79,7 @@ def plain(name):
 
 
 def assert_same(actual, name, *batch):
-    """As plain jit's, but for the batch axes."""
+    """Asserts that the results equal those of plain jit, except for the batch axes."""
     expected = jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]) if batch else a, plain(name))
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.shape == e.shape and a.dtype == e.dtype
@@ -166,7 +166,7 @@ def test_explicit_mesh(name, over):
 
 
 def test_explicit_mesh_over_space():
-    """Right where every array on the way can be split, refused by JAX where not."""
+    """Checks that it works if every intermediate array can be split; JAX refuses it otherwise."""
     mesh = jax.make_mesh((2,), ('d',), (AxisType.Explicit,))
     f = both(lambda x: pool.max_pool(x, (3, 2), implementation='reshape'))
     with jax.set_mesh(mesh):
@@ -181,8 +181,10 @@ def test_explicit_mesh_over_space():
 
 @pytest.mark.parametrize('name', [name for name in OPS if 'max' not in name])
 def test_jet(name):
-    """Along x + t v + t^2 w / 2. (JAX's jet fails on every jax.custom_jvp, which maxima are, and
-    on the scatter of max_unpool.)"""
+    """Tests jet along x + t v + t^2 w / 2.
+
+    JAX's jet does not support jax.custom_jvp, which maxima use, or the scatter of max_unpool.
+    """
     v, w = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
     f = OPS[name]
 

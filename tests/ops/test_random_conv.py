@@ -1,6 +1,7 @@
-"""Random convolutions: every kernel against the oracle, on configurations nobody wrote down.
+"""Tests of every kernel against the oracle on randomly generated convolutions.
 
-`CNN_JAX_EXAMPLES` sets how many (12 by default, chosen once and for all; more are random).
+`CNN_JAX_EXAMPLES` sets the number of examples. The 12 default examples are the same in every run;
+if the variable is set, the examples are random.
 """
 
 import os
@@ -67,6 +68,7 @@ def test_random_convolutions(case):
             continue
         ran += 1
         for actual, wanted in zip(result, expected, strict=True):
-            scale = max(1.0, np.abs(wanted).max(initial=0))  # operands ~ N(0, 1): sums may cancel
+            # at least 1, because the sums of N(0, 1) operands may cancel
+            scale = max(1.0, np.abs(wanted).max(initial=0))
             assert_close(actual, wanted, case.reduction, 4.0, name, scale)
     assert ran >= 3

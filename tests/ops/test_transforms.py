@@ -1,20 +1,20 @@
-"""Convolutions under everything that JAX can do with a function; pools: test_pool_transforms.py."""
+"""Tests of convolutions under JAX's transformations; test_pool_transforms.py tests the pools."""
 
 import pytest
 
 from tests.ops import transforms
 
-# By what a kernel is made of: every transform meets a loop, slices, a native call, a derived map.
+# Kernels of different kinds: a loop, slices, a native call, and maps derived by JAX.
 KERNELS = ('scan', 'im2col', 'shift', 'onednn')
 MOST = ('jit', 'constants', 'disable jit', 'vmap both', 'second order', 'remat')
 MESHES = ('shard map over x', 'gradient inside of shard map', 'explicit mesh over batch', 'pmap')
 
 CONVOLUTIONS = [name for name in transforms.OPERATIONS if name.startswith('conv')]
 
-# What is refused, and why; everything else is right.
+# Combinations that JAX refuses, and why; all others must give correct results.
 REFUSED = {
-    ('conv, groups', 'shard map over w'): 'half of the kernels are no two groups',
-    ('conv, strides', 'explicit mesh over space'): 'three positions on two devices',
+    ('conv, groups', 'shard map over w'): 'half of the kernels do not form two groups',
+    ('conv, strides', 'explicit mesh over space'): '3 positions cannot be split over 2 devices',
     **{
         (title, 'explicit mesh over features'): 'needs out_sharding, as in jax.lax'
         for title in CONVOLUTIONS
@@ -25,7 +25,7 @@ REFUSED = {
 def assert_right(title, name, what):
     found = transforms.check(transforms.OPERATIONS[title], name, what)
     if (title, what) in REFUSED:
-        assert found.startswith('refused by JAX: ')  # as JAX refuses its own convolution
+        assert found.startswith('refused by JAX: ')  # JAX refuses its own convolution too
     else:
         assert found == 'right'
 

@@ -1,4 +1,4 @@
-"""The default choice of kernels, and `explain`."""
+"""Tests of the default choice of kernels, and of `explain`."""
 
 import types
 
@@ -16,7 +16,7 @@ from tests.compilation import x64
 
 @pytest.fixture(autouse=True)
 def no_table(monkeypatch, tmp_path):
-    """As for a user on a machine that nobody measured."""
+    """Simulates a machine without measurements."""
     monkeypatch.delenv(table.VARIABLE, raising=False)
     monkeypatch.setenv('CNN_JAX_CACHE', str(tmp_path))
     monkeypatch.setattr(table, '_processor', lambda: 'some processor, 2 cores')
@@ -27,13 +27,13 @@ def no_table(monkeypatch, tmp_path):
 
 @pytest.fixture
 def pure_jax(monkeypatch):
-    """As on a machine without the native kernel."""
+    """Simulates a machine without the native kernel."""
     none = types.SimpleNamespace(supports=lambda spec, op, platform: 'not here')
     monkeypatch.setitem(kernels.KERNELS._values, 'onednn', none)
 
 
 def choices(spec, platform):
-    """The kernels of the three maps."""
+    """Returns the default kernels of the three maps."""
     return tuple(tuning.choose(op, spec, platform)[0] for op in MAPS)
 
 
@@ -65,7 +65,7 @@ def test_rules_follow_the_measurements(pure_jax):
 
 
 def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):
-    # pointwise and strided is not pointwise; a depthwise 9x9 window has too many taps
+    # a strided 1x1 window does not count as pointwise; a depthwise 9x9 window has too many taps
     assert 'dot' not in chosen((8, 9, 9, 32), (1, 1, 32, 32), strides=2)
     assert 'shift' not in chosen((8, 9, 9, 32), (9, 9, 1, 32), groups=32)
     assert chosen((0, 9, 9, 32), (3, 3, 32, 32))[2] == 'lax'

@@ -1,10 +1,10 @@
-"""How far a result may lie from a float64 oracle: said once, for every operation.
+"""Tolerances for comparing the result of any operation with a float64 oracle.
 
-A sum of `length` products, added up in a dtype of unit roundoff u, has a relative error that grows
-like u sqrt(length) for rounding errors of random sign (Higham & Mary 2019, "A new approach to
+The relative error of a sum of `length` products, accumulated in a dtype of unit roundoff u, grows
+like u sqrt(length) if rounding errors have random signs (Higham & Mary 2019, "A new approach to
 probabilistic rounding error analysis", theorem 2.4, with a constant of a few units). The result is
 then rounded once to its own dtype. Errors are measured against the largest magnitude of the
-expected array, since single elements may cancel.
+expected array, because single elements may cancel.
 """
 
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ CONSTANT = 4
 
 
 def tolerance(dtype, length, factor=1.0):
-    """Allowed error, relative to the largest expected magnitude.
+    """Returns the allowed error, relative to the largest expected magnitude.
 
     Args:
-        dtype: of the result; 16-bit floats are accumulated in float32.
+        dtype: dtype of the result; 16-bit floats are accumulated in float32.
         length: number of terms of the longest sum.
-        factor: of a kernel that is known to be less exact than the direct form.
+        factor: above 1 for a kernel that is known to be less accurate than the direct sum.
     """
     dtype = jnp.dtype(dtype)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -31,8 +31,10 @@ def tolerance(dtype, length, factor=1.0):
 
 
 def assert_close(actual, expected, length, factor=1.0, message='', scale=None):
-    """Raises unless `actual` has the shape of `expected` and lies within `tolerance` of it,
-    relative to `scale` (the largest expected magnitude, unless given)."""
+    """Asserts that `actual` has the shape of `expected` and lies within `tolerance` of it.
+
+    Errors are relative to `scale`, by default the largest expected magnitude.
+    """
     dtype = actual.dtype
     assert actual.shape == expected.shape, f'{message}: {actual.shape} != {expected.shape}'
     if not expected.size:

@@ -1,10 +1,10 @@
-"""Every operation and kernel under everything that JAX can do with a function.
+"""Runs every operation and kernel under every JAX transform.
 
-    python -m tests.ops.transforms     # the whole matrix: the table of docs/transforms.md, and, on
-                                       # stderr, every refusal
+    python -m tests.ops.transforms     # prints the table of docs/transforms.md, and every refusal
+                                       # on stderr
 
-A cell is right (value and gradient as those of the reference: `jax.lax` for convolutions, the plain
-call for the rest), or a refusal: an error of one clear line.
+A cell is either right or refused. It is right if value and gradient equal those of the reference:
+`jax.lax` for convolutions, the plain call for the rest. A refusal is an error of one clear line.
 """
 
 import functools
@@ -29,13 +29,13 @@ DEVICES = 2
 
 
 class Operation(NamedTuple):
-    """`run(implementation)` is a function of x and w; of a pool w is a number that scales x."""
+    """An operation; `run(implementation)` is a function of x and w (for pools, a scale of x)."""
 
     x: tuple[int, ...]
     w: tuple[int, ...]
     run: Callable[[Any], Callable]
     reference: Callable | None  # None: the plain call by the default kernel
-    op: str  # whose kernels there are; '' for none to choose from
+    op: str  # the operation that has the kernels; '' if there is no choice
 
 
 def _conv(**arguments):
@@ -106,7 +106,7 @@ OPERATIONS = {
 
 
 def kernels(operation: Operation) -> tuple[str | None, ...]:
-    """None, and the names of those that take the plain call."""
+    """Returns None and the names of the kernels that support the plain call."""
     names = []
     for name in cnn_jax.implementations(operation.op) if operation.op else ():
         shapes = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (operation.x, operation.w))
@@ -130,7 +130,7 @@ def loss(f):
 
 
 def both(f):
-    """The value and both gradients."""
+    """Returns a function that computes the value and both gradients."""
 
     def run(x, w):
         return f(x, w), jax.grad(loss(f), (0, 1))(x, w)
@@ -227,7 +227,7 @@ def mesh(kind=AxisType.Auto):
 
 
 def _shard_map(f, x, w, x_spec, w_spec, check_vma):
-    """The gradients, the sum over devices being part of the loss."""
+    """Computes the loss, summed over devices, and its gradients."""
 
     def local(x, w):
         return lax.psum(loss(f)(x, w), 'd')
@@ -361,7 +361,7 @@ def export_of_symbolic_space(f, x, w):
 
 
 def check(operation: Operation, name: str | None, what: str) -> str:
-    """'right', or 'refused: ' with the first line of the error.
+    """Returns 'right', or 'refused: ' and the first line of the error.
 
     Raises:
         AssertionError: the result is wrong.
@@ -394,7 +394,7 @@ def reference(what: str, operation: Operation) -> Any:
     return plain(what, operation.run(None), x, w)
 
 
-# Without the transform, for what JAX has no function of its own.
+# The result without the transform, for operations that JAX does not provide.
 def plain(what: str, f: Callable, x: jax.Array, w: jax.Array) -> Any:
     f = jax.jit(f)
     if what in ('vmap x', 'vmap w', 'vmap both', 'pmap'):
@@ -411,7 +411,7 @@ def plain(what: str, f: Callable, x: jax.Array, w: jax.Array) -> Any:
     if what == 'export of symbolic space':
         return f(x, w)
     if what in ('shard map over x', 'shard map over w'):
-        # over w: each of the devices, with the same operands, adds the same loss
+        # over w: each device has the same operands and adds the same loss
         factor = 1 if what == 'shard map over x' else DEVICES
         value, grads = jax.value_and_grad(lambda x, w: factor * loss(f)(x, w), (0, 1))(x, w)
         return (value, grads), (value, grads)
@@ -425,7 +425,7 @@ def plain(what: str, f: Callable, x: jax.Array, w: jax.Array) -> Any:
 
 
 def _taylor(f, x, w):
-    """f(x + t) and its first two derivatives in t, at 0."""
+    """Returns f(x + t) and its first two derivatives in t, at t = 0."""
     along = lambda t: f(x + t, w)  # noqa: E731
     first = lambda t: jax.jvp(along, (t,), (1.0,))[1]  # noqa: E731
     return along(0.0), [first(0.0), jax.jvp(first, (0.0,), (1.0,))[1]]
@@ -450,7 +450,7 @@ GROUPS = {
 
 
 def table(found: dict[tuple[str, str, str | None], str]) -> str:
-    """Markdown: how many of the cells (transform, operation, kernel) are right."""
+    """Returns a Markdown table of how many cells (transform, operation, kernel) are right."""
     lines = ['| | ' + ' | '.join(GROUPS) + ' |', '|---' + '|---' * len(GROUPS) + '|']
     for what in TRANSFORMS:
         cells = []

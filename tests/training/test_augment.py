@@ -1,4 +1,4 @@
-"""Augmentation: what each change may and may not do to an image."""
+"""Augmentation: what each operation may and may not do to an image."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from cnn_jax.training import TrainConfig, augment
 
 KEY = jax.random.key(0)
-# Every pixel of every image is another number, so that what moved can be found again.
+# Every pixel of every image has a unique value, so that it can be found after it has moved.
 IMAGES = jnp.arange(1, 1 + 64 * 6 * 8 * 2, dtype=jnp.float32).reshape(64, 6, 8, 2)
 
 
@@ -24,7 +24,7 @@ def test_crop_is_one_of_all_shifts():
         for i in range(64)
     ]
     assert np.sum(shifts, axis=1).tolist() == [1] * 64
-    assert np.any(shifts, axis=0).all()  # in 64 draws of 9 a shift is missing once in 200 seeds
+    assert np.any(shifts, axis=0).all()  # 64 draws miss one of the 9 shifts in 1 of 200 seeds
 
 
 def test_flip_mirrors_left_and_right():
@@ -50,7 +50,7 @@ def test_a_box_is_replaced_and_nothing_else(change):
         )
         if function is augment.cutout:
             assert 0 < rows.sum() <= 3 and 0 < columns.sum() <= 3
-            assert mask.any(2).sum() >= 4  # half of it at least is inside, on either axis
+            assert mask.any(2).sum() >= 4  # at least half of it is inside along each axis
     if function is augment.cutout:
         assert (found[changed] == 0).all()
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back, and damage never comes back in silence."""
+"""Checkpoints: a saved state is restored unchanged, and damage is always reported."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from cnn_jax.training.checkpoints import (
 
 
 def state(value):
-    """Every kind of leaf that a training state has; large enough for a data file of its own."""
+    """A state with every kind of leaf of a training state; large enough for its own data file."""
     chance = np.random.default_rng(value)
     return {
         'step': jnp.int32(value),
@@ -43,13 +43,13 @@ def shapes(tree):
 
 LIKE = shapes(state(0))
 
-# Orbax's own tasks that meet a damaged file are left to the garbage collector.
+# Orbax leaves its tasks that fail on a damaged file to the garbage collector.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """A folder with checkpoints 1 and 2, to be copied."""
+    """A folder with checkpoints 1 and 2, for tests to copy."""
     folder = tmp_path_factory.mktemp('written') / 'checkpoints'
     with Checkpoints(folder) as checkpoints:
         for step in (1, 2):
@@ -106,7 +106,10 @@ def cut(file):
 
 @pytest.mark.parametrize('damage', [flip, cut, pathlib.Path.unlink], ids=['flip', 'cut', 'delete'])
 def test_damage_to_any_file_is_seen_or_harmless(folder, damage):
-    """Every file of the newest step in turn: the step as it was written, or the one before."""
+    """Damages each file of the newest step in turn.
+
+    Either that step is restored unchanged, or the one before it.
+    """
     reports = []
     originals = {file: file.read_bytes() for file in files(folder / '2')}
     assert len(originals) >= 8
@@ -119,7 +122,7 @@ def test_damage_to_any_file_is_seen_or_harmless(folder, damage):
         assert step == 2 or (step == 1 and 'checkpoint 2 is damaged' in said[0]), file
         reports.append(step)
         file.write_bytes(content)
-    assert 1 in reports  # or else nothing was damaged at all
+    assert 1 in reports  # otherwise no damage was detected
     assert restore_newest(folder, read_only=True)[1] == 2
 
 
@@ -171,7 +174,7 @@ def test_an_interrupted_save_is_cleaned_up(folder):
 
 
 def test_times_play_no_part(folder):
-    """As after a clock that jumped: the newer checkpoint is older by years."""
+    """Simulates a clock that jumped: the newer checkpoint has a time stamp that is years older."""
     for step, when in ('1', 2e9), ('2', 1e9):
         for path in [folder / step, *(folder / step).rglob('*')]:
             if path.name == '_CHECKPOINT_METADATA':
@@ -198,7 +201,7 @@ def test_newest_and_best_are_kept_and_nan_is_never_best(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_harms_nothing(folder):
-    """No file may grow beyond 20 kB: what the system says then is what a full disk makes it say."""
+    """Limits every file to 20 kB, so that writing fails as it does on a full disk."""
     import resource
 
     before = {file: file.read_bytes() for file in files(folder)}
@@ -207,7 +210,7 @@ def test_a_full_disk_is_an_error_and_harms_nothing(folder):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         with pytest.raises(SaveError, match='could not be written'):
-            # Noise, which Orbax cannot compress to less.
+            # Noise, which Orbax cannot compress to a size below the limit.
             checkpoints.save(3, {'large': np.random.default_rng(0).normal(size=10**5)})
             checkpoints.wait()
     finally:
@@ -220,7 +223,7 @@ def test_a_full_disk_is_an_error_and_harms_nothing(folder):
 
 
 def test_other_devices(tmp_path):
-    """Written on eight devices, read on two, and the reverse."""
+    """Saves on eight devices and restores on two, and the reverse."""
     from cnn_jax.training.devices import Devices
 
     sizes = 8, 2, 8
@@ -236,7 +239,7 @@ def test_other_devices(tmp_path):
 
 
 def test_the_best_checkpoint(tmp_path):
-    """The later of equal scores, NaN never; metadata that are damaged do not hide the others."""
+    """Prefers the later of equal scores and never NaN; damaged metadata do not hide the others."""
     with Checkpoints(tmp_path / 'c', keep_last=9) as checkpoints:
         checkpoints.save(1, state(1))
         with pytest.raises(UserError, match='step=best: no checkpoint in .* has a score'):

@@ -1,4 +1,4 @@
-"""A run belongs to its data: other data are refused before anything is written."""
+"""A run is tied to its data: other data are refused before anything is written."""
 
 import json
 import re
@@ -19,7 +19,7 @@ FLAGS = (
 
 
 def photographs(folder, classes=('cat', 'dog'), count=12, shift=0, seed=0):
-    """Noise, brighter for the second class, as <folder>/<class>/<number>.png."""
+    """Writes images of noise, brighter for the second class, as <folder>/<class>/<number>.png."""
     rng = np.random.default_rng(seed)
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
@@ -72,11 +72,11 @@ def test_folders_have_default_names_of_their_own():
         return default_name(training.TrainConfig(dataset=dataset, data_dir=data_dir))
 
     assert name('image_folder:size=8', 'a') != name('image_folder:size=8', 'b')
-    assert name('digits', 'a') == name('digits', 'b')  # wherever it lies, it is one set
+    assert name('digits', 'a') == name('digits', 'b')  # one data set, wherever it is stored
 
 
 def test_other_pictures_are_evaluated_with_the_statistics_of_the_run(trained, tmp_path):
-    """Darker copies: with their own statistics they would look like the originals."""
+    """Darker copies would look like the originals if normalised with their own statistics."""
     _, workdir = trained
     dark = photographs(tmp_path / 'dark', shift=60)
     saved = training.load_run(workdir, data_dir=str(dark))

@@ -1,4 +1,4 @@
-"""Losses and steps of models that make images, against formulas computed otherwise."""
+"""Compares the losses and steps of generative models with independently computed formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ BATCH = {'inputs': IMAGES, 'labels': np.zeros(6, np.int32)}
 
 
 def once(function, *arguments):
-    """`function` of arrays, compiled in haste: it runs a single time."""
+    """Compiles `function` without optimisation, because it runs only once, and calls it."""
     options = {'xla_backend_optimization_level': 0}
     return jax.jit(function).lower(*arguments).compile(compiler_options=options)(*arguments)
 
@@ -32,10 +32,10 @@ def vae(**options):
 
 
 def test_elbo_of_a_vae_by_quadrature():
-    """The divergence by integrating densities, the likelihood by SciPy's Bernoulli."""
+    """Computes the divergence by integrating densities, the likelihood with SciPy's Bernoulli."""
     net = vae()
     params, model_state = once(lambda: net.init(1))
-    # A spread of means and variances far from the initial ones near 0.
+    # Spread the means and log variances far from their initial values near 0.
     params['encoder/code/kernel'] = 3 * params['encoder/code/kernel']
     images, key = IMAGES / np.float32(255), jax.random.key(3)
 
@@ -62,7 +62,7 @@ def test_elbo_of_a_vae_by_quadrature():
     assert wanted.max() > 0.1
     np.testing.assert_allclose(terms['divergence'], wanted, rtol=1e-4, atol=1e-6)
 
-    # Grey values as probabilities: the mean over both values of every pixel.
+    # Grey values are probabilities: take the mean over both values of every pixel.
     on = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     by_value = [scipy.stats.bernoulli.logpmf(value, on) for value in (0, 1)]
     wanted = -((1 - images) * by_value[0] + images * by_value[1]).sum((1, 2, 3))
@@ -90,7 +90,7 @@ def test_step_of_a_vae_descends_its_bound():
 
 @pytest.fixture(scope='module')
 def played():
-    """Networks, and the state before and after one step of a GAN."""
+    """Networks, the states before and after one step of a GAN, and the metrics of the step."""
     nets = {
         player: FunctionalModel(
             lambda rngs, player=player: models.create(
@@ -107,7 +107,7 @@ def played():
 
 
 def test_each_player_of_a_gan_follows_its_own_loss(played):
-    """Both updates by nnx.grad of the whole chain of modules, of one player's loss at a time."""
+    """Computes both updates by nnx.grad through all modules, one player's loss at a time."""
     nets, before, after, metrics = played
     noise = jax.random.normal(jax.random.fold_in(jax.random.key(5), 0), (6, 5))
     real = jnp.asarray(IMAGES, jnp.float32) / 127.5 - 1
@@ -148,7 +148,7 @@ def test_each_player_of_a_gan_follows_its_own_loss(played):
 def test_both_players_keep_batch_statistics(played):
     _, before, after, metrics = played
     means = [name for name in before.model_state if name.endswith('mean')]
-    assert {name.partition('/')[0] for name in means} == {'generator'}  # 8 x 8: none in the judge
+    assert {name.partition('/')[0] for name in means} == {'generator'}  # none in the judge at 8 x 8
     for name in means:
         assert np.abs(after.model_state[name] - before.model_state[name]).max() > 0
     assert 0 < metrics['fake'] < 1 and 0 < metrics['real'] < 1
@@ -161,7 +161,7 @@ def test_codes_between():
     straight = generation.between(first, last, 3)
     np.testing.assert_allclose(straight[0], [[3, 0], [1.5, 0.5], [0, 1]], atol=1e-6)
     round_ = generation.between(first, last, 3, sphere=True)
-    middle = 2 / np.sqrt(2)  # halfway in angle, and of the mean length
+    middle = 2 / np.sqrt(2)  # half the angle, and the mean of both lengths
     np.testing.assert_allclose(round_[0], [[3, 0], [middle, middle], [0, 1]], atol=1e-6)
 
 

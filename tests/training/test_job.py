@@ -1,4 +1,4 @@
-"""From a configuration to the first state."""
+"""Tests of the path from a configuration to the initial state."""
 
 import jax
 import numpy as np

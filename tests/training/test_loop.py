@@ -1,4 +1,4 @@
-"""The whole loop, in this process: data, steps, evaluations, checkpoints, profile."""
+"""The whole training loop in this process: data, steps, evaluations, checkpoints, profile."""
 
 import re
 
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(
 
 
 def run(folder):
-    """Trains; the state, the result, and the folder."""
+    """Trains and returns the state, the result and the folder."""
     job = make_job(CONFIG)
     workdir = Workdir(folder, CONFIG)
     with workdir.hold():
@@ -33,8 +33,9 @@ def run(folder):
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
-    """A run during which nothing may pass between host and devices but what is sent by name."""
-    # The setting is for all threads, of the feed and of Orbax too; the context is for one.
+    """A run that allows only explicit transfers between host and devices."""
+    # The option applies to all threads, including those of the feed and of Orbax.
+    # The context manager would apply to this thread only.
     before = jax.config.jax_transfer_guard
     jax.config.update('jax_transfer_guard', 'disallow')
     try:
@@ -47,7 +48,7 @@ def test_no_hidden_transfers_in_the_whole_loop(finished):
     state, result, _ = finished
     assert int(state.step) == result['step'] == STEPS
     with jax.transfer_guard('disallow'), pytest.raises(Exception, match='[Dd]isallowed'):
-        jnp.add(state.step, np.ones(3))  # the guard does see what is not sent by name
+        jnp.add(state.step, np.ones(3))  # the guard detects implicit transfers
 
 
 def test_bfloat16_layers_leave_all_else_float32(finished):
@@ -57,7 +58,8 @@ def test_bfloat16_layers_leave_all_else_float32(finished):
     batch = {name: jax.ShapeDtypeStruct(*each) for name, each in shapes.items()}
     program = str(jax.make_jaxpr(make_job(CONFIG).step())(state, batch))
     assert re.search(r'bf16\[64,8,8,4\] = conv_general_dilated', program)
-    # Of the loss and the optimiser nothing; of sums only that of Flax's dense bias, over a batch.
+    # The loss and the optimiser use no bfloat16. The only sum in bfloat16 is that over the batch
+    # for the gradient of the bias in Flax's dense layer.
     assert not re.search(r'bf16\S* = (log|exp|sqrt|div|integer_pow)', program)
     assert re.findall(r'(bf16\S*) = reduce_sum', program) == ['bf16[10]']
     assert all(np.isfinite(result[key]['loss']) for key in ('test', 'ema_test'))

@@ -55,7 +55,7 @@ def test_a_plugin_adds_a_schedule_and_an_optimiser(plugin):
 
 
 def test_the_plugin_is_part_of_the_run(plugin, tmp_path, monkeypatch):
-    """A run that needs it is trained, evaluated from another folder, and named where it is gone."""
+    """Trains with a plugin, evaluates from another folder, and reports a missing plugin."""
     workdir, elsewhere = tmp_path / 'run', tmp_path / 'elsewhere'
     elsewhere.mkdir()
     flags = ['--schedule=inverse_sqrt', '--optimizer=lion', '--steps=4', '--learning_rate=1e-4']

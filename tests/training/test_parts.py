@@ -1,4 +1,4 @@
-"""Configuration, durations, rates, optimisers, metrics: each against its own definition."""
+"""Tests configuration, durations, rates, optimisers and metrics against their definitions."""
 
 import dataclasses
 import math
@@ -17,13 +17,13 @@ def test_config_survives_json_and_names_what_differs():
     assert TrainConfig.from_json(config.to_json()) == config
     assert config.read_model_options() == {'hidden': (64,), 'norm': 'batch'}
     other = dataclasses.replace(config, epochs=4.0, log_every=3)
-    assert config.differences(other) == {'epochs': (3.0, 4.0)}  # log_every changes no number
+    assert config.differences(other) == {'epochs': (3.0, 4.0)}  # log_every affects no result
     with pytest.raises(ValueError, match='unknown fields: colour'):
         TrainConfig.from_json('{"schema": 1, "colour": 2}')
 
 
 def test_runs_of_earlier_versions_are_found_again(monkeypatch):
-    """By the names that their default folders had, and with `~` in their configuration."""
+    """Default folder names stay the same, and `~` in a configuration is the home folder."""
     assert workdir.default_name(TrainConfig()) == 'digits-lecture_cnn-b9af0b'
     plain, warm = TrainConfig(ema=0.9), TrainConfig(ema=0.9, ema_warmup=True)
     assert workdir.default_name(plain) == 'digits-lecture_cnn-0648ca' != workdir.default_name(warm)
@@ -132,7 +132,7 @@ def test_clipping_bounds_the_whole_norm():
 
 
 def test_sums_are_exact_over_uneven_batches():
-    """Against scikit-learn, with padding that is not finite."""
+    """Compares with scikit-learn; the padding is not finite."""
     from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 
     chance = np.random.default_rng(0)
@@ -161,7 +161,7 @@ def test_sums_are_exact_over_uneven_batches():
 
 
 def test_errors_of_other_processes_are_told_from_damage(monkeypatch):
-    """As jax 0.10 raises them where a process is gone, and TensorStore where a file is damaged."""
+    """Uses errors that jax 0.10 raises for a lost process and TensorStore for a damaged file."""
     gone = 'UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:46219: Connection reset by peer'
     of_peers = jax.errors.JaxRuntimeError(gone), ValueError(gone), OSError('Orbax: no barrier')
     of_peers[2].__cause__ = of_peers[0]

@@ -1,4 +1,4 @@
-"""The prefetcher gives every step its examples, whatever was asked before."""
+"""The prefetcher gives every step its own examples, whatever was requested before."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The step against formulas by hand, and against itself in every arrangement."""
+"""Compares the training step with hand-written formulas, and with itself in every arrangement."""
 
 import functools
 
@@ -14,7 +14,8 @@ from cnn_jax.training.state import FunctionalModel, init_state
 from cnn_jax.training.step import make_step
 from tests.training import tiny
 
-# Sums in another order: a few units in the last place of numbers around 1, over some steps.
+# Sums in a different order differ by a few units in the last place of numbers around 1, over some
+# steps.
 CLOSE = {'rtol': 2e-5, 'atol': 2e-6}
 
 
@@ -33,7 +34,7 @@ def assert_same_run(found, wanted, **tolerance):
 
 
 def test_one_step_is_the_formula():
-    """Cross entropy, its gradient by nnx.grad on the module itself, and SGD by hand."""
+    """Computes cross entropy and SGD by hand, and the gradient with nnx.grad on the module."""
     dataset = tiny.tiny_dataset()
     model = tiny.Tiny(nnx.Rngs(0))
     batch = dataset.splits['train'].take(slice(0, 16))
@@ -84,7 +85,7 @@ def test_same_seed_same_bits():
 
 
 def test_calls_of_any_length_give_the_same_bits():
-    """Where a call begins or ends, as after a resume, plays no part."""
+    """The result does not depend on where a call begins or ends, for example after resuming."""
     at_once = tiny.run(6, steps_per_call=6, devices=jax.devices()[:1])
     in_parts = tiny.run(6, steps_per_call=6, counts=(1, 3, 2), devices=jax.devices()[:1])
     jax.tree.map(np.testing.assert_array_equal, at_once, in_parts)
@@ -99,7 +100,7 @@ def test_dropout_changes_with_the_step_and_the_seed():
         ]
         for seed in (0, 1)
     ]
-    # Weights and data stay the same, so all differences are the masks'.
+    # Weights and data stay the same, so only the dropout masks make a difference.
     assert len(set(np.concatenate(losses).tolist())) == 12
 
 
@@ -130,7 +131,7 @@ def test_batch_norm_is_global_under_jit_and_per_device_under_pmap():
 
 
 def test_label_smoothing_and_average():
-    """The loss by its formula; the average by the recursion e = d e + (1 - d) p."""
+    """Compares the loss with its formula, and the average with e = d e + (1 - d) p."""
     state, metrics = tiny.run(
         2, 48, optimizer=optax.sgd(0.0), label_smoothing=0.3, ema=0.9, devices=jax.devices()[:1]
     )
@@ -141,7 +142,7 @@ def test_label_smoothing_and_average():
     log = jax.nn.log_softmax(logits)
     right, all_ = log[np.arange(48), train.labels].mean(), log.mean()
     np.testing.assert_allclose(metrics['loss'][0], -(0.7 * right + 0.3 * all_), rtol=1e-5)
-    for name, value in state.params.items():  # an average of equal values
+    for name, value in state.params.items():  # the average of equal values
         np.testing.assert_allclose(state.ema[name], value, rtol=1e-6)
 
     moved, _ = tiny.run(1, optimizer=optax.sgd(0.5), ema=0.9, devices=jax.devices()[:1])
@@ -151,7 +152,7 @@ def test_label_smoothing_and_average():
 
 
 def test_remat_keeps_less():
-    """What the backward pass is given: without the results of normalisation and ReLU."""
+    """The backward pass does not receive the results of normalisation and ReLU."""
     net = FunctionalModel(functools.partial(tiny.Tiny, norm=True))
     optimizer = optax.sgd(0.1)
     state = init_state(net, optimizer, 0)
@@ -163,12 +164,12 @@ def test_remat_keeps_less():
 
     assert 'remat' in operations(True) or 'checkpoint' in operations(True)
     assert 'remat' not in operations(False) and 'checkpoint' not in operations(False)
-    # The convolution is not computed again: forward and filter gradient, no input gradient.
+    # The convolution is not recomputed: one forward pass, one filter gradient, no input gradient.
     assert operations(True).count('conv_general_dilated[') == 2
 
 
 def test_no_hidden_transfers():
-    """The loop puts on the devices what it needs, by name; nothing slips in beside."""
+    """All transfers to the devices are explicit."""
     with jax.transfer_guard('disallow'):
         state, _ = tiny.run(2, steps_per_call=2)
     assert int(state.step) == 2
@@ -182,7 +183,7 @@ def test_batch_must_divide_by_the_devices():
 
 
 def test_the_average_follows_faster_at_first():
-    """Decay 1/10 after the first step, 2/11 after the second, and never above `ema`."""
+    """The decay is 1/10 after the first step, 2/11 after the second, and never above `ema`."""
     for ema, decays in ((0.999, (0.1, 2 / 11)), (0.15, (0.1, 0.15))):
         states = [
             tiny.run(n, optimizer=optax.sgd(0.5), ema=ema, ema_warmup=True)[0] for n in (1, 2)

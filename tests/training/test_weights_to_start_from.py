@@ -1,4 +1,4 @@
-"""--pretrained, --max_norm, and what a run keeps of its data set."""
+"""Tests of --pretrained, --max_norm, and the description of the data set that a run keeps."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ def net(classes):
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
-    """Random weights of a narrow VGG for 3 classes, and where they are written."""
+    """Random weights of a narrow VGG for 3 classes, and the path of their file."""
     rng = np.random.default_rng(0)
     shapes = pretrained.torchvision_shapes(net(3).model)
     tensors = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
@@ -79,7 +79,7 @@ def test_max_norm_shortens_what_is_too_long_after_the_step():
             norms = np.sqrt((expected**2).sum(0))
             assert norms[0] < 2 < norms[2]
             expected = expected * np.minimum(1, 2 / norms)
-        # the step is a difference of numbers of this size, in float32
+        # the update is a float32 difference of numbers of this size
         np.testing.assert_allclose(new[name], expected, atol=8e-7 * np.abs(expected).max())
 
 

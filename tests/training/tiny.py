@@ -1,4 +1,4 @@
-"""A tiny model and data set for the tests of training; no test itself."""
+"""A tiny model and data set for the training tests. This file contains no tests."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ CLASSES = 3
 
 
 class Tiny(nnx.Module):
-    """Convolution, maybe batch norm and dropout, mean, dense."""
+    """A convolution, a mean and a dense layer, with optional batch norm and dropout."""
 
     def __init__(self, rngs, *, norm=False, dropout=0.0):
         self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
@@ -31,7 +31,7 @@ class Tiny(nnx.Module):
 
 
 def tiny_dataset(n=48, seed=0):
-    """Images whose class is where they are bright."""
+    """Images whose class is the position of their bright rows."""
     chance = np.random.default_rng(seed)
     labels = chance.integers(0, CLASSES, n).astype(np.int32)
     images = chance.integers(0, 90, (n, 5, 5, 1))
@@ -55,7 +55,7 @@ def run(
     counts=None,
     **options,
 ):
-    """Trains a little; returns (state, metrics by name, a value a step)."""
+    """Trains for a few steps; returns the state and {metric: one value per step}."""
     dataset, devices = tiny_dataset(), Devices.all(devices)
     way = WAYS[parallel](devices)
     optimizer = optimizer or optax.sgd(0.1, 0.9)

@@ -1,4 +1,4 @@
-"""Pictures: the file is written, the axes hold the given numbers, wrong shapes are refused."""
+"""Pictures: files are written, axes contain the given numbers, and wrong shapes are refused."""
 
 import numpy as np
 import pytest

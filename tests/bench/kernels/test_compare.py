@@ -1,4 +1,4 @@
-"""The comparison: right kernels are found right, wrong ones wrong, reasons are shown."""
+"""Tests of the kernel comparison: it detects wrong kernels and shows reasons."""
 
 import types
 
@@ -90,7 +90,7 @@ def rows():
         row('lax', 4.0),
         row('scan', 2.0),
         row('im2col', 1.0),
-        row('fft', 0.1, error=1.0),  # fast and wrong: never the best
+        row('fft', 0.1, error=1.0),  # fast but wrong, so never the best
         row('lax', 3.0, 'filter_grad'),
         row('scan', 6.0, 'filter_grad'),
         row('lax', 1.0, problem='max_pool:mb1_ic1iw4kw2'),
@@ -99,7 +99,7 @@ def rows():
 
 def test_totals_compare_like_with_like():
     sums = report.totals(rows())
-    assert sums['passes'] == 2 and sums['left_out'] == 1  # the pool has no default here
+    assert sums['passes'] == 2 and sums['left_out'] == 1  # the pool has no default
     assert sums['lax_s'] == pytest.approx(7e-3)
     assert sums['default_s'] == pytest.approx(8e-3)
     assert sums['best_s'] == pytest.approx(4e-3)
@@ -129,7 +129,7 @@ def test_pictures_show_the_rates(tmp_path):
     figure = pictures.bars(rows(), tmp_path / 'b.png', dtype='float32')
     assert imread(tmp_path / 'b.png').std() > 0.01
     forward = figure.axes[0]
-    assert forward.patches[0].get_width() == pytest.approx(6.0)  # the best, not the wrong one
+    assert forward.patches[0].get_width() == pytest.approx(6.0)  # the best correct kernel
     dots = {float(line.get_xdata()[0]) for line in forward.lines}
     assert dots == {1.5, 3.0}
     roof = pictures.roofline(rows(), PEAKS, tmp_path / 'r.png', dtype='float32').axes[0]

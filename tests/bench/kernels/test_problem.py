@@ -1,4 +1,4 @@
-"""Problem strings: what they mean, that they survive a round trip, what is refused and how."""
+"""Tests of problem strings: their meaning, round trips, and error messages."""
 
 import pytest
 from hypothesis import given, settings
@@ -103,7 +103,7 @@ def test_round_trip_of_any_spec(data, ndim, groups):
     )
     problem = from_spec(spec)
     again = parse(str(problem))
-    # Padding that no output position reaches cannot be seen in the string, nor in the result.
+    # Padding that no output position reaches appears neither in the string nor in the result.
     assert again.output_size == problem.output_size == spec.output_size
     assert again.spec().replace(padding=()) == spec.replace(padding=())
     assert [lo for lo, _ in again.padding] == [lo for lo, _ in spec.padding]

@@ -1,4 +1,4 @@
-"""The oracle itself, against scipy, against finite sums of the definition, and by adjointness."""
+"""Tests of the oracle itself against SciPy, against the definition, and by adjointness."""
 
 import numpy as np
 import pytest

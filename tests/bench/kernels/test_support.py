@@ -1,4 +1,4 @@
-"""The table of kernels and features in the documentation is the one that the code gives."""
+"""Tests that the documented table of kernels and features matches the code."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Programs of other libraries, which nobody edited, learn the same with the kernels installed."""
+"""Tests that unmodified programs of other libraries train the same with the kernels installed."""
 
 import importlib.util
 
@@ -34,7 +34,7 @@ def test_installed_kernels_give_the_same_losses(name):
         pytest.skip(f'{package} is not installed (extra: libraries)')
     without, with_kernels = losses(name, False), losses(name, True)
     assert without[-1] < without[0]
-    # Rounding differs, and 20 steps amplify it by little.
+    # Rounding differs, and 20 steps amplify it only slightly.
     np.testing.assert_allclose(with_kernels, without, rtol=1e-5)
 
 

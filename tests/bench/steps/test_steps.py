@@ -1,4 +1,4 @@
-"""The networks whose training steps are timed are the same ones on every side."""
+"""Tests that the networks whose training steps are timed are the same on every side."""
 
 import importlib.util
 import math
@@ -74,7 +74,7 @@ def test_torch_builds_the_same_network(name):
     [('vgg16', 14_728_266 - 4_224), ('resnet18', 11_173_962), ('textcnn', 6_150_902)],
 )
 def test_sizes_are_those_of_the_architectures(name, parameters):
-    # VGG's published count has biases before batch norm (one for each of 4,224 features).
+    # VGG's published count includes biases before batch norm (one for each of 4,224 features).
     network = NETWORKS[name]
     state, _ = jax.eval_shape(lambda: (jax_side.make_step(network, 'float32', 'cnn_jax')[0], 0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state[0])) == parameters

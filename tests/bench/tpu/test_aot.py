@@ -1,4 +1,4 @@
-"""Compiling for TPUs without one. What needs the TPU compiler is skipped where libtpu is absent."""
+"""Tests of compiling for TPUs without a TPU; some are skipped if libtpu is not installed."""
 
 import importlib.util
 import json
@@ -55,7 +55,7 @@ def test_largest_batch_says_when_nothing_fits():
         aot.largest_batch(compile_batch, 256)
 
 
-# A linear layer over 4 devices of the CPU: everything in the report can be counted by hand.
+# A linear layer on 4 CPU devices: everything in the report can be counted by hand.
 _LINEAR = """
     import dataclasses, json, jax, jax.numpy as jnp
     jax.config.update('jax_num_cpu_devices', 4)
@@ -80,9 +80,9 @@ def test_report_of_a_linear_layer_on_four_devices():
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     rows, weights = 8 // 4, 32 * 16
-    # Two products (the gradient's is a sum over rows), and little else.
+    # Two products (the gradient's sums over rows), and little else.
     assert 2 * rows * weights <= report['flops'] <= 6 * rows * weights + 200
-    # The gradient (or, with ones for its other operand, the sum of x that it is made of), the loss.
+    # The gradient and the loss.
     assert report['collectives'].keys() == {'all-reduce'}
     assert report['collectives']['all-reduce']['bytes'] == 4 * (weights + 1)
     assert report['hbm_bytes'] >= 4 * (weights + rows * 32)
@@ -96,8 +96,8 @@ def test_batch_that_cannot_be_shared_out_is_named():
 
 
 def test_training_step_is_exported_for_cuda_and_runs_from_its_export():
-    """The step of the default training; its CPU half, read back from bytes, gives the same."""
-    # Not the native kernel: JAX exports no call of a library whose stability nobody promises.
+    """Exports the default training step; its CPU version, deserialized, gives the same results."""
+    # Without the native kernel, because JAX exports only custom calls with guaranteed stability.
     job = training.make_job(training.TrainConfig(batch_size=8, implementation='lax'))
     inputs = job.dataset.splits['train'].inputs[:8]
     batch = {'inputs': inputs, 'labels': np.arange(8, dtype=np.int32)}
@@ -119,15 +119,15 @@ def test_step_for_cuda_holds_its_convolutions_and_no_call_of_a_library_of_the_cp
     exported = aot.export_step(job.step(), job.state_like(), batch, ('cuda',))
     assert exported.platforms == ('cuda',)
     found = aot.operations(exported)
-    # Two layers forward, both filter gradients, the input gradient of the second.
+    # Two layers forward, both filter gradients, and the input gradient of the second layer.
     assert found['convolution'] == 5
-    # Two dense layers, each forward and both gradients.
+    # Two dense layers, each with the forward product and both gradients.
     assert found['dot_general'] == 6
     assert found['custom_call'] == 0
 
 
 def _products(features, layers):
-    """A step whose largest part is known: `layers` products, their inputs kept for the gradient."""
+    """Returns a step of known cost: `layers` products, whose inputs are kept for the gradient."""
 
     def step(state, batch):
         def loss(w):
@@ -149,7 +149,7 @@ def test_tpu_compile_for_sixteen_chips():
     rows = 256
     batch = {'x': jax.ShapeDtypeStruct((rows * slice_.chips, 512), jnp.float32)}
     report = aot.compile_step(step, state, batch, slice_)
-    # Two products forward, two for the weights, one for the inputs of the second.
+    # Two products forward, two for the weight gradients, one for the input gradient of the second.
     assert report.flops == pytest.approx(5 * 2 * rows * 512**2, rel=0.1)
     assert report.collectives['all-reduce'].bytes == pytest.approx(4 * 512**2, rel=0.01)
     assert report.hbm_bytes > 4 * 512**2

@@ -1,4 +1,4 @@
-"""The paper model of weak scaling, against sums by hand."""
+"""Tests of the weak scaling model against values computed by hand."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def _report(chips, flops=197e9, size=100_000_000, count=1, batch=64):
 
 def test_one_chip_is_arithmetic_alone():
     row = scaling.scale(_report(1), aot.SLICES['v5e-1'], scaling.Assumptions(efficiency=0.5))
-    assert row.step == pytest.approx(2e-3)  # 197 G operations at half of 197 T a second
+    assert row.step == pytest.approx(2e-3)  # 197 G operations at half of 197 T per second
     assert row.efficiency == 1 and row.examples_per_second == pytest.approx(32_000)
     assert row.host_examples_per_second == row.examples_per_second
 
@@ -20,9 +20,9 @@ def test_one_chip_is_arithmetic_alone():
 @pytest.mark.parametrize(
     'name, bandwidth, hops',
     [
-        ('v5e-4', 2 * 50e9, 4),  # one link along either axis; one hop there, one back, twice
+        ('v5e-4', 2 * 50e9, 4),  # one link per axis; one hop out and one back on each
         ('v5e-16', 2 * 50e9, 12),  # lines of four
-        ('v5e-256', 4 * 50e9, 32),  # rings of sixteen, both ways around
+        ('v5e-256', 4 * 50e9, 32),  # rings of sixteen, in both directions
         ('v6e-256', 4 * 100e9, 32),
     ],
 )
