@@ -1,4 +1,4 @@
-"""Convolutional networks in JAX: operations in several kernels, modules, models, training."""
+"""Convolutional networks in JAX: operations with several kernels, modules, models, training."""
 
 from cnn_jax.ops import *  # noqa: F403
 from cnn_jax.ops import __all__ as _ops

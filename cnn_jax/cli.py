@@ -1,4 +1,4 @@
-"""The edge between a script and the library: flags, errors in one line, exit codes."""
+"""The command line of the scripts: flags, one-line errors, exit codes."""
 
 import contextlib
 import dataclasses
@@ -19,12 +19,12 @@ from cnn_jax.output import ends_with_its_reader
 from cnn_jax.tables import printable
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command resumes
 EXIT_NOT_FINITE = 76
 EXIT_NOT_SAVED = 78  # 77 is training.processes.EXIT_PEER_GONE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-flags.disclaim_key_flags()  # what is defined here is the script's, whose --help lists it
+flags.disclaim_key_flags()  # list the flags defined here in the --help of the script
 
 _DEFINE: dict[Any, Callable[..., Any]] = {
     str: flags.DEFINE_string,
@@ -39,18 +39,18 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
     return report(error)
 
 
-# The imports of a script come before anything that could catch what they raise.
+# A script imports its modules before it can catch any error that they raise.
 sys.excepthook = _excepthook
 
 
 class _PathParser(flags.ArgumentParser):
-    """A path of this machine: `~` is the user's home folder."""
+    """Parses a local path; expands `~` to the home folder."""
 
     def parse(self, argument: str) -> str:
         if re.match('[a-z][a-z0-9+.-]*://', argument):
             raise ValueError(
-                'object stores cannot be read or written; mount the store (gcsfuse, s3fs) and name '
-                'the folder'
+                'object stores cannot be read or written; mount the store (gcsfuse, s3fs) and give '
+                'the path of the mounted folder'
             )
         return os.path.expanduser(argument)
 
@@ -63,12 +63,12 @@ def define_path(
     required: bool = False,
     values: flags.FlagValues = flags.FLAGS,
 ) -> None:
-    """Defines a flag for a file or a folder; `~` is expanded, addresses are refused."""
+    """Defines a flag for a file or a folder; expands `~` and rejects URLs."""
     flags.DEFINE(_PathParser(), name, default, help_text, flag_values=values, required=required)
 
 
 def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one flag for each field of a configuration class (see `config.option`)."""
+    """Defines one flag per field of a configuration class (see `config.option`)."""
     for field in dataclasses.fields(config_class):
         text = field.metadata['help']
         if field.metadata['choices']:
@@ -82,10 +82,10 @@ def define_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> 
 
 
 def from_flags(config_class: type, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Returns the configuration that the flags of `define_flags` describe.
+    """Returns the configuration given by the flags of `define_flags`.
 
     Raises:
-        ValueError: a value that the configuration does not allow.
+        ValueError: the configuration does not allow a value.
     """
     fields = dataclasses.fields(config_class)
     return config_class(**{field.name: getattr(values, field.name) for field in fields})
@@ -98,14 +98,15 @@ def define_process_flags() -> None:
     flags.DEFINE_string(
         'coordinator',
         '',
-        'host:port of process 0 where several run together; auto: as Slurm, Open MPI or a TPU says',
+        'host:port of process 0 if several processes run together; auto: detect it from Slurm, '
+        'Open MPI or the TPU',
     )
-    flags.DEFINE_integer('num_processes', 0, 'how many run together', lower_bound=0)
-    flags.DEFINE_integer('process_id', -1, 'which of them this is, from 0')
+    flags.DEFINE_integer('num_processes', 0, 'number of processes that run together', lower_bound=0)
+    flags.DEFINE_integer('process_id', -1, 'index of this process, from 0')
     flags.DEFINE_integer(
         'heartbeat_seconds',
         processes.HEARTBEAT_SECONDS,
-        'after so long without a sign of life from one process the others end',
+        'seconds without a heartbeat from one process after which the others exit',
         lower_bound=1,
     )
 
@@ -117,7 +118,7 @@ def define_workdir_flag() -> None:
 
 
 def train(config_class: type) -> None:
-    """Trains or resumes the run that the flags describe: the body of the training scripts."""
+    """Trains or resumes the run that the flags describe; the body of the training scripts."""
     from cnn_jax import training
     from cnn_jax.training import processes
     from cnn_jax.training.tasks import TASKS
@@ -153,7 +154,7 @@ def train(config_class: type) -> None:
 
 
 def _draw(job: Any, workdir: Any, state: Any, result: Any) -> None:
-    """Draws the pictures of a finished run; whatever fails there must not lose its result."""
+    """Draws the pictures of a finished run; a failure here must not lose the result of the run."""
     try:
         job.draw(workdir, state, result)
     except Exception as error:
@@ -164,7 +165,7 @@ def _draw(job: Any, workdir: Any, state: Any, result: Any) -> None:
 
 
 def join_processes() -> None:
-    """Joins the processes of the run where the script has flags for it; see `processes.join`."""
+    """Joins the processes of the run if the script has flags for them; see `processes.join`."""
     from cnn_jax.training import processes
 
     values = flags.FLAGS
@@ -179,16 +180,16 @@ def join_processes() -> None:
 
 
 def define_checkpoint_flags() -> None:
-    """Defines the flags that say which weights of a run are read; see `checkpoint`."""
-    flags.DEFINE_string('step', 'newest', 'which checkpoint: newest, best, or its step')
+    """Defines the flags that select the weights of a run to read; see `checkpoint`."""
+    flags.DEFINE_string('step', 'newest', 'checkpoint to use: newest, best, or a step')
     flags.DEFINE_boolean('averaged', False, 'use the moving average of the weights (--ema)')
 
 
 def checkpoint() -> int | str | None:
-    """Returns what --step names: a step, 'best', or None for the newest.
+    """Returns the checkpoint selected by --step: a step, 'best', or None for the newest.
 
     Raises:
-        UserError: it is none of these.
+        UserError: --step is none of these.
     """
     text = flags.FLAGS.step
     if text in ('newest', '-1'):
@@ -201,10 +202,10 @@ def checkpoint() -> int | str | None:
 
 
 def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
-    """The value of a list flag as integers.
+    """Returns the value of a list flag as integers.
 
     Raises:
-        UserError: one is no integer or below `at_least`, or there is none.
+        UserError: a value is not an integer or is less than `at_least`, or the list is empty.
     """
     texts = flags.FLAGS[name].value or ()
     try:
@@ -213,7 +214,7 @@ def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
         numbers = ()
     if not numbers or min(numbers) < at_least:
         given = ','.join(texts)
-        raise UserError(f'{name}={given!r}: must be integers of at least {at_least}: 1,2')
+        raise UserError(f'{name}={given!r}: must be integers of at least {at_least}, such as 1,2')
     return numbers
 
 
@@ -221,9 +222,9 @@ def integers(name: str, *, at_least: int = 0) -> tuple[int, ...]:
 def bad_input() -> Iterator[None]:
     """Ends the program with one line and exit code 2 on a `UserError` or an OSError.
 
-    Any other error is a bug, and keeps its traceback. So does every error where the environment
-    variable CNN_JAX_TRACEBACK is set. To be put around the preparations, before anything long
-    starts or anything is written.
+    Any other error is a bug, and keeps its traceback. If the environment variable CNN_JAX_TRACEBACK
+    is set, every error keeps its traceback. Use this around the preparations, before anything long
+    starts and before anything is written.
     """
     try:
         yield
@@ -237,7 +238,7 @@ def bad_input() -> Iterator[None]:
 
 @contextlib.contextmanager
 def training_errors() -> Iterator[None]:
-    """Ends the program with one line and its exit code where `training.train` could not finish."""
+    """Ends the program with one line and an exit code if `training.train` cannot finish."""
     from cnn_jax import training
 
     try:
@@ -250,19 +251,19 @@ def training_errors() -> Iterator[None]:
         fail(error)
     except OSError as error:
         if isinstance(error, training.SaveError) or error.errno in NO_ROOM:
-            # At once: what else is open would be written at exit, and fail again.
+            # Leave at once: files that are still open would be written at exit, and fail again.
             training.processes.leave_at_once(_one_line(error), EXIT_NOT_SAVED)
         raise
 
 
 def fail(problem: Any, code: int = EXIT_BAD_INPUT) -> None:
-    """Prints one line on stderr, then exits."""
+    """Prints an error in one line on stderr, then exits."""
     report(problem)
     sys.exit(code)
 
 
 def report(problem: Any) -> None:
-    """Prints one line on stderr."""
+    """Prints an error in one line on stderr."""
     print(f'error: {_one_line(problem)}', file=sys.stderr)
 
 
@@ -271,7 +272,7 @@ def _one_line(problem: Any) -> str:
 
 
 def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = False) -> None:
-    """`absl.app.run` with one line and exit code 2 for a wrong flag or a stray argument."""
+    """Runs `absl.app.run`; an invalid flag or a stray argument gives one line and exit code 2."""
 
     def parse(argv):
         try:
@@ -286,7 +287,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = Fals
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # names of files may be any bytes
+            stream.reconfigure(errors='backslashreplace')  # file names may contain any bytes
     sys.unraisablehook = _without_left_reads
     with ends_with_its_reader():
         if {'--help', '--helpshort', '-h', '--helpfull', '--helpxml'} & set(sys.argv[1:]):
@@ -295,9 +296,10 @@ def run(main: Callable[[Sequence[str]], int | None], *, takes_files: bool = Fals
 
 
 def _without_left_reads(unraisable: Any) -> None:
-    """Says what nobody could catch, but for Orbax's reads of a damaged checkpoint.
+    """Reports unraisable errors, except those of Orbax when it reads a damaged checkpoint.
 
-    Orbax raises the first that fails and leaves the others, each of which would print a traceback.
+    Orbax raises the error of the first read that fails and abandons the other reads, each of which
+    would print a traceback.
     """
     left = str(unraisable.exc_value) == 'Event loop is closed'
     if not left and not inspect.iscoroutine(unraisable.object):

@@ -1,10 +1,11 @@
-"""Reports what this machine and these versions can do, in about a minute: python -m cnn_jax.doctor
+"""Checks this machine and the installed versions, in about a minute: python -m cnn_jax.doctor
 
-Devices, memory and versions; measured matrix product and bandwidth; every kernel in every dtype and
-number of dimensions, its three passes held against float64: right, wrong by how much, or not
-supported and why; the native kernel; the data sets found.
+Reports devices, memory and versions; the measured speed of a matrix product and of memory; whether
+the native kernel is available; and the data sets found. Compares the three passes of every kernel
+with float64, in every dtype and number of dimensions: each is right, wrong (with its error), or not
+supported (with the reason).
 
-Exit codes: 0; 1 something computes wrongly; 2 a wrong flag.
+Exit codes: 0 nothing is wrong; 1 a result is wrong; 2 an invalid flag.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from cnn_jax.output import ends_with_its_reader
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
-# By number of dimensions: the first that a kernel supports is what it is tried on, so that kernels
-# for special windows are tried, too.
+# By number of dimensions. Each kernel is tried on the first problem that it supports, which covers
+# kernels for special windows too.
 PROBLEMS = {
     1: ('mb2_ic4iw12oc6kw3pw1', 'mb2_ic4iw12oc6kw1'),
     2: ('mb2_ic4ih8oc6kh3ph1', 'mb2_ic4ih8oc6kh1', 'g4mb2_ic4ih8oc4kh3ph1'),
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser('python -m cnn_jax.doctor', description=__doc__.split('\n')[0])
     parser.add_argument('--json', help='also write the findings to this file')
     parser.add_argument('--data_dir', help='folder of prepared data sets')
-    parser.add_argument('--kernels', help='only these, separated by commas')
+    parser.add_argument('--kernels', help='kernels to check, separated by commas (default: all)')
     flags = parser.parse_args(argv)
     try:
         with optional_packages('bench'):
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     known = dispatch.implementations('conv')
     names = tuple(flags.kernels.split(',')) if flags.kernels else known
     if unknown := [name for name in names if name not in known]:
-        parser.error(f'unknown kernel {unknown[0]!r}; there are {", ".join(known)}')
+        parser.error(f'unknown kernel {unknown[0]!r}; must be one of {", ".join(known)}')
     start = time.perf_counter()
     description, limits = machine.describe(), machine.peaks()
     print(machine_text(description, limits))
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f'native kernel: {native()}')
     print(f'kernels as lowerings: {lowerings()}')
     print(f'data sets: {data_sets(flags.data_dir)}\n')
-    # Most of the time goes to compiling, which runs outside of Python's lock.
+    # Most of the time is spent compiling, which does not hold the global interpreter lock.
     with concurrent.futures.ThreadPoolExecutor(description['cores']) as pool:
         cases = [(name, ndim, dtype) for name in names for dtype in DTYPES for ndim in PROBLEMS]
         checks = list(pool.map(lambda case: check_kernel(*case), cases))
@@ -90,11 +91,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_kernel(name: str, ndim: int, dtype: str) -> dict[str, Any]:
-    """The three passes of a kernel on a small problem, compiled together, against float64.
+    """Compares the three passes of a kernel on a small problem with float64.
+
+    The passes are compiled together.
 
     Returns:
-        kernel, ndim, dtype, problem, `right` (None: not supported), `error` (the largest relative
-        error), `passes` (those supported), `finding` (a few words).
+        A dict with kernel, ndim, dtype, problem, `right` (None if not supported), `error` (the
+        largest relative error), `passes` (those supported) and `finding` (a short description).
     """
     found = {'kernel': name, 'ndim': ndim, 'dtype': dtype, 'right': None, 'error': None}
     reasons = {}
@@ -110,7 +113,7 @@ def check_kernel(name: str, ndim: int, dtype: str) -> dict[str, Any]:
         return found | {'finding': f'not supported: {reasons["forward"]}'}
     try:
         errors = _errors(name, spec, supported)
-    except Exception as error:  # whatever a kernel raises here is a finding
+    except Exception as error:  # any error of a kernel is a finding
         finding = f'failed: {first_line(error)}'
         return found | {'right': False, 'error': float('inf'), 'finding': finding}
     right = all(e <= reference.tolerance(dtype, spec, op) for op, e in errors.items())
@@ -139,7 +142,7 @@ def _errors(name, spec, supported):
 
 
 def check_pools() -> list[dict[str, Any]]:
-    """Every pooling kernel, forward and gradient, in float32."""
+    """Checks every pooling kernel, forward and gradient, in float32."""
     found = []
     for text in POOLS:
         problem: Problem = parse(text)
@@ -161,7 +164,7 @@ def check_pools() -> list[dict[str, Any]]:
 
 
 def default_precision() -> str:
-    """Returns how float32 products are rounded by default."""
+    """Returns the precision of float32 matrix products by default."""
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256), np.float32) for _ in range(2))
     exact = a.astype(np.float64) @ b.astype(np.float64)
@@ -177,20 +180,20 @@ def default_precision() -> str:
 
 
 def native() -> str:
-    """Returns whether the native CPU kernel can be used, or why not."""
+    """Returns whether the native CPU kernel is available, or why not."""
     reason = kernels.reason_against('onednn', 'forward', parse(PROBLEMS[2][0]).spec())
     return 'oneDNN, built' if reason is None else f'not available: {reason}'
 
 
 def lowerings() -> str:
-    """Whether this version of JAX has what the kernels are lowered by."""
+    """Returns whether this version of JAX has the internals that lowering the kernels needs."""
     if internals.missing:
-        return f'OFF, everything runs by XLA: {internals.missing}'
-    return 'as tried'
+        return f'OFF, XLA computes everything: {internals.missing}'
+    return 'available'
 
 
 def data_sets(data_dir: str | None = None) -> str:
-    """The prepared data sets of a folder (default: TFDS's)."""
+    """Lists the prepared data sets in a folder; None means the default folder of TFDS."""
     try:
         from cnn_jax.data import prepared
     except MissingPackageError as error:
@@ -203,7 +206,7 @@ def data_sets(data_dir: str | None = None) -> str:
 
 
 def machine_text(description: dict[str, Any], limits: dict[str, Any]) -> str:
-    """The first lines of the report."""
+    """Returns the first lines of the report."""
     memory = description['memory_bytes']
     of_device = description['device_memory_bytes']
     rates = ', '.join(f'{d} {g:,.0f} GFLOP/s' for d, g in limits['gemm_gflops'].items())
@@ -219,7 +222,7 @@ def machine_text(description: dict[str, Any], limits: dict[str, Any]) -> str:
 
 
 def matrix_text(checks: list[dict[str, Any]]) -> str:
-    """Kernels by dtype and dimensions; below it, why something is not supported or wrong."""
+    """Returns a table of kernels by dtype and dimensions, and notes on wrong or missing passes."""
     columns = [(dtype, ndim) for dtype in DTYPES for ndim in PROBLEMS]
     cells = {(c['kernel'], c['dtype'], c['ndim']): c for c in checks}
     names = list(dict.fromkeys(c['kernel'] for c in checks))

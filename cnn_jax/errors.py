@@ -1,22 +1,22 @@
-"""Errors that a user can put right: a script shows them in one line, others with a traceback."""
+"""Errors that a user can fix; scripts print them in one line, and others with a traceback."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(ValueError):
-    """A value, a flag or a file that is not right.
+    """An invalid value, flag or file.
 
-    The message names it, says what it is, and what would be right.
+    The message names the argument or file, its value, and what is valid.
     """
 
 
 class UserTypeError(UserError, TypeError):
-    """A value of another type than is needed."""
+    """A value of the wrong type."""
 
 
 class MissingPackageError(UserError, ImportError):
-    """A package that is needed is not installed; the message has the command that installs it."""
+    """A required package is not installed; the message gives the command that installs it."""
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
@@ -27,13 +27,13 @@ def first_line(error: BaseException, limit: int = 300) -> str:
 
 @contextlib.contextmanager
 def optional_packages(extra: str) -> Iterator[None]:
-    """Wraps imports of packages that only one extra of this package installs.
+    """Wraps imports of packages that only an extra of this package installs.
 
     Args:
-        extra: the extra's name in `pyproject.toml`: 'train'.
+        extra: the name of the extra in `pyproject.toml`, for example 'train'.
 
     Raises:
-        MissingPackageError: one of them is not installed; the message has the command for it.
+        MissingPackageError: a package is not installed; the message gives the install command.
     """
     try:
         yield

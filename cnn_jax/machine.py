@@ -1,4 +1,4 @@
-"""Facts of this machine that every part of the package shares."""
+"""Properties of this machine, used throughout the package."""
 
 import os
 import pathlib
@@ -7,9 +7,9 @@ import re
 
 
 def cache_folder() -> pathlib.Path:
-    """Returns the folder for what can be computed again: it may be deleted at any time.
+    """Returns the cache folder, which may be deleted at any time.
 
-    $CNN_JAX_CACHE, or else `cnn_jax` in $XDG_CACHE_HOME, or else in ~/.cache.
+    This is $CNN_JAX_CACHE if set, else `cnn_jax` in $XDG_CACHE_HOME if set, else in ~/.cache.
     """
     if chosen := os.environ.get('CNN_JAX_CACHE'):
         return pathlib.Path(chosen).expanduser()
@@ -28,6 +28,6 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Returns the number of cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     affinity = getattr(os, 'sched_getaffinity', None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Output of programs: files that are whole or absent, and pipes whose reader has gone."""
+"""Output of programs: atomically written files, and pipes that the reader has closed."""
 
 import contextlib
 import os
@@ -7,34 +7,35 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
-EXIT_BROKEN_PIPE = 141  # as shells report SIGPIPE
+EXIT_BROKEN_PIPE = 141  # as a shell reports SIGPIPE
 
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Ends the program quietly when the reader of its output has gone: `| head -1`."""
+    """Ends the program quietly if the reader of its output has exited, as with `| head -1`."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is still in the buffer would fail once more at exit.
+        # Flushing the rest of the buffer at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
 
 
 @contextlib.contextmanager
 def write_whole(path: str | os.PathLike, mode: str = 'w', **options: Any) -> Iterator[IO]:
-    """Opens a file that gets its name when it is complete; nothing is left if the body fails.
+    """Writes a file atomically: it appears when it is complete, or not at all if the body fails.
 
-    What exists and is no regular file (`/dev/stdout`, a named pipe) is written directly, and a
-    symbolic link keeps pointing at its target.
+    An existing path that is not a regular file (`/dev/stdout`, a named pipe) is written directly.
+    A symbolic link is kept, and its target is replaced.
 
     Args:
-        path: the file. Its folder is made if needed, and it gets the permissions of any new file.
+        path: the file. Its folder is created if needed, and it gets the permissions of any new
+            file.
         mode: 'w' or 'wb'.
-        **options: of `open`.
+        **options: passed to `open`.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""Tables of named things that users can add to: models, data sets, schedules and the like."""
+"""Registries of named objects that users can extend: models, data sets, schedules and others."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,10 @@ T = TypeVar('T')
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping from names to values that `register` adds to.
+    """A mapping from names to values, to which `register` adds.
 
     Args:
-        kind: what a value is, for messages: 'schedule'.
+        kind: what a value is, for messages; for example 'schedule'.
     """
 
     def __init__(self, kind: str):
@@ -21,18 +21,18 @@ class Registry(Mapping[str, T], Generic[T]):
         self._values: dict[str, T] = {}
 
     def register(self, name: str, value: T | None = None, *, replace: bool = False) -> Any:
-        """Adds a value under a name; without a value, a decorator that does.
+        """Adds a value under a name; without a value, returns a decorator that does.
 
         Args:
-            name: by which the value is looked up.
-            value: what to add.
-            replace: whether the name may be taken: for a notebook cell that runs again.
+            name: the name to look up the value by.
+            value: the value to add.
+            replace: whether to replace a value of this name; for notebook cells that run again.
 
         Returns:
             The value, or the decorator.
 
         Raises:
-            UserError: the name is taken by another value.
+            UserError: another value is registered under the name.
         """
         if value is None:
             return lambda decorated: self.register(name, decorated, replace=replace)
@@ -45,13 +45,14 @@ class Registry(Mapping[str, T], Generic[T]):
         """Returns the value of a name.
 
         Raises:
-            UserError: there is none; the message lists the names, and the most similar one.
+            UserError: unknown name; the message lists the known names and the most similar one.
         """
         if name in self._values:
             return self._values[name]
         close = difflib.get_close_matches(name, self._values, n=1)
         hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise UserError(f'unknown {self.kind} {name!r}; there are {", ".join(self._values)}{hint}')
+        known = ', '.join(self._values)
+        raise UserError(f'unknown {self.kind} {name!r}; must be one of {known}{hint}')
 
     def __getitem__(self, name: str) -> T:
         return self._values[name]

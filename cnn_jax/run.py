@@ -1,9 +1,9 @@
-"""Runs a JAX program that nobody edits with the kernels of this package.
+"""Runs an unmodified JAX program with the kernels of this package.
 
     python -m cnn_jax.run train.py --epochs=3        # instead of: python train.py --epochs=3
     python -m cnn_jax.run -m mypackage.train         # instead of: python -m mypackage.train
 
-The program is run as `python` would, after `cnn_jax.install()`.
+Calls `cnn_jax.install()`, then runs the program as `python` would.
 """
 
 import os
@@ -14,7 +14,7 @@ import cnn_jax
 
 
 def main(argv: list[str]) -> None:
-    """Runs the program that `argv`, without this module's own name, asks for."""
+    """Runs the program given by `argv`, which does not include the name of this module."""
     if not argv or argv[0] in ('-h', '--help'):
         print(__doc__)
         sys.exit(0 if argv else 2)

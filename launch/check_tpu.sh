@@ -4,18 +4,19 @@
 #   bash launch/check_tpu.sh --model=vgg16 --input_shape=224,224,3 --dtype=bfloat16 --batch_per_chip=128
 #   bash launch/check_tpu.sh --flagfile=experiments/recipes/NAME.flags --slices=v5e-1,v5e-16
 #
-# For each slice (default: v5e-1, v5e-4, v5e-16, v5e-256, v6e-1): memory against the chip's, operations
-# per chip, collectives and their bytes per step; the weak scaling that follows; the lowering of the
-# same step for TPU and CUDA by jax.export. Runs on the CPU alone, about 10 to 60 s a slice.
+# For each slice (default: v5e-1, v5e-4, v5e-16, v5e-256, v6e-1), reports the memory used and available
+# per chip, operations per chip, and collectives and their bytes per step. Also reports the expected weak
+# scaling, and lowers the same step for TPU and CUDA with jax.export. Runs on the CPU only, in about 10 to
+# 60 s per slice.
 #
-# Makes .venv-tpu and installs the package with the TPU compiler (libtpu, 700 MB unpacked) on the first
-# run. It has its own environment because JAX asks for a TPU wherever it finds libtpu.
+# The first run creates .venv-tpu and installs the package with the TPU compiler (libtpu, 700 MB
+# unpacked). It uses a separate environment because JAX requires a TPU if libtpu is installed.
 #
-#   --help      this text; all flags: bash launch/check_tpu.sh --helpshort
-#   --dry_run   print the command, install and run nothing
+#   --help      print this text; all flags: bash launch/check_tpu.sh --helpshort
+#   --dry_run   print the command; install and run nothing
 #
-# Exit code: 0 fits everywhere; 1 does not fit somewhere (the largest batch that does is printed);
-# 2 a wrong flag. Variables: see launch/common.sh.
+# Exit codes: 0 the step fits on every slice; 1 it does not fit on some slice (prints the largest batch
+# that fits); 2 an invalid flag. Variables: see launch/common.sh.
 default_venv=.venv-tpu
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

@@ -13,16 +13,16 @@
 # %% [markdown]
 # # Train a convolutional network with cnn_jax
 #
-# Runs on whatever this machine has: one TPU chip, a GPU, or the CPU. Runtime > Change runtime type
-# chooses. From top to bottom: what is here, install, train, look, compare kernels, go on after a
-# disconnect.
+# Runs on the hardware of this machine: one TPU chip, a GPU, or the CPU. To choose it, use Runtime >
+# Change runtime type. The steps are: versions, install, train, look at the pictures, compare
+# kernels, resume after a disconnect.
 #
-# This notebook is made from `launch/colab.py` (`jupytext --to ipynb launch/colab.py`).
+# This notebook is generated from `launch/colab.py` (`jupytext --to ipynb launch/colab.py`).
 
 # %% tags=["parameters"]
-REPOSITORY = ''  # address to clone from; not needed where this notebook lies in a checkout
+REPOSITORY = ''  # address to clone from; not needed if this notebook is in a checkout
 DATASET = 'fashion_mnist'  # downloaded on first use; 'digits' needs no network
-DATA_DIR = ''  # folder of prepared data sets, where there is one
+DATA_DIR = ''  # folder of prepared data sets, if there is one
 MODEL = 'lecture_cnn'
 EPOCHS = 5.0
 BATCH_SIZE = 128
@@ -31,7 +31,7 @@ USE_DRIVE = False  # True: keep the run on Google Drive, so that a disconnect lo
 WORKDIR = 'runs/colab'
 
 # %% [markdown]
-# ## What is here
+# ## Installed versions
 
 # %%
 import importlib.metadata
@@ -52,8 +52,8 @@ print(f'Python {platform.python_version()},', ', '.join(f'{k} {v}' for k, v in b
 # %% [markdown]
 # ## Install
 #
-# The package takes the versions of JAX and Flax that are here (JAX from 0.7.2, Flax from 0.11.2):
-# pip adds what is missing and upgrades nothing.
+# The package uses the installed versions of JAX and Flax (JAX from 0.7.2, Flax from 0.11.2): pip
+# adds missing packages and upgrades nothing.
 
 # %%
 here = pathlib.Path.cwd()
@@ -67,7 +67,7 @@ if root is None:
 if importlib.util.find_spec('cnn_jax') is None:
     install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--editable', f'{root}[train]']
     subprocess.run(install, check=True)
-    sys.path.insert(0, str(root))  # an editable install is seen from the next start only
+    sys.path.insert(0, str(root))  # Python sees an editable install only after a restart
 assert versions() == before, f'pip changed {before} to {versions()}'
 
 # %%
@@ -76,9 +76,9 @@ import jax
 print(f'{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})')
 
 # %% [markdown]
-# ## Where the run is kept
+# ## Where the run is saved
 #
-# Checkpoints, metrics and pictures go to one folder. On Google Drive it outlives this machine.
+# Checkpoints, metrics and pictures go to one folder. On Google Drive, it outlives this machine.
 
 # %%
 if USE_DRIVE:
@@ -105,7 +105,7 @@ workdir = training.Workdir(WORKDIR, config)
 
 
 def train():
-    """Trains to the end from wherever the folder's newest checkpoint is."""
+    """Trains to the end, from the newest checkpoint in the folder if there is one."""
     if workdir.result() is None:
         job = training.make_job(config)
         with workdir.hold():
@@ -120,7 +120,7 @@ def train():
 train()
 
 # %% [markdown]
-# ## Learning curves, errors, what the first layer looks for, and what each layer sees
+# ## Learning curves, confusion matrix, filters of the first layer, and feature maps
 
 # %%
 from IPython.display import Image, display
@@ -129,9 +129,9 @@ for name in ('learning_curves', 'confusion_matrix', 'filters', 'feature_maps'):
     display(Image(filename=workdir.pictures / f'{name}.png'))
 
 # %% [markdown]
-# ## The same convolution by every kernel
+# ## The same convolution with every kernel
 #
-# Each computes the same function. The time is the median of a few calls after the first.
+# All kernels compute the same function. The time is the median of a few calls after the first.
 
 # %%
 import time
@@ -167,8 +167,8 @@ for name in cnn_jax.implementations('conv'):
 # %% [markdown]
 # ## After a disconnect
 #
-# Run all cells again with the same parameters: training goes on from the newest checkpoint, or says
-# that it is finished. Without Google Drive the folder is lost with the machine.
+# Run all cells again with the same parameters. Training resumes from the newest checkpoint, or
+# reports that it is finished. Without Google Drive, the folder is lost with the machine.
 
 # %%
 train()

@@ -1,11 +1,11 @@
-# Shared by the scripts of this folder; sourced, never run.
+# Shared by the scripts in this folder; to be sourced, not run.
 #
-# Variables a user may set:
+# Variables that a user may set:
 #   CNN_JAX_VENV     the virtual environment (default: .venv in the checkout)
-#   CNN_JAX_PYTHON   an interpreter to use as it is: nothing is made or installed (a cluster's module,
-#                    conda, a container)
-#   CNN_JAX_EXTRAS   extras to install, for example "test,compare,cpu" (default: what the script needs)
-#   PYTHON           the interpreter that makes the environment (default: the first on PATH that is 3.11+)
+#   CNN_JAX_PYTHON   an interpreter to use as it is, without creating or installing anything (a cluster's
+#                    module, conda, a container)
+#   CNN_JAX_EXTRAS   extras to install, for example "test,compare,cpu" (default: those the script needs)
+#   PYTHON           the interpreter that creates the environment (default: the first 3.11+ on PATH)
 # pip reads its own variables as usual (PIP_CONSTRAINT, PIP_INDEX_URL, ...).
 
 set -euo pipefail
@@ -14,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${CNN_JAX_VENV:-$root/${default_venv:-.venv}}
 python=${CNN_JAX_PYTHON:-$venv/bin/python}
 
-# fail MESSAGE: one line on stderr, exit 2 (a wrong call or a machine that lacks something).
+# fail MESSAGE: prints one line on stderr and exits with 2 (invalid arguments or a missing requirement).
 fail() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2
     exit 2
@@ -24,19 +24,19 @@ say() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2
 }
 
-# usage: the comment block under a script's first line is its help.
+# usage: prints the help, which is the comment block below the first line of the script.
 usage() {
     sed -n '2,/^[^#]/{/^#/!d;s/^# \{0,1\}//;p;}' "$0"
 }
 
-# quoted COMMAND...: the command as one line that a shell would read back.
+# quoted COMMAND...: prints the command as one line, quoted for the shell.
 quoted() {
     local words
     printf -v words '%q ' "$@"
     printf '%s\n' "${words% }"
 }
 
-# run_or_print COMMAND...: becomes that command, or prints it after --dry_run.
+# run_or_print COMMAND...: replaces the shell with the command, or prints it with --dry_run.
 run_or_print() {
     if $dry_run; then
         quoted "$@"
@@ -45,9 +45,9 @@ run_or_print() {
     exec "$@"
 }
 
-# run_logged LOG COMMAND...: runs it with its output here and in LOG (appended), passes SIGTERM and
-# SIGINT on as SIGTERM, waits until it has ended, and leaves its exit code in `code`. On a terminal,
-# stderr is not logged: what draws progress bars must see that it is one.
+# run_logged LOG COMMAND...: runs the command, appends its output to LOG as well, forwards SIGTERM and
+# SIGINT as SIGTERM, waits until it ends, and sets `code` to its exit code. On a terminal, stderr is not
+# logged, because progress bars need to write to the terminal directly.
 run_logged() {
     local log=$1 child again signalled=false
     shift
@@ -62,7 +62,7 @@ run_logged() {
     trap 'signalled=true; kill -TERM "$child" 2>/dev/null || true' TERM INT
     code=0
     wait "$child" || code=$?
-    while $signalled; do # a signal ends `wait`, not the command
+    while $signalled; do # a signal interrupts `wait`, not the command
         signalled=false again=0
         wait "$child" || again=$?
         ((again == 127)) || code=$again
@@ -70,13 +70,13 @@ run_logged() {
     trap - TERM INT
 }
 
-# may_log_in WORKDIR: not in a folder that holds other things than a run.
+# may_log_in WORKDIR: succeeds unless the folder contains something other than a run.
 may_log_in() {
     [[ ! -e $1 || -d $1/logs || -f $1/config.json ]] || [[ -d $1 && -z $(ls -A "$1") ]]
 }
 
-# own_flags "$@": takes --help and --dry_run out, leaves the rest in the array `flags`;
-# what comes after a bare -- is passed on as it is.
+# own_flags "$@": handles --help and --dry_run, and puts the other arguments in the array `flags`. Arguments
+# after a bare -- are passed on unchanged.
 own_flags() {
     dry_run=false
     flags=()
@@ -111,13 +111,13 @@ find_python() {
     fail "needs Python 3.11 or newer, found $(python3 --version 2>/dev/null || echo none); install one or set PYTHON=/path/to/python"
 }
 
-# Keyed by what decides the installation, apart from the extras.
+# environment_key: prints a checksum of everything that determines the installation, except the extras.
 environment_key() {
     { cat "$root/pyproject.toml" "${PIP_CONSTRAINT:-/dev/null}"; echo "$root"; } | cksum
 }
 
-# environment_is_ready EXTRAS: the stamp, written last, has this key and all these extras; so a second
-# run starts at once, and an installation that was cut off is repaired.
+# environment_is_ready EXTRAS: succeeds if the stamp has this key and all these extras. The stamp is
+# written last, so a second run starts at once, and an interrupted installation is repaired.
 environment_is_ready() {
     local extra
     [[ -f $stamp && $(head -n 1 "$stamp") == "$key" ]] || return 1
@@ -127,7 +127,7 @@ environment_is_ready() {
     is_new_enough "$python"
 }
 
-# ensure_environment EXTRAS: makes or repairs $venv, with cnn_jax installed editable.
+# ensure_environment EXTRAS: creates or repairs $venv, with an editable install of cnn_jax.
 ensure_environment() {
     if [[ -n ${CNN_JAX_PYTHON:-} ]]; then
         is_new_enough "$python" || fail "CNN_JAX_PYTHON=$python is not a working Python 3.11 or newer"
@@ -141,10 +141,10 @@ ensure_environment() {
         return
     fi
     [[ ! -e $venv || -f $venv/pyvenv.cfg ]] ||
-        fail "$venv exists and is no virtual environment; remove it or set CNN_JAX_VENV"
+        fail "$venv exists and is not a virtual environment; remove it or set CNN_JAX_VENV"
     interpreter=$(find_python)
     mkdir -p "$(dirname "$venv")"
-    if command -v flock >/dev/null; then # two first runs at once: the second waits for the first
+    if command -v flock >/dev/null; then # if two first runs start at once, the second waits for the first
         exec {lock}>"$venv.lock" && flock "$lock"
         environment_is_ready "$extras" && exec {lock}>&- && return
     fi
@@ -154,7 +154,7 @@ ensure_environment() {
             fail "'$interpreter -m venv' failed (on Debian and Ubuntu: apt install python3-venv)"
     fi
     [[ -f $stamp && $(head -n 1 "$stamp") == "$key" ]] || echo "$key" >"$stamp"
-    say "installing cnn_jax[$extras] (once; a few minutes on a slow line)"
+    say "installing cnn_jax[$extras] (only once; takes a few minutes on a slow connection)"
     "$python" -m pip install --quiet --disable-pip-version-check --no-compile \
         --editable "$root[$extras]" >&2 ||
         fail 'pip install failed (see above); run again to resume where it stopped'
@@ -162,7 +162,7 @@ ensure_environment() {
     [[ -z ${lock:-} ]] || exec {lock}>&-
 }
 
-# flag_value NAME DEFAULT "$@": the last --NAME=VALUE (or --NAME VALUE) among the arguments.
+# flag_value NAME DEFAULT "$@": prints the value of the last --NAME=VALUE (or --NAME VALUE) argument.
 flag_value() {
     local name=$1 value=$2
     shift 2

@@ -5,16 +5,16 @@
 #   bash launch/local.sh --dataset=fashion_mnist --epochs=10
 #   bash launch/local.sh --flagfile=experiments/recipes/NAME.flags
 #
-# Makes .venv and installs the package on the first run; later runs start at once.
-# Needs Python 3.11+ and, for the first run, a package index.
+# The first run creates .venv and installs the package; later runs start at once. Requires Python 3.11+
+# and, for the first run, a package index.
 #
-# With --workdir=DIR the output is also kept in DIR/logs/local.log.
+# With --workdir=DIR, the output is also saved to DIR/logs/local.log.
 #
-#   --help      this text; the flags of the training itself: bash launch/local.sh --helpshort
-#   --dry_run   print the command, install and run nothing
+#   --help      print this text; the flags of the training: bash launch/local.sh --helpshort
+#   --dry_run   print the command; install and run nothing
 #
-# Exit code: the training's own. Variables: see launch/common.sh; what is set for a GPU, and why:
-# launch/platform.sh.
+# The exit code is that of the training. For variables, see launch/common.sh; for the settings of each
+# platform, see launch/platform.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
 

@@ -3,16 +3,17 @@
 #
 #   bash launch/multiprocess.sh --processes=2 --workdir=runs/two --dataset=fashion_mnist
 #
-#   --processes=N        default: 2. The batch is shared out among them, the result is the same
-#   --workdir=DIR        of the run; each process writes its output to DIR/logs/process<i>.log
-#   --port=N             where process 0 listens; default: a free one
-#   --max_restarts=N     default: 3. When a process dies, the others are ended and all begin again
-#                        from the newest checkpoint
-#   --help, --dry_run    this text; print the commands, install and run nothing
-#   other flags          go to experiments/train.py
+#   --processes=N        number of processes, which share each batch; default: 2. The result does not
+#                        depend on it
+#   --workdir=DIR        folder of the run; each process writes its output to DIR/logs/process<i>.log
+#   --port=N             port that process 0 listens on; default: a free one
+#   --max_restarts=N     maximum number of restarts; default: 3. If a process dies, the others are killed
+#                        and all restart from the newest checkpoint
+#   --help, --dry_run    print this text; print the commands, but install and run nothing
+#   other flags          passed to experiments/train.py
 #
-# Exit code: 0 finished; 2 a wrong flag (no restart); 75 stopped by a signal, after saving; else that of
-# the process that died first in the last attempt.
+# Exit codes: 0 finished; 2 an invalid flag (no restart); 75 stopped by a signal after saving; otherwise
+# the exit code of the first process that died in the last attempt.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
 
@@ -31,23 +32,23 @@ for flag in ${flags[@]+"${flags[@]}"}; do
     esac
 done
 [[ -n $workdir ]] || fail '--workdir=DIR is missing (see --help)'
-[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: must be a whole number from 1"
-[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts=$max_restarts: must be a whole number"
-[[ $port =~ ^[0-9]*$ ]] || fail "--port=$port: must be a whole number"
+[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: must be an integer of at least 1"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts=$max_restarts: must be an integer of at least 0"
+[[ $port =~ ^[0-9]*$ ]] || fail "--port=$port: must be an integer of at least 0"
 
 free_port() {
     "$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# command_of PROCESS PORT: fills the array `command`.
+# command_of PROCESS PORT: sets the array `command`.
 command_of() {
     command=("$python" "$root/experiments/train.py" "--workdir=$workdir"
         ${training[@]+"${training[@]}"}
         "--coordinator=127.0.0.1:$2" "--num_processes=$processes" "--process_id=$1")
 }
 
-# attempt: starts all, ends the others when one dies; leaves the exit code of the first to die in `code`
-# and its number in `first`.
+# attempt: starts all processes, and kills the others if one dies. Sets `code` to the exit code of the
+# first process that died, and `first` to its number.
 attempt() {
     local i this waited pids=() running signalled=false
     this=${port:-$(free_port)}
@@ -78,7 +79,7 @@ attempt() {
     trap - TERM INT
 }
 
-# end_others PROCESS CODE: the peers of a dead process wait for it in vain.
+# end_others PROCESS CODE: kills the other processes, which would wait forever for the dead one.
 end_others() {
     say "process $1 died with exit code $2; ending the others (see $workdir/logs/process$1.log)"
     ((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null || true

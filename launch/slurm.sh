@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# Submits a training to Slurm: bash launch/slurm.sh --workdir=DIR [options] [flags of experiments/train.py]
+# Submits a training run to Slurm: bash launch/slurm.sh --workdir=DIR [options] [flags of experiments/train.py]
 #
 #   bash launch/slurm.sh --workdir=runs/big --nodes=2 --gpus_per_node=4 --time=12:00:00 --model=vgg16
 #   bash launch/slurm.sh --workdir=runs/a --sbatch=--partition=gpu --sbatch=--account=me --model=vgg16
 #
-#   --workdir=DIR         of the run, on a disk that all nodes see; logs go to DIR/logs
-#   --nodes=N             default: 1
-#   --gpus_per_node=N     default: 1; 0 for a CPU job. One process per GPU (one per node without GPUs)
-#   --time=HH:MM:SS       default: 01:00:00
-#   --sbatch=OPTION       any other option of sbatch; may be given several times
-#   --help, --dry_run     this text; print what would be submitted
+#   --workdir=DIR         folder of the run, on a disk that all nodes mount; logs go to DIR/logs
+#   --nodes=N             number of nodes; default: 1
+#   --gpus_per_node=N     GPUs per node; default: 1; 0 for a CPU job. One process per GPU (one per node
+#                         without GPUs)
+#   --time=HH:MM:SS       time limit; default: 01:00:00
+#   --sbatch=OPTION       any other option of sbatch; may be repeated
+#   --help, --dry_run     print this text; print what would be submitted
 #
-# Two minutes before the time is up, and when the job is preempted, Slurm sends SIGTERM; the training
-# saves and exits with 75, and the job puts itself back into the queue, to resume from there. A process
-# that dies is no reason to requeue: the job ends with its exit code.
-# The environment (.venv, with the CUDA build of JAX for GPUs) is made here, on the machine that submits;
-# the nodes must see it. Or name one with CNN_JAX_PYTHON; see launch/common.sh.
+# Slurm sends SIGTERM two minutes before the time limit and when it preempts the job. The training then
+# saves and exits with 75, and the job requeues itself to resume from the checkpoint. If a process dies
+# for another reason, the job is not requeued and ends with its exit code.
+# The environment (.venv, with the CUDA build of JAX for GPUs) is created on the machine that submits, and
+# all nodes must be able to read it. To use another one, set CNN_JAX_PYTHON; see launch/common.sh.
 source "$(dirname "${SLURM_LAUNCH:-${BASH_SOURCE[0]}}")/common.sh"
 source "$root/launch/platform.sh"
 
-# Within the job: Slurm runs a copy of this script, with what to run as its arguments.
+# In the job, Slurm runs a copy of this script, whose arguments are the command to run.
 if [[ -n ${SLURM_LAUNCH:-} ]]; then
-    trap : TERM # preemption may signal this shell too; it must live to requeue
+    trap : TERM # preemption may also signal this shell, which must survive to requeue
     code=0
     srun --kill-on-bad-exit=1 "$@" || code=$?
     if ((code == 75)); then
-        say "stopped and saved: back into the queue as job $SLURM_JOB_ID"
+        say "stopped and saved; requeueing job $SLURM_JOB_ID"
         exec scontrol requeue "$SLURM_JOB_ID"
     fi
     exit "$code"
@@ -47,9 +48,9 @@ for flag in ${flags[@]+"${flags[@]}"}; do
     esac
 done
 [[ -n $workdir ]] || fail '--workdir=DIR is missing (see --help)'
-[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes=$nodes: must be a whole number from 1"
-[[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus_per_node=$gpus: must be a whole number"
-$dry_run || command -v sbatch >/dev/null || fail 'no sbatch here: this must run on a machine that submits to Slurm'
+[[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes=$nodes: must be an integer of at least 1"
+[[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus_per_node=$gpus: must be an integer of at least 0"
+$dry_run || command -v sbatch >/dev/null || fail 'sbatch not found: run this on a machine that can submit to Slurm'
 
 if ((gpus > 0)); then
     extra=cuda

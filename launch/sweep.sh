@@ -4,25 +4,25 @@
 #   bash launch/sweep.sh --sweepdir=runs/lr --seeds=0,1,2 --grid=learning_rate=1e-3,3e-3 --epochs=10
 #   bash launch/sweep.sh --sweepdir=runs/two --recipes=experiments/recipes/A.flags,experiments/recipes/B.flags
 #
-#   --sweepdir=DIR       where everything goes: DIR/<combination>/seed<n> (working folders of the runs),
+#   --sweepdir=DIR       folder for all output: DIR/<combination>/seed<n> (working folders of the runs),
 #                        DIR/logs, and DIR/table.md, which is printed at the end
-#   --recipes=A,B        flag files; default: none, the flags given here alone
-#   --grid=FLAG=V1,V2    values of one flag; may be given several times. Values that have commas of their
-#                        own are separated by semicolons: '--grid=dataset=fsdd:length=4000,test_speaker=theo;fsdd'
-#   --seeds=0,1,2        default: 0
-#   --metric=NAME        of result.json, for the table; default: test.accuracy
-#   --help, --dry_run    this text; print the commands, install and run nothing
-#   other flags          go to every run
+#   --recipes=A,B        flag files; default: none, only the flags given here
+#   --grid=FLAG=V1,V2    values of one flag; may be repeated. Values that contain commas are separated by
+#                        semicolons: '--grid=dataset=fsdd:length=4000,test_speaker=theo;fsdd'
+#   --seeds=0,1,2        seeds; default: 0
+#   --metric=NAME        metric in result.json for the table; default: test.accuracy
+#   --help, --dry_run    print this text; print the commands, but install and run nothing
+#   other flags          passed to every run
 #
-# Run again, it skips what is finished and continues with what is not. A run that fails is named and the
-# others go on. Exit code: 0 all finished; 1 some failed; 75 stopped by a signal, after saving: run it
-# again to resume.
+# Running the same command again skips finished runs and continues the others. If a run fails, the sweep
+# reports it and continues. Exit codes: 0 all runs finished; 1 some failed; 75 stopped by a signal after
+# saving (run it again to resume).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
 
 own_flags "$@"
 sweepdir='' recipes='' seeds=0 metric=test.accuracy
-grid=('') # every combination of grid values: flags with blanks between
+grid=('') # all combinations of grid values: flags separated by spaces
 common=()
 for flag in ${flags[@]+"${flags[@]}"}; do
     value=${flag#*=}
@@ -42,18 +42,18 @@ for flag in ${flags[@]+"${flags[@]}"}; do
             grid=("${crossed[@]}")
             ;;
         --grid*) fail "$flag: must be --grid=FLAG=V1,V2" ;;
-        --workdir*) fail "$flag: a sweep makes the working folders itself; use --sweepdir=DIR" ;;
+        --workdir*) fail "$flag: a sweep creates the working folders itself; use --sweepdir=DIR" ;;
         --*=*) common+=("$flag") ;;
         *) fail "$flag: flags are written --name=value" ;;
     esac
 done
 [[ -n $sweepdir ]] || fail '--sweepdir=DIR is missing (see --help)'
 for recipe in $recipes; do
-    [[ -f $recipe ]] || fail "--recipes: no file $recipe"
+    [[ -f $recipe ]] || fail "--recipes: no such file: $recipe"
 done
-[[ $seeds =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds=$seeds: must be whole numbers with commas between"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*$ ]] || fail "--seeds=$seeds: must be integers separated by commas"
 
-# one RECIPE COMBINATION SEED: trains it unless it is finished; adds to `failed`.
+# one RECIPE COMBINATION SEED: trains one run unless it is finished; adds it to `failed` if it fails.
 one() {
     local recipe=$1 combination=$2 seed=$3 name workdir
     name=$(basename "${recipe%.flags}")${combination// --/,}
@@ -61,7 +61,7 @@ one() {
     name=${name:-run}
     workdir=$sweepdir/$name/seed$seed
     if [[ -f $workdir/result.json ]]; then
-        say "$name, seed $seed: finished before"
+        say "$name, seed $seed: already finished"
         return
     fi
     local command=("$python" "$root/experiments/train.py")

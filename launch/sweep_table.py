@@ -1,7 +1,7 @@
-"""The table of a sweep: python launch/sweep_table.py SWEEPDIR METRIC
+"""Prints the table of a sweep: python launch/sweep_table.py SWEEPDIR METRIC
 
-One line a combination: how many seeds are finished, and the mean, sample standard deviation, lowest
-and highest of the metric. METRIC is a path into result.json, for instance test.accuracy.
+Each line is one combination: the number of finished seeds, and the mean, sample standard deviation,
+lowest and highest value of the metric. METRIC is a path in result.json, for example test.accuracy.
 """
 
 import functools
@@ -12,7 +12,7 @@ import sys
 
 
 def read(sweepdir: pathlib.Path, metric: str) -> dict[str, dict[str, float | None]]:
-    """Combination -> seed -> value, None where the run is not finished."""
+    """Returns combination -> seed -> value, with None for a run that is not finished."""
     values: dict[str, dict[str, float | None]] = {}
     for config in sorted(sweepdir.glob('*/seed*/config.json')):
         run = config.parent
@@ -27,7 +27,7 @@ def read(sweepdir: pathlib.Path, metric: str) -> dict[str, dict[str, float | Non
 
 
 def table(values: dict[str, dict[str, float | None]], metric: str) -> str:
-    """In Markdown, best mean first."""
+    """Formats the values as a Markdown table, with the highest mean first."""
 
     def line(name, seeds):
         done = [value for value in seeds.values() if value is not None]

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Runs the tests: bash launch/test.sh [arguments of pytest]
 #
-#   bash launch/test.sh                     # everything, one process per core (at most 4)
-#   bash launch/test.sh tests/ops -k pool   # some
+#   bash launch/test.sh                     # all tests, one process per core (at most 4)
+#   bash launch/test.sh tests/ops -k pool   # some tests
 #   bash launch/test.sh -n 0 -x             # one process, stop at the first failure
 #
-# Makes .venv and installs the package on the first run; later runs start at once.
-# Comparisons with PyTorch are skipped unless it is there: CNN_JAX_EXTRAS=test,compare,cpu bash launch/test.sh
+# The first run creates .venv and installs the package; later runs start at once.
+# Comparisons with PyTorch are skipped unless it is installed. To install it:
+# CNN_JAX_EXTRAS=test,compare,cpu bash launch/test.sh
 # Tests on prepared data sets are skipped unless CNN_JAX_TEST_DATA names a TFDS folder.
 #
-#   --help      this text (pytest's own: bash launch/test.sh -- --help)
-#   --dry_run   print the command, install and run nothing
+#   --help      print this text (for pytest's own help: bash launch/test.sh -- --help)
+#   --dry_run   print the command; install and run nothing
 #
-# Exit code: pytest's own. Variables: see launch/common.sh.
+# The exit code is that of pytest. Variables: see launch/common.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 own_flags "$@"

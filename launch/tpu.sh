@@ -1,7 +1,7 @@
-# What tpu_vm.sh and tpu_pod.sh share; sourced, never run. Set before: `type` (the accelerator type) and
-# `pod` (whether the training runs as several processes).
+# Shared by tpu_vm.sh and tpu_pod.sh; to be sourced, not run. They set `type` (the accelerator type) and
+# `pod` (whether the training runs as several processes) first.
 #
-# All work goes through Google's command `gcloud compute tpus tpu-vm` on the user's own account.
+# Everything uses Google's command `gcloud compute tpus tpu-vm`, with the user's account.
 
 own_flags "$@"
 name=cnn-jax zone=${CLOUDSDK_COMPUTE_ZONE:-} project=${CLOUDSDK_CORE_PROJECT:-}
@@ -25,18 +25,18 @@ for flag in ${flags[@]+"${flags[@]}"}; do
 done
 [[ -n $workdir ]] || fail '--workdir=DIR is missing (see --help)'
 ! $pod || [[ $workdir == /* ]] ||
-    fail "--workdir=$workdir: must be a path from /, on a disk that all workers of the pod have mounted"
+    fail "--workdir=$workdir: must be an absolute path on a disk that all workers of the pod mount"
 results=${results:-$root/runs/$(basename "$workdir")}
 if ! $dry_run; then
     command -v gcloud >/dev/null ||
-        fail 'no gcloud here: install the Google Cloud CLI, then run gcloud auth login'
+        fail 'gcloud not found: install the Google Cloud CLI, then run gcloud auth login'
     [[ -n $project ]] || project=$(gcloud config get-value project 2>/dev/null || true)
     [[ -n $zone ]] || zone=$(gcloud config get-value compute/zone 2>/dev/null || true)
 fi
-[[ -n $project && $project != '(unset)' ]] || fail 'no project: --project=ID, or gcloud config set project ID'
-[[ -n $zone && $zone != '(unset)' ]] || fail 'no zone: --zone=ZONE, or gcloud config set compute/zone ZONE'
+[[ -n $project && $project != '(unset)' ]] || fail 'no project: use --project=ID or gcloud config set project ID'
+[[ -n $zone && $zone != '(unset)' ]] || fail 'no zone: use --zone=ZONE or gcloud config set compute/zone ZONE'
 
-# cloud VERB ARGUMENTS...: one call of the cloud's tool; printed, and run unless --dry_run.
+# cloud VERB ARGUMENTS...: runs one gcloud command, or prints it with --dry_run.
 cloud() {
     local verb=$1
     shift
@@ -54,13 +54,13 @@ state() {
         '--format=value(state)' 2>/dev/null || echo absent
 }
 
-# A preempted machine can only be deleted and made anew; one that is there is used again.
+# A preempted machine can only be deleted and created again; a running one is reused.
 create_or_reuse() {
     local now=absent
     $dry_run || now=$(state)
     case $now in
         READY)
-            say "$name is there already, used again"
+            say "$name already exists, reusing it"
             return
             ;;
         absent) ;;
@@ -71,7 +71,7 @@ create_or_reuse() {
     cloud create "$name" "--accelerator-type=$type" "--version=$version" ${more[@]+"${more[@]}"}
 }
 
-# What the checkout holds, without what git ignores.
+# Copies the files of the checkout, except those that git ignores.
 copy() {
     local archive=$scratch/cnn_jax.tar.gz
     $dry_run || (cd "$root" && git ls-files -z --cached --others --exclude-standard |
@@ -89,17 +89,18 @@ train() {
 }
 
 fetch() {
-    local from=$workdir # a path that does not begin with / is in the copy of the checkout
+    local from=$workdir # a relative path is in the copy of the checkout
     [[ $from == /* ]] || from=cnn_jax/$from
     cloud scp --recurse "$name:$from/." "$results" --worker=0
 }
 
-# Results not fetched are worth more than the rent of a machine: then the machine is kept, with a line.
+# If fetching the results fails, the machine is kept and a message says so, because the results are worth
+# more than the cost of the machine.
 finish() {
     local code=$?
     rm -rf "$scratch"
     $dry_run || $deleted ||
-        say "NOT DELETED, and costs money: gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"
+        say "NOT DELETED and still costs money; to delete it: gcloud compute tpus tpu-vm delete $name --zone=$zone --project=$project"
     exit "$code"
 }
 

@@ -20,7 +20,8 @@ def test_register_as_a_call_and_as_a_decorator():
 def test_an_unknown_name_is_answered_with_the_known_ones():
     registry = Registry('shape')
     registry.register('square', 4)
-    with pytest.raises(UserError, match="unknown shape 'sqare'; there are square; did you mean"):
+    message = "unknown shape 'sqare'; must be one of square; did you mean"
+    with pytest.raises(UserError, match=message):
         registry.lookup('sqare')
     assert 'sqare' not in registry
 

@@ -1,1 +1,1 @@
-"""Inspects models: layers, cost, receptive fields, attribution, learned filters."""
+"""Inspection of models: layers, cost, receptive fields, attribution, learned filters."""

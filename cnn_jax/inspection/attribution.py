@@ -1,7 +1,7 @@
 """Shows what a network responds to: saliency, Grad-CAM, receptive fields, patches, mistakes.
 
-Everything here takes a model in evaluation mode that is a chain of named top-level layers
-(`cnn_jax.models.base.Classifier`), and inputs as the model takes them.
+The functions take a model in evaluation mode that is a chain of named top-level layers
+(`cnn_jax.models.base.Classifier`), and inputs in the form that the model takes.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ from cnn_jax.ops.geometry import ReceptiveField
 
 
 def layer_names(model: nnx.Module) -> tuple[str, ...]:
-    """The top-level layers in order; none of a model that is not a chain."""
+    """Returns the names of the top-level layers in order; () if the model is not a chain."""
     return model.layers.layer_names if hasattr(model, 'layers') else ()
 
 
 def split(model: nnx.Module, layer: str):
-    """The model as two functions: input -> what `layer` gives, and from there to the logits.
+    """Splits a model after `layer` into two functions: input to output of `layer`, and to logits.
 
     Raises:
-        ValueError: there is no such top-level layer.
+        ValueError: `layer` is not a top-level layer.
     """
     names = layer_names(model)
     if layer not in names:
-        raise UserError(f'layer {layer!r} is not one of {", ".join(names)}')
+        raise UserError(f'unknown layer {layer!r}; must be one of {", ".join(names)}')
     items = list(model.layers.items())
     at = names.index(layer) + 1
 
@@ -45,7 +45,7 @@ def split(model: nnx.Module, layer: str):
 
 
 def spatial_layers(model: nnx.Module, inputs) -> tuple[str, ...]:
-    """The top-level layers whose result still has spatial axes, as the inputs have."""
+    """Returns the names of the top-level layers whose output still has spatial axes."""
     maps: dict[str, jax.ShapeDtypeStruct] = {}
 
     def run(x):
@@ -58,7 +58,7 @@ def spatial_layers(model: nnx.Module, inputs) -> tuple[str, ...]:
 
 
 def saliency(model: nnx.Module, inputs, classes) -> np.ndarray:
-    """|d logit of the class / d input|, the largest over channels: (N, *size).
+    """Returns |d logit of the class / d input|, the maximum over channels: (N, *size).
 
     Simonyan, Vedaldi & Zisserman 2013, "Deep inside convolutional networks", arXiv:1312.6034,
     section 3.
@@ -66,7 +66,7 @@ def saliency(model: nnx.Module, inputs, classes) -> np.ndarray:
     Args:
         model: the network.
         inputs: (N, *size, channels).
-        classes: (N,) indices.
+        classes: (N,) class indices.
     """
 
     def score(x):
@@ -76,13 +76,13 @@ def saliency(model: nnx.Module, inputs, classes) -> np.ndarray:
 
 
 def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
-    """Returns a layer's evidence for a class: (N, *size of the layer), >= 0.
+    """Computes Grad-CAM, a layer's evidence for a class: (N, *size of the layer), >= 0.
 
-    The maps are weighted by the mean gradient of the class's logit, summed, and cut off at 0.
+    The maps are weighted by the mean gradient of the class's logit, summed, and clipped at 0.
     Selvaraju et al. 2016, "Grad-CAM", arXiv:1610.02391, equations 1 and 2.
 
     Raises:
-        ValueError: there is no such top-level layer, or its result has no spatial axes.
+        ValueError: `layer` is not a top-level layer, or its output has no spatial axes.
     """
     front, back = split(model, layer)
     if jax.eval_shape(front, inputs).ndim != inputs.ndim:
@@ -102,11 +102,11 @@ def grad_cam(model: nnx.Module, inputs, classes, layer: str) -> np.ndarray:
 
 
 def effective_field(model: nnx.Module, inputs, layer: str) -> np.ndarray:
-    """Returns how much each input position moves the centre of a layer's maps: (*size), at most 1.
+    """Computes the effective receptive field of the centre of a layer's maps: (*size), at most 1.
 
-    The mean over inputs and channels of |d centre / d input|: most of it lies near the middle of
-    the theoretical field. Luo et al. 2016, "Understanding the effective receptive field in deep
-    convolutional neural networks", arXiv:1701.04128.
+    This is |d centre / d input|, summed over channels, averaged over inputs and scaled to a maximum
+    of 1. Most of it lies near the middle of the theoretical field. Luo et al. 2016, "Understanding
+    the effective receptive field in deep convolutional neural networks", arXiv:1701.04128.
     """
     front, _ = split(model, layer)
 
@@ -120,9 +120,13 @@ def effective_field(model: nnx.Module, inputs, layer: str) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """The part of an input that moved one channel most: which example, where, and how strongly.
+    """The part of an input that activates one channel most.
 
-    `low`, `high`: bounds per spatial axis of the receptive field, cut to the input.
+    Attributes:
+        example: index of the input.
+        position: position in the layer's map.
+        value: activation at this position.
+        low, high: bounds of the receptive field per spatial axis, clipped to the input.
     """
 
     example: int
@@ -140,14 +144,14 @@ def best_patches(
     channels: Sequence[int],
     count: int = 9,
 ) -> dict[int, list[Patch]]:
-    """For each channel the `count` examples that activate it most, each at its strongest position.
+    """Returns, per channel, the `count` examples that activate it most, at their best position.
 
     Args:
-        maps: (N, *positions, C) results of a layer.
-        field: of that layer (the same on all axes).
+        maps: (N, *positions, C) output of a layer.
+        field: receptive field of that layer (the same on all axes).
         size: spatial size of the inputs.
-        channels: which.
-        count: at most so many examples.
+        channels: indices of the channels.
+        count: maximum number of examples per channel.
     """
     found = {}
     positions = maps.shape[1:-1]
@@ -174,7 +178,7 @@ def _patch(example, position, value, field, size):
 
 
 def mistakes(logits, labels, count: int) -> list[tuple[int, int, float]]:
-    """(example, predicted class, its probability) of the wrong predictions, the surest first."""
+    """Returns (example, predicted class, probability) per wrong prediction, most probable first."""
     probabilities = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
     predicted = probabilities.argmax(1)
     sure = probabilities[np.arange(len(predicted)), predicted]

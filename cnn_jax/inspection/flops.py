@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds of a model, layer by layer, from shapes alone: nothing is computed.
+"""Parameters and multiply-adds of a model per layer, from shapes alone, without computing anything.
 
-One multiply-accumulate (MAC) is one multiplication with its addition; FLOPs are twice as many.
-Counted are convolutions (the direct form, padding as data), transposed convolutions and dense
-layers, for one example. Biases, normalisation, activations and pools are not counted: this is the
-convention of torchvision's tables.
+One multiply-accumulate (MAC) is one multiplication and one addition, so it counts as two FLOPs. The
+counts are for one example. They include convolutions (in direct form, with padding counted as
+data), transposed convolutions and dense layers. They exclude biases, normalisation, activations and
+pooling, as in torchvision's tables.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from cnn_jax import nn
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One call of a layer: a module with variables of its own, or with no modules inside.
+    """One call of a layer, which is a module with its own variables or without submodules.
 
     Attributes:
         name: path in the model, without the components 'layers'.
         type: the module's class.
-        input_shape, output_shape: of one example, without the batch axis.
-        window, strides, dilation: per spatial axis; () for what has no window.
+        input_shape, output_shape: shapes of one example, without the batch axis.
+        window, strides, dilation: per spatial axis; () for a layer without a window.
         groups: number of groups of a convolution, else 1.
-        parameters: trainable ones; 0 at a second call of the same layer.
+        parameters: number of trainable parameters; 0 at a second call of the same layer.
         macs: multiply-accumulates for one example.
     """
 
@@ -46,27 +46,27 @@ class Row:
 
 
 def parameters(module: nnx.Module) -> int:
-    """Number of trainable parameters (`nnx.Param`) in a module, abstract or not."""
+    """Counts the trainable parameters (`nnx.Param`) of a module, which may be abstract."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
 def macs(model: nnx.Module, input_shape: Sequence[int] | None = None) -> int:
-    """Multiply-accumulates of one example; arguments as `summary`."""
+    """Counts the multiply-accumulates for one example; takes the arguments of `summary`."""
     return sum(row.macs for row in summary(model, input_shape))
 
 
 def summary(
     model: nnx.Module, input_shape: Sequence[int] | None = None, dtype: Any = None
 ) -> tuple[Row, ...]:
-    """Every layer's shapes, parameters and multiply-adds, in order of execution.
+    """Returns every layer's shapes, parameters and multiply-adds, in order of execution.
 
-    Works on any NNX model that takes one array, also on an abstract one (`nnx.eval_shape`), whose
-    parameters were never made.
+    Works with any NNX model that takes one array, including an abstract model (`nnx.eval_shape`),
+    whose parameters were never created.
 
     Args:
         model: the model.
-        input_shape: one example, without a batch axis; None: `model.input_shape`.
-        dtype: of the input; None: int32 for `model.kind == 'text'`, else float32.
+        input_shape: shape of one example, without a batch axis; None means `model.input_shape`.
+        dtype: dtype of the input; None means int32 for `model.kind == 'text'`, else float32.
     """
     shape = tuple(model.input_shape if input_shape is None else input_shape)
     if dtype is None:
@@ -85,9 +85,9 @@ def summary(
 
 @contextlib.contextmanager
 def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
-    """Within this context every call of a leaf module of `model` appends a row."""
+    """Context manager in which every call of a layer of `model` appends a row."""
     modules = [(path, m) for path, m in nnx.iter_graph(model) if isinstance(m, nnx.Module)]
-    # A layer is a module with variables of its own, or with no modules inside.
+    # A layer is a module with its own variables or without submodules.
     parents = {path[:i] for path, _ in modules for i in range(len(path))}
     owners = {
         path for path, m in modules if any(isinstance(v, nnx.Variable) for v in vars(m).values())
@@ -97,7 +97,7 @@ def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
         inside_a_layer = any(path[:i] in owners for i in range(len(path)))
         if (path in owners or path not in parents) and not inside_a_layer:
             names[id(module)] = '.'.join(str(p) for p in path if p != 'layers')
-    # Flax has no hook on calls, so the classes' __call__ is replaced for a while.
+    # Flax has no hook on calls, so this temporarily replaces __call__ of the classes.
     originals = {type(m): type(m).__call__ for _, m in modules if id(m) in names and callable(m)}
 
     def recorder(original: Any) -> Any:
@@ -122,7 +122,7 @@ def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
 def _row(name: str, module: Any, x: jax.Array, y: jax.Array, again: bool) -> Row:
     window = getattr(module, 'kernel_size', getattr(module, 'window_shape', ()))
     strides = getattr(module, 'strides', 1)
-    if strides is None:  # of a pool: the window; of a convolution: 1
+    if strides is None:  # a pool's default is its window, a convolution's is 1
         strides = window if hasattr(module, 'window_shape') else 1
     dilation = getattr(module, 'kernel_dilation', getattr(module, 'dilation', 1))
     ndim = len(window)
@@ -141,7 +141,7 @@ def _row(name: str, module: Any, x: jax.Array, y: jax.Array, again: bool) -> Row
 
 
 def _macs(module: Any, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
-    if hasattr(module, 'macs'):  # a module of another kind says it itself
+    if hasattr(module, 'macs'):  # a custom module counts its own
         return module.macs(x_shape, y_shape)
     if isinstance(module, nnx.Conv):
         return math.prod(y_shape[1:-1]) * math.prod(module.kernel_shape)

@@ -1,4 +1,4 @@
-"""A model as a table: each layer's shapes, receptive field, cost, and the kernel that runs it."""
+"""A table of a model's layers: shapes, receptive field, cost, and the kernel that runs each."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ class LayerRow:
     """One layer, for a batch.
 
     Attributes:
-        layer: shapes, parameters, multiply-adds for one example.
+        layer: shapes, parameters and multiply-adds for one example.
         padding: (lo, hi) per axis of a convolution, else ().
-        field: receptive field of one output on the first spatial axis; None where the model is not
+        field: receptive field of one output along the first spatial axis; None if the model is not
             a chain of layers (a residual block counts as its longer branch).
-        bytes: input, parameters and output of a batch, each moved once, in float32.
+        bytes: size of the input, parameters and output of a batch in float32, each moved once.
         intensity: floating-point operations per byte.
-        kernel: what runs a convolution, else ''.
+        kernel: name of the kernel that runs a convolution, else ''.
     """
 
     layer: flops.Row
@@ -38,7 +38,7 @@ class LayerRow:
 
 
 def rows(model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1) -> list[LayerRow]:
-    """One row a layer, in order of execution; the model may be abstract."""
+    """Returns one row per layer, in order of execution; the model may be abstract."""
     used = iter(layers.forward_convolutions(model, input_shape, batch_size))
     fields = receptive_fields(model, input_shape)
     types = {type_.__name__ for type_ in _CONVOLUTIONS}
@@ -64,8 +64,11 @@ def rows(model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1) -> 
 
 
 def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str, ReceptiveField]:
-    """The receptive field after each layer of a chain, by the layer's name, as far as the
-    chain of convolutions and pools reaches; empty for a model that is not a chain."""
+    """Returns the receptive field after each layer of a chain, by the name of the layer.
+
+    Covers the convolutions and pools at the start of the chain. The result is empty if the model is
+    not a chain.
+    """
     steps, found = [], {}
     size = input_shape[0] if len(input_shape) > 1 else None
     for name, layer in chain(model):
@@ -87,7 +90,7 @@ def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str,
 
 
 def chain(model: nnx.Module) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of a model that is a chain; of a residual block its branch with the layers."""
+    """Yields (name, layer) of a chain; for a residual block, those of its residual branch."""
     top = getattr(model, 'layers', None)
     if isinstance(top, nn.Layers):
         yield from _flat(top, '')
@@ -115,7 +118,7 @@ def _padding_before(layer, size, window, stride, dilation) -> int:
 
 
 def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
-    """The table for a terminal, with totals."""
+    """Formats the table for a terminal, with totals."""
     head = (
         f'{"layer":<22}{"type":<16}{"output":<16}{"window":<9}{"stride":<8}{"padding":<12}'
         f'{"field":>6}{"parameters":>13}{"MACs":>15}{"MB":>9}{"FLOP/B":>9}  kernel'
@@ -146,7 +149,7 @@ def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
 
 
 def as_dicts(table: Sequence[LayerRow]) -> list[dict[str, Any]]:
-    """The table for JSON."""
+    """Converts the table to dicts for JSON."""
     return [
         dataclasses.asdict(row.layer)
         | {

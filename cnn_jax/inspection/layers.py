@@ -1,4 +1,4 @@
-"""The convolution problems inside a model, and how often a training step runs each pass."""
+"""The convolution problems in a model, and how often a training step runs each pass."""
 
 import collections
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from cnn_jax.ops.explanation import Used, explain
 def forward_convolutions(
     model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1
 ) -> list[Used]:
-    """The convolutions of a model's forward pass in order; see `cnn_jax.explain`.
+    """Returns the convolutions of a model's forward pass in order; see `cnn_jax.explain`.
 
     Args:
-        model: called with one array; may be abstract (`nnx.eval_shape`).
-        input_shape: one example, without the batch axis.
-        batch_size: examples in a call.
+        model: a model that takes one array; may be abstract (`nnx.eval_shape`).
+        input_shape: shape of one example, without the batch axis.
+        batch_size: number of examples per call.
     """
     run, state, x = _function(model, input_shape, batch_size)
     return explain(run, *state, x)
@@ -29,14 +29,15 @@ def forward_convolutions(
 def problems(
     model: nnx.Module, input_shape: Sequence[int], batch_size: int
 ) -> tuple[list[Problem], dict[tuple[Problem, str], int]]:
-    """The convolutions of a model in order of execution, and what one training step runs.
+    """Returns the convolutions of a model, in order of execution, and how often a step runs each.
 
-    Arguments as `forward_convolutions`.
+    Takes the arguments of `forward_convolutions`.
 
     Returns:
-        (problems, counts): the problems in order (a shape that occurs twice is there twice), and
-        (problem, direction) -> how often the forward and backward pass of one step run it. The
-        gradient of the input is not run where nothing is trained before the layer.
+        (problems, counts): the problems in order (a shape that occurs twice is listed twice), and
+        a mapping from (problem, direction) to the number of times that the forward and backward
+        pass of one training step run it. A step does not run the input gradient of a layer if no
+        layer before it is trained.
     """
     run, (params, rest), x = _function(model, input_shape, batch_size)
     order = [
@@ -55,7 +56,7 @@ def problems(
 
 
 def _function(model, input_shape, batch_size):
-    """The model as a pure function, its two kinds of state, and the shape of its input."""
+    """Returns the model as a pure function, its two kinds of state, and the shape of its input."""
     dtype = jnp.int32 if getattr(model, 'kind', None) == 'text' else jnp.float32
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 

@@ -1,6 +1,6 @@
-"""Learned first layers over signals and texts: spectra of filters, n-grams they respond to.
+"""Learned first layers of signal and text models: spectra of filters, n-grams they respond to.
 
-Every drawing function writes a PNG where `path` is given, and returns the Figure.
+Every drawing function writes a PNG if `path` is given, and returns the Figure.
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ with optional_packages('viz'):
 from cnn_jax.errors import UserError
 from cnn_jax.viz.figures import new_figure, save
 
-BINS = 512  # of the transform: a smooth curve also for short windows
+BINS = 512  # length of the transform; gives a smooth curve even for short windows
 
 
 def spectra(kernel: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how strongly each filter responds to each frequency.
+    """Computes how strongly each filter responds to each frequency.
 
     Args:
         kernel: (window, channels, filters).
-        rate: samples per second; 1 for frequencies in cycles per sample.
+        rate: samples per second; 1 gives frequencies in cycles per sample.
 
     Returns:
-        Frequencies, float64 (BINS // 2 + 1,); and the magnitude of the Fourier transform of
-        every filter, summed over channels as power, float64 (filters, BINS // 2 + 1).
+        Frequencies, float64 (BINS // 2 + 1,), and the magnitude of the Fourier transform of every
+        filter, float64 (filters, BINS // 2 + 1). Channels are combined by summing their power.
     """
     size = max(BINS, len(kernel))
     transformed = np.fft.rfft(np.asarray(kernel, np.float64), size, axis=0)
@@ -39,14 +39,14 @@ def spectra(kernel: np.ndarray, rate: float = 1.0) -> tuple[np.ndarray, np.ndarr
 def draw_spectra(
     kernel: np.ndarray, rate: float | None, path=None, *, title: str = '', count: int = 12
 ) -> Figure:
-    """All spectra as an image, filters in the order of their strongest frequency, and some in full.
+    """Draws all spectra as an image, ordered by strongest frequency, and some filters as curves.
 
     Args:
-        kernel: (window, channels, filters); of several channels the first is drawn as a curve.
-        rate: samples per second; None: not known.
-        path: of the PNG.
-        title: text above.
-        count: filters drawn as curves, evenly spread over that order.
+        kernel: (window, channels, filters); curves show the first channel.
+        rate: samples per second; None if unknown.
+        path: where to write the PNG.
+        title: text above the picture.
+        count: number of filters drawn as curves, evenly spaced in that order.
     """
     frequencies, magnitudes = spectra(kernel, rate or 1.0)
     units = ('frequency (Hz)', 'time (ms)') if rate else ('cycles per sample', 'time (samples)')
@@ -96,7 +96,7 @@ def draw_spectra(
 
 @dataclasses.dataclass(frozen=True)
 class NGram:
-    """A row of words, and the greatest response of a filter to it."""
+    """A sequence of words, and the greatest response of a filter to it."""
 
     words: tuple[str, ...]
     value: float
@@ -105,17 +105,18 @@ class NGram:
 def best_ngrams(
     responses: np.ndarray, ids: np.ndarray, words: Sequence[str], window: int, count: int = 3
 ) -> list[list[NGram]]:
-    """The different n-grams that each filter responds to most, strongest first.
+    """Returns the distinct n-grams that each filter responds to most, strongest first.
 
     Args:
-        responses: (N, positions, filters) of a convolution without padding and with stride 1.
-        ids: int (N, positions + window - 1): the texts.
+        responses: (N, positions, filters) output of a convolution without padding and with
+            stride 1.
+        ids: int (N, positions + window - 1), the texts.
         words: the vocabulary.
-        window: words seen by a filter.
-        count: n-grams a filter; fewer if it responds (above 0) to fewer.
+        window: number of words that a filter sees.
+        count: n-grams per filter; fewer if the filter responds (above 0) to fewer.
 
     Raises:
-        ValueError: the shapes do not belong together.
+        ValueError: the shapes do not match.
     """
     n, positions, filters = responses.shape
     if ids.shape != (n, positions + window - 1):
@@ -142,11 +143,11 @@ def best_ngrams(
 
 @dataclasses.dataclass(frozen=True)
 class Voter:
-    """A filter and the class that it speaks for most.
+    """A filter that contributes to the logit of a class.
 
     Attributes:
-        name: of the filter, for instance 'conv3[17]'.
-        weight: of the filter's maximum in that class's logit.
+        name: name of the filter, for example 'conv3[17]'.
+        weight: weight of the filter's maximum in the logit of the class.
         ngrams: see `best_ngrams`.
     """
 
@@ -158,12 +159,12 @@ class Voter:
 def voters(
     ngrams: Mapping[str, Sequence[Sequence[NGram]]], kernel: np.ndarray, count: int = 4
 ) -> list[list[Voter]]:
-    """Returns, for every class, the filters that can raise its logit most: weight x response.
+    """Returns, for every class, the filters that can raise its logit most, by weight x response.
 
     Args:
         ngrams: layer -> filter -> n-grams, in the order of the dense layer's inputs.
-        kernel: (all filters, classes) of the dense layer on their maxima.
-        count: filters per class.
+        kernel: (all filters, classes), the kernel of the dense layer applied to their maxima.
+        count: number of filters per class.
     """
     names = [(layer, i) for layer, filters in ngrams.items() for i in range(len(filters))]
     found = [ngrams[layer][i] for layer, i in names]
@@ -184,13 +185,15 @@ def voters(
 def draw_ngrams(
     found: Sequence[Sequence[Voter]], class_names: Sequence[str], path=None, *, title: str = ''
 ) -> Figure:
-    """One block per class: its filters, and the n-grams each responds to most, darker the stronger.
+    """Draws one block per class: its filters, and the n-grams that each responds to most.
+
+    A stronger response has a darker background.
 
     Args:
         found: see `voters`.
-        class_names: one per class.
-        path: of the PNG.
-        title: text above.
+        class_names: one name per class.
+        path: where to write the PNG.
+        title: text above the picture.
     """
     lines = sum(map(len, found)) + len(found)
     columns = max(len(voter.ngrams) for some in found for voter in some)

@@ -1,4 +1,4 @@
-"""Pictures of what `inspection` finds. Each writes a PNG where `path` is given."""
+"""Pictures of the results of `inspection`. Each function writes a PNG if `path` is given."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from cnn_jax.viz.tiles import displayable
 
 
 def attention(images, saliency, cams: Mapping[str, np.ndarray], titles, path=None) -> Figure:
-    """One column an image: the image, its saliency, and Grad-CAM over it for some layers.
+    """Draws one column per image: the image, its saliency, and Grad-CAM over it for some layers.
 
     Args:
-        images: (N, H, W, C) of any range.
+        images: (N, H, W, C) with any range of values.
         saliency: (N, H, W).
         cams: layer -> (N, h, w).
-        titles: N texts.
+        titles: N titles.
     """
     rows = 2 + len(cams)
     figure = new_figure(1.75 * len(images) + 0.9, 1.75 * rows + 0.5)
@@ -53,11 +53,11 @@ def attention(images, saliency, cams: Mapping[str, np.ndarray], titles, path=Non
 
 
 def patches(images, found: Mapping[int, Sequence[Patch]], path=None, *, title: str = '') -> Figure:
-    """One row a channel: the patches that activate it most, strongest first.
+    """Draws one row per channel: the patches that activate it most, strongest first.
 
     Args:
-        images: (N, H, W, C) inputs of any range.
-        found: see `inspection.best_patches`.
+        images: (N, H, W, C) inputs with any range of values.
+        found: result of `attribution.best_patches`.
     """
     columns = max(len(some) for some in found.values())
     figure = new_figure(0.95 * columns + 0.8, 1.05 * len(found) + 0.6)
@@ -85,14 +85,16 @@ def receptive_fields(
     image, fields: Mapping[str, ReceptiveField], effective: Mapping[str, np.ndarray],
     positions: Mapping[str, tuple[int, int]], path=None,
 ) -> Figure:  # fmt: skip
-    """One panel a layer: the theoretical field of its middle output as a frame on an image, and how
-    strongly each position really acts.
+    """Draws one panel per layer: the theoretical and the effective receptive field on an image.
+
+    A frame marks the theoretical field of the layer's middle output, and colours show how strongly
+    each position affects it.
 
     Args:
-        image: (H, W, C) of any range.
-        fields: layer -> field, the same on both axes.
-        effective: layer -> (H, W), maximum 1.
-        positions: layer -> the output looked at.
+        image: (H, W, C) with any range of values.
+        fields: layer -> receptive field, the same on both axes.
+        effective: layer -> (H, W), with maximum 1.
+        positions: layer -> position of the output.
     """
     columns = min(len(fields), 5)
     rows = math.ceil(len(fields) / columns)
@@ -123,7 +125,7 @@ def receptive_fields(
 
 
 def examples(images, titles: Sequence[str], path=None, *, title: str = '') -> Figure:
-    """Inputs in a grid, each with a text: images, or signals as curves."""
+    """Draws inputs in a grid, each with a title: images, or signals as curves."""
     columns = min(len(images), 6)
     rows = math.ceil(len(images) / columns)
     figure = new_figure(1.6 * columns + 0.2, 1.85 * rows + 0.5)

@@ -1,4 +1,4 @@
-"""Figures of images, filters, samples and training runs: arrays in, PNG files out."""
+"""Figures of images, filters, samples and training runs, drawn from arrays to PNG files."""
 
 from cnn_jax.errors import optional_packages
 

@@ -1,4 +1,4 @@
-"""Figures without global state: matplotlib's object interface and nothing else."""
+"""Figures without global state, through matplotlib's object interface alone."""
 
 import functools
 import io
@@ -19,13 +19,13 @@ DPI = 110
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of `width` x `height` inches whose parts do not overlap."""
+    """Creates a figure of `width` x `height` inches whose parts do not overlap."""
     _use_fonts()
     return Figure(figsize=(width, height), dpi=DPI, layout='constrained')
 
 
 def log_ticks(axis: Axis, most: int = 12) -> None:
-    """Plain numbers on a logarithmic axis, about `most` at most; called when all is drawn."""
+    """Labels a logarithmic axis with at most about `most` plain numbers; call it after drawing."""
     low, high = axis.get_view_interval()
     decades = np.log10(high / low)
     if decades < 0.7:
@@ -40,13 +40,13 @@ def log_ticks(axis: Axis, most: int = 12) -> None:
 
 
 def plain(name: str) -> str:
-    """Returns a name as matplotlib draws it literally: a dollar sign begins no formula."""
+    """Escapes a name so that matplotlib draws it literally, without formulas between `$`."""
     return printable(name).replace('$', r'\$')
 
 
 @functools.cache
 def _use_fonts() -> None:
-    """Adds installed fonts with CJK and other scripts behind matplotlib's own, which has few."""
+    """Adds installed fonts for CJK and other scripts as fallbacks to matplotlib's own font."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     more = [name for name in _FALLBACKS if name in installed]
     rcParams['font.family'] = [*rcParams['font.family'], *more]
@@ -63,7 +63,7 @@ _FALLBACKS = (
 @functools.cache
 def _warn_of_missing_glyphs() -> None:
     warnings.warn(
-        'some names have characters that no installed font has; boxes are drawn for them',
+        'some names contain characters that no installed font has; they are drawn as boxes',
         stacklevel=4,
     )
 
@@ -82,13 +82,13 @@ def _draw(figure: Figure, target: Any) -> None:
 
 
 def save(figure: Figure, path: str | os.PathLike | None, *, colours: int = 0) -> Figure:
-    """Writes `figure` to `path` (folders are made; None writes nothing) and returns it.
+    """Writes `figure` to `path`, creating folders as needed, and returns it.
 
     Args:
-        figure: what to write.
-        path: of the PNG.
-        colours: so many different ones at most (2 to 256), for a picture with photographs in it: a
-            quarter of the size; 0: all.
+        figure: the figure to write.
+        path: where to write the PNG; None writes nothing.
+        colours: maximum number of different colours (2 to 256), which makes a picture with
+            photographs about four times smaller; 0 means no limit.
     """
     if path is None:
         return figure

@@ -1,4 +1,4 @@
-"""Pictures of what fixed filters do to an image and to a sound, by every kernel."""
+"""Pictures of fixed filters applied to an image and to a sound, with every kernel."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ MODES = {'reflect': 'mirror', 'replicate': 'nearest', 'circular': 'wrap', 'zeros
 
 
 def apply(image, filter, *, implementation=None, **options) -> np.ndarray:
-    """`filter` (h, w) over every channel of `image` (H, W, C), by default with mirrored borders.
+    """Applies `filter` (h, w) to every channel of `image` (H, W, C).
 
-    `options` are those of `cnn_jax.conv`; raises what it raises.
+    Borders are mirrored by default. Takes the options of `cnn_jax.conv`, and raises its errors.
     """
-    # Each channel as an image of its own, so that kernels without groups can do it, too.
+    # Treat each channel as a separate image, so that kernels without groups can be used too.
     channels = jnp.moveaxis(jnp.asarray(image, jnp.float32), -1, 0)[..., None]
     options = {'padding_mode': 'reflect'} | options
     kernel = filters.as_kernel(filter, 1)
@@ -32,7 +32,7 @@ def apply(image, filter, *, implementation=None, **options) -> np.ndarray:
 
 
 def by_scipy(image, filter, mode: str = 'reflect') -> np.ndarray:
-    """The same in float64 by scipy.ndimage, one channel at a time."""
+    """Computes the same as `apply` in float64 with scipy.ndimage, one channel at a time."""
     channels = [
         ndimage.correlate(one, np.asarray(filter, np.float64), mode=MODES[mode])
         for one in np.moveaxis(np.asarray(image, np.float64), -1, 0)
@@ -43,17 +43,17 @@ def by_scipy(image, filter, mode: str = 'reflect') -> np.ndarray:
 def gallery(
     image, names: Sequence[str], kernels: Sequence[str], path=None
 ) -> tuple[Figure, dict[tuple[str, str], float | str]]:
-    """One row a filter: its coefficients, then the image filtered by each kernel.
+    """Draws one row per filter: its coefficients, then the image filtered with each kernel.
 
     Args:
         image: (H, W, C) in [0, 1].
-        names: of `filters.FILTERS`.
+        names: names in `filters.FILTERS`.
         kernels: implementations of `conv`.
         path: where to write the PNG.
 
     Returns:
         The figure, and (filter, kernel) -> largest difference from scipy's float64 result, or the
-        reason why the kernel cannot.
+        reason why the kernel cannot compute it.
     """
     figure = new_figure(1.35 * (len(kernels) + 1) + 0.4, 1.4 * len(names) + 0.7)
     grid = figure.subplots(len(names), len(kernels) + 1, squeeze=False)
@@ -102,7 +102,7 @@ def _draw_filter(axes, name, filter):
 
 
 def shown(result, filter) -> np.ndarray:
-    """A filtered image for the eye: clipped to [0, 1]; derivatives (sum 0) around mid-grey."""
+    """Clips a filtered image to [0, 1] for display; centres derivatives (sum 0) on mid-grey."""
     is_derivative = abs(float(np.sum(filter))) < 1e-6
     return np.clip(0.5 + result / 2 if is_derivative else result, 0, 1)
 
@@ -160,7 +160,9 @@ def _draw_windows(axes, size, window, stride, pad):
 
 
 def separable(image, names: Sequence[str], path=None) -> tuple[Figure, dict[str, float]]:
-    """A filter at once, and as a column followed by a row: the same image, fewer multiplications.
+    """Draws each filter applied at once, and as a column followed by a row.
+
+    Both give the same image; the second needs fewer multiplications.
 
     Returns:
         The figure, and name -> largest difference.
@@ -202,7 +204,7 @@ def separable(image, names: Sequence[str], path=None) -> tuple[Figure, dict[str,
 
 
 def audio_filters(width: int) -> dict[str, np.ndarray]:
-    """1-D filters of `width` taps (odd): a Gaussian low-pass, what it takes away, a difference."""
+    """Returns 1-D filters: a low-pass and a high-pass of `width` taps (odd), and a difference."""
     low = filters.gaussian(width, width / 6).sum(0)
     high = -low
     high[width // 2] += 1
@@ -216,13 +218,13 @@ def audio_filters(width: int) -> dict[str, np.ndarray]:
 def audio(
     signal, rate: float, path=None, *, width: int = 31, kernels: Sequence[str] = ('lax', 'scan')
 ) -> tuple[Figure, Mapping[str, float]]:
-    """Spectrograms of a sound before and after 1-D filters.
+    """Draws spectrograms of a sound before and after 1-D filters.
 
     Args:
         signal: (N,) samples in [-1, 1].
         rate: samples per second.
         path: where to write the PNG.
-        width: taps of the filters, odd.
+        width: number of taps of the filters, odd.
         kernels: implementations of `conv` to compare.
 
     Returns:
@@ -255,7 +257,7 @@ def audio(
 
 
 def _spectrogram(signal, rate, window: int = 256):
-    """dB below the loudest possible tone, (frequencies, times)."""
+    """Returns power in dB relative to the loudest possible tone, and its frequencies and times."""
     count = max(1, (len(signal) - window) // (window // 2) + 1)
     frames = np.stack([signal[i * window // 2 :][:window] for i in range(count)])
     frames = np.pad(frames, [(0, 0), (0, window - frames.shape[1])]) * np.hanning(window)

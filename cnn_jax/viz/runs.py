@@ -1,7 +1,7 @@
 """Pictures of a training run: learning curves, confusion matrix, filters, feature maps.
 
-Every function takes arrays, writes a PNG when `path` is given, and returns the Figure, so that a
-test (or a notebook) can read what was drawn. Only matplotlib's object interface is used: there is
+Every function takes arrays, writes a PNG if `path` is given, and returns the Figure, so that a test
+or a notebook can inspect what was drawn. Only matplotlib's object interface is used: there is
 no current figure, no backend to choose, and nothing to close.
 """
 
@@ -17,16 +17,16 @@ from cnn_jax.viz.tiles import feature_maps, filters
 __all__ = ['confusion_matrix', 'feature_maps', 'filters', 'learning_curves']
 
 COLOURS = {'train': 'tab:blue', 'validation': 'tab:green', 'test': 'tab:orange'}
-MAX_COUNTS = 25  # classes beyond which counts written into the cells are too small to read
+MAX_COUNTS = 25  # with more classes, counts in the cells would be too small to read
 
 
 def learning_curves(rows: Sequence[Mapping], path=None, *, title: str = '') -> Figure:
-    """Loss and accuracy against the training step.
+    """Draws loss and accuracy against the training step.
 
     Args:
         rows: metrics in order, one mapping per line of metrics.jsonl: `step`, optionally `epoch`,
-            and any of `{train,validation,test}_{loss,accuracy}`. A row need not hold every key.
-            Losses are in nats (or whatever the loss is), accuracies are fractions.
+            and any of `{train,validation,test}_{loss,accuracy}`. A row need not have every key.
+            Losses are in nats (or the unit of the loss), and accuracies are fractions.
         path: where to write the PNG.
         title: text above the panels.
 
@@ -83,7 +83,7 @@ def _series(rows, name):
 
 
 def _block_means(steps, values, blocks=50):
-    """Means over consecutive blocks: the trend behind a noisy curve, without a lag."""
+    """Averages over consecutive blocks, which shows the trend of a noisy curve without a lag."""
     edges = np.linspace(0, len(steps), blocks + 1).astype(int)[:-1]
     counts = np.diff(np.append(edges, len(steps)))
     return np.add.reduceat(steps, edges) / counts, np.add.reduceat(values, edges) / counts
@@ -106,24 +106,24 @@ def _finish_curves(axes, quantity, rows):
     axes.legend()
     per_epoch = [row['step'] / row['epoch'] for row in rows if row.get('epoch') and row.get('step')]
     if per_epoch:
-        # Rows are written at the end of an epoch or within one: the last row is exact to a step.
+        # Rows are written during or at the end of an epoch. The last row is exact to one step.
         ratio = per_epoch[-1]
         above = axes.secondary_xaxis('top', functions=(lambda s: s / ratio, lambda e: e * ratio))
         above.set_xlabel('epoch')
 
 
 def confusion_matrix(matrix, class_names: Sequence[str], path=None, *, title: str = '') -> Figure:
-    """Counts of (true class, predicted class) coloured by the share of the true class.
+    """Draws counts of (true class, predicted class), coloured by the share of the true class.
 
     Args:
         matrix: (K, K) counts; rows are the true classes, columns the predicted ones.
         class_names: K names.
         path: where to write the PNG.
-        title: text above the picture; the overall accuracy is always stated.
+        title: text above the picture; the overall accuracy is always shown.
 
     Raises:
-        ValueError: `matrix` is not square, holds negative or non-finite numbers, or the number of
-            names differs.
+        ValueError: `matrix` is not square or contains negative or non-finite numbers, or the
+            number of names differs.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:

@@ -1,9 +1,9 @@
-"""Pictures of a run that makes images: samples, reconstructions, interpolations, classes.
+"""Pictures of a run that generates images: samples, reconstructions, interpolations, classes.
 
-A run keeps the images that it draws, as arrays: `grids/step-*.npz` (samples, inputs,
-reconstructions) and `grids/final.npz` (interpolations). From those of several runs, one picture:
+A run saves the images that it draws as arrays: `grids/step-*.npz` (samples, inputs,
+reconstructions) and `grids/final.npz` (interpolations). To draw several runs in one picture:
 
-    python -m cnn_jax.viz.generation OUTPUT.png WORKDIR...
+    python -m cnn_jax.viz.samples OUTPUT.png WORKDIR...
 """
 
 import json
@@ -21,19 +21,20 @@ from cnn_jax.errors import UserError, first_line
 from cnn_jax.viz.figures import new_figure, plain, save
 
 GAP = 2
-ROWS, COLUMNS = 6, 10  # of a picture that shows several steps
+ROWS, COLUMNS = 6, 10  # of a picture of several steps
 
 
 def save_step(
     folder: pathlib.Path, step: int, epoch: float, shown: Mapping[str, np.ndarray]
 ) -> None:
-    """Saves and draws what a model made after `step` steps.
+    """Saves and draws the images that a model generates after `step` steps.
 
     Args:
-        folder: of the run.
-        step: the number of steps.
-        epoch: the same in epochs.
-        shown: samples, or inputs and reconstructions, or all: uint8 (N, H, W, C), N at most 64.
+        folder: folder of the run.
+        step: number of steps.
+        epoch: number of epochs.
+        shown: `samples`, or `inputs` and `reconstructions`, or all three: uint8 (N, H, W, C), N at
+            most 64.
     """
     (folder / 'grids').mkdir(parents=True, exist_ok=True)
     np.savez(folder / 'grids' / f'step-{step:08d}.npz', epoch=epoch, **shown)
@@ -52,13 +53,13 @@ def save_final(
     result: Mapping[str, Any],
     class_names: Sequence[str],
 ) -> None:
-    """Keeps and draws interpolations, the way of the training, and the classes of what was made.
+    """Saves interpolations; draws them, the training progress, and the classes of the samples.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         interpolations: uint8 (rows, columns, H, W, C).
-        result: the numbers of the run; `samples` and `images` with `classes` are drawn if there.
-        class_names: one for each of the classes.
+        result: result of the run; the `classes` of `samples` and `images` are drawn if present.
+        class_names: one name per class.
     """
     (folder / 'grids').mkdir(parents=True, exist_ok=True)
     np.savez(folder / 'grids' / 'final.npz', interpolations=interpolations)
@@ -75,16 +76,16 @@ def save_final(
 
 
 def rows(images: np.ndarray, labels: Sequence[str], path=None, *, title: str = '') -> Figure:
-    """Images in rows.
+    """Draws images in rows.
 
     Args:
-        images: uint8 (R, K, H, W, C), C 1 or 3.
-        labels: R texts beside the rows, or none.
+        images: uint8 (R, K, H, W, C), with C 1 or 3.
+        labels: R labels next to the rows, or none.
         path: where to write the PNG.
-        title: text above.
+        title: text above the picture.
 
     Raises:
-        ValueError: another shape, or another number of labels.
+        ValueError: wrong shape, or wrong number of labels.
     """
     images = np.asarray(images)
     if images.ndim != 5 or images.shape[-1] not in (1, 3) or 0 in images.shape:
@@ -100,7 +101,7 @@ def rows(images: np.ndarray, labels: Sequence[str], path=None, *, title: str = '
 
 
 def draw_rows(axes: Axes, images: np.ndarray, labels: Sequence[str], title: str) -> None:
-    """`rows` on `axes`."""
+    """Draws `rows` on `axes`."""
     tall = images.shape[2] + GAP
     axes.imshow(tile(images), cmap='gray', vmin=0, vmax=255)
     axes.set_xticks([])
@@ -113,12 +114,12 @@ def draw_rows(axes: Axes, images: np.ndarray, labels: Sequence[str], title: str)
 
 
 def draw_pairs(shown: Mapping[str, np.ndarray], path=None, *, title: str = '') -> Figure:
-    """Inputs above their reconstructions, `COLUMNS` a row, three rows of them."""
+    """Draws three rows of inputs above their reconstructions, `COLUMNS` per row."""
     return rows(*_pairs(shown, 3), path, title=title)
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-    """(R, K, H, W, C) to one white image with gaps, (height, width) or (height, width, 3)."""
+    """Tiles (R, K, H, W, C) to one image with white gaps, (height, width) or (height, width, 3)."""
     count, columns, height, width, channels = images.shape
     framed = np.full((count, columns, height + GAP, width + GAP, channels), 255, np.uint8)
     framed[:, :, :height, :width] = images
@@ -128,11 +129,11 @@ def tile(images: np.ndarray) -> np.ndarray:
 
 
 def classes(counts: Mapping[str, Sequence[int]], names: Sequence[str], path=None) -> Figure:
-    """Draws which classes a classifier sees in images.
+    """Draws the distribution of classes that a classifier predicts for images.
 
     Args:
-        counts: what the images are -> how many of each class.
-        names: of the classes.
+        counts: kind of images -> number of images of each class.
+        names: names of the classes.
         path: where to write the PNG.
     """
     figure = new_figure(6.0, 3.0)
@@ -141,7 +142,7 @@ def classes(counts: Mapping[str, Sequence[int]], names: Sequence[str], path=None
 
 
 def draw_classes(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:
-    """`classes` on `axes`."""
+    """Draws `classes` on `axes`."""
     wide = 0.8 / len(counts)
     colours = ('0.7', 'tab:blue')
     for index, (what, values) in enumerate(counts.items()):
@@ -163,10 +164,10 @@ def draw_classes(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequenc
 
 
 def overview(folders: Sequence[pathlib.Path], path=None) -> Figure:
-    """One row of panels a run: progress, reconstructions or samples, interpolations.
+    """Draws one row of panels per run: progress, reconstructions or samples, interpolations.
 
     Raises:
-        ValueError: a folder that holds no finished run of this kind.
+        ValueError: a folder contains no finished run that generates images.
     """
     runs = [(folder, _result(folder)) for folder in folders]
     figure = new_figure(12.0, 2.75 * len(runs))
@@ -210,33 +211,33 @@ def _result(folder: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads((folder / 'result.json').read_text())
     except FileNotFoundError:
-        raise UserError(f'{str(folder)!r} holds no finished run that makes images') from None
+        raise UserError(f'{str(folder)!r} holds no finished run that generates images') from None
 
 
 def read_grid(file: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the arrays of an .npz file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         with np.load(file) as arrays:
             return dict(arrays)
     except FileNotFoundError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own errors
         raise UserError(f'{file} cannot be read: {first_line(error)}') from error
 
 
 def _steps(folder: pathlib.Path) -> list[tuple[int, Mapping[str, np.ndarray]]]:
     files = sorted((folder / 'grids').glob('step-*.npz'))
     if not files:
-        raise UserError(f'{str(folder)!r} holds no run that makes images')
+        raise UserError(f'{str(folder)!r} holds no run that generates images')
     return [(int(file.stem.removeprefix('step-')), read_grid(file)) for file in files]
 
 
 def _progress(folder: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-    """The first images at up to six steps, evenly chosen, and what to write beside them."""
+    """Returns the first images at up to six evenly spaced steps, and labels for the rows."""
     steps = _steps(folder)
     chosen = np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))
     kind = 'samples' if 'samples' in steps[0][1] else 'reconstructions'

@@ -1,4 +1,4 @@
-"""Pictures of arrays with channels: the filters of a layer, the feature maps of a network."""
+"""Pictures of arrays with channels: filters of a layer, feature maps of a network."""
 
 import math
 import textwrap
@@ -18,19 +18,19 @@ MAX_IMAGES = 8
 
 
 def filters(kernel, path=None, *, title: str = '') -> Figure:
-    """The filters of one convolution.
+    """Draws the filters of one convolution.
 
-    2-D kernels (H, W, in, out) are tiles (one a filter and input channel), 3-D kernels are shown
-    slice by slice, 1-D kernels (W, in, out) are curves, or tiles when they have more than four
-    input channels. Colours are symmetric about zero.
+    2-D kernels (H, W, in, out) are drawn as tiles, one per filter and input channel. 3-D kernels
+    are drawn slice by slice. 1-D kernels (W, in, out) are drawn as curves, or as tiles if they have
+    more than four input channels. The colour scale is symmetric about zero.
 
     Args:
-        kernel: (*window, in, out) real numbers, one to three window axes.
+        kernel: real array (*window, in, out) with one to three window axes.
         path: where to write the PNG.
         title: text above the picture.
 
     Raises:
-        ValueError: the kernel has not one to three window axes, or an axis is empty.
+        ValueError: the number of window axes is not one to three, or an axis is empty.
     """
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim not in (3, 4, 5) or kernel.size == 0:
@@ -79,7 +79,7 @@ def _filter_curves(kernel, title):
 
 def _filter_tiles(kernel, title):
     shown = min(kernel.shape[-1], MAX_FILTERS)
-    if kernel.ndim == 3:  # (W, in, out): one tile a filter, channels downwards
+    if kernel.ndim == 3:  # (W, in, out): one tile per filter, channels downwards
         tiles = kernel[:, :MAX_FILTERS, :shown].transpose(2, 1, 0)[:, None]
         what, shown_channels = (
             'rows of a tile are input channels',
@@ -132,7 +132,7 @@ def _filter_title(title, kernel, shown, shown_channels):
 
 
 def _columns(count, tile, gap):
-    """Columns that leave the fewest gaps in a mosaic of about 4:3."""
+    """Returns the number of columns that leaves the fewest gaps in a mosaic of about 4:3."""
     height, width = tile
     ideal = math.sqrt(count * (height + gap) / (width + gap) * 4 / 3)
     near = [c for c in range(1, count + 1) if ideal / 1.5 <= c <= ideal * 1.5] or [count]
@@ -145,7 +145,7 @@ def _wide_enough(shape, width, tallest):
 
 
 def mosaic(tiles, columns: int, gap: int = 1) -> np.ndarray:
-    """(N, H, W) tiles laid out row by row in `columns` columns; the gaps are NaN."""
+    """Arranges tiles (N, H, W) row by row in `columns` columns; fills the gaps with NaN."""
     count, height, width = tiles.shape
     rows = math.ceil(count / columns)
     image = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
@@ -156,18 +156,19 @@ def mosaic(tiles, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def feature_maps(maps: Mapping[str, np.ndarray], images, path=None, *, title: str = '') -> Figure:
-    """Draws the result of each layer for a few inputs: one row per layer, one column per input.
+    """Draws the output of each layer for a few inputs: one row per layer, one column per input.
 
     Args:
         maps: layer name -> (N, H, W, C) maps (the first 16 channels are tiled), (N, W, C) sequences
-            (channels downwards) or (N, F) vectors. One colour scale a layer.
-        images: the N inputs: (N, H, W, 1 or 3) images of any range, (N, W) or (N, W, 1) signals,
-            or N strings. At most the first 8 are drawn.
+            (channels downwards) or (N, F) vectors. Each layer has one colour scale.
+        images: the N inputs: (N, H, W, 1 or 3) images with any range of values, (N, W) or
+            (N, W, 1) signals, or N strings. At most the first 8 are drawn.
         path: where to write the PNG.
         title: text above the picture.
 
     Raises:
-        ValueError: no layer, a layer whose first axis is not N, or an unsuitable number of axes.
+        ValueError: there is no layer, the first axis of a layer is not N, or a number of axes is
+            not supported.
     """
     images = np.asarray(images)
     texts = images.dtype.kind == 'U' and images.ndim == 1
@@ -205,7 +206,7 @@ def feature_maps(maps: Mapping[str, np.ndarray], images, path=None, *, title: st
 
 
 def _map_row(row, value):
-    """Draws one layer; returns the mappable of the shared colour scale, or None for curves."""
+    """Draws one layer; returns the mappable of the shared colour scale, or None for vectors."""
     finite = value[np.isfinite(value)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     picture = None
@@ -230,7 +231,7 @@ def _map_row(row, value):
 
 
 def draw_input(axes, one) -> None:
-    """One input on `axes`: an image scaled to its own range, a signal as a curve, or a text."""
+    """Draws one input on `axes`: an image scaled to its own range, a signal as a curve, or text."""
     if isinstance(one, str):
         shown = '\n'.join(textwrap.wrap(one, 22, max_lines=8, placeholder=' ...'))
         axes.text(0.5, 0.5, shown, ha='center', va='center', fontsize=7, parse_math=False)
@@ -246,7 +247,7 @@ def draw_input(axes, one) -> None:
 
 
 def displayable(image) -> np.ndarray:
-    """An image (H, W, C) of any range in [0, 1]: colour for three channels, else the first one."""
+    """Scales an image (H, W, C) to [0, 1]; keeps three channels as colour, else only the first."""
     image = np.asarray(image, np.float64)
     image = image if image.shape[-1] == 3 else image[..., 0]
     low, high = np.nanmin(image), np.nanmax(image)

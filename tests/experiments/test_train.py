@@ -134,7 +134,7 @@ def test_two_processes_give_the_losses_of_one(environment, finished, tmp_path):
     'flags, said',
     [
         (['--batch_size=0'], 'batch_size=0: must be at least 1'),
-        (['--model=resnet99'], "unknown model 'resnet99'; there are lecture_cnn"),
+        (['--model=resnet99'], "unknown model 'resnet99'; must be one of lecture_cnn"),
         (['--modell=vgg'], "Unknown command line flag 'modell'"),
     ],
     ids=str,

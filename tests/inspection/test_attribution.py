@@ -65,7 +65,7 @@ IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
 def test_the_two_parts_of_a_split_are_the_model(model):
     front, back = attribution.split(model, 'conv1')
     np.testing.assert_allclose(back(front(IMAGES)), model(IMAGES), rtol=1e-6)
-    with pytest.raises(ValueError, match="layer 'nope' is not one of conv1, tanh"):
+    with pytest.raises(ValueError, match="unknown layer 'nope'; must be one of conv1, tanh"):
         attribution.split(model, 'nope')
     assert attribution.spatial_layers(model, IMAGES) == ('conv1', 'tanh', 'conv2')
 

@@ -98,7 +98,7 @@ def test_foreign_folder_in_place_of_the_environment_is_left_alone(fresh):
     precious.write_text('mine')
     result = checkout.launch(fresh, 'local.sh')
     assert result.returncode == 2
-    assert 'is no virtual environment' in result.stderr and result.stderr.count('\n') == 1
+    assert 'is not a virtual environment' in result.stderr and result.stderr.count('\n') == 1
     assert precious.read_text() == 'mine'
 
 

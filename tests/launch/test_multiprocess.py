@@ -89,7 +89,7 @@ def test_wrong_flag_of_the_training_is_not_tried_again(tmp_path):
 @pytest.mark.parametrize(
     'flags, message',
     [
-        (['--processes=0'], '--processes=0: must be a whole number from 1'),
+        (['--processes=0'], '--processes=0: must be an integer of at least 1'),
         (['--max_restarts=x'], '--max_restarts=x'),
         (['--port=http'], '--port=http'),
         (['stray'], 'flags are written --name=value'),

@@ -64,7 +64,7 @@ def test_interrupted_by_sigterm_resumed_failures_named_and_table(tmp_path):
 
     again = sweep(tmp_path, '--seeds=0,1', '--epochs=4', '--grid=model=lecture_cnn')
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count('finished before') == 2
+    assert again.stderr.count('already finished') == 2
 
 
 def test_dry_run_prints_every_combination(tmp_path):
@@ -82,10 +82,10 @@ def test_dry_run_prints_every_combination(tmp_path):
 @pytest.mark.parametrize(
     'flags, message',
     [
-        (['--workdir=x'], 'makes the working folders itself'),
+        (['--workdir=x'], 'creates the working folders itself'),
         (['--grid=learning_rate'], 'must be --grid=FLAG=V1,V2'),
-        (['--seeds=a'], '--seeds=a: must be whole numbers'),
-        (['--recipes=none.flags'], 'no file none.flags'),
+        (['--seeds=a'], '--seeds=a: must be integers'),
+        (['--recipes=none.flags'], 'no such file: none.flags'),
         (['stray'], 'flags are written --name=value'),
     ],
 )

@@ -152,7 +152,7 @@ def test_text_shorter_than_a_window_is_refused():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'name': 'vgg17'}, "unknown model 'vgg17'; there are .*vgg16"),
+        ({'name': 'vgg17'}, "unknown model 'vgg17'; must be one of .*vgg16"),
         ({'name': 'm5'}, 'm5 is for audio data of shape .*time, channels.*got .*8, 8, 1'),
         ({'name': 'lecture_cnn', 'kind': 'audio'}, 'is for image data, not for audio'),
         ({'name': 'mlp', 'kind': 'text'}, 'is for image or audio data, not for text'),

@@ -88,7 +88,7 @@ def test_a_task_from_outside_is_read_again(plugin, tmp_path):
     config = OwnConfig(steps=1)
     with training.Workdir(tmp_path / 'run', config).hold():
         pass
-    with pytest.raises(UserError, match="unknown task 'own'; there are classification"):
+    with pytest.raises(UserError, match="unknown task 'own'; must be one of classification"):
         training.read_config(tmp_path / 'run')
     TASKS.register('own', training.tasks.Task(OwnConfig, lambda config, folder: None, str))
     assert isinstance(training.read_config(tmp_path / 'run'), OwnConfig)

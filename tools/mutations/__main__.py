@@ -24,7 +24,7 @@ def is_caught(fault: Fault, copy: pathlib.Path) -> bool:
     path = copy / 'cnn_jax' / 'ops' / fault.file
     text = path.read_text()
     if text.count(fault.right) < 1:
-        raise SystemExit(f'{fault.name}: {fault.file} has no {fault.right!r} any more')
+        raise SystemExit(f'{fault.name}: {fault.file} no longer contains {fault.right!r}')
     path.write_text(text.replace(fault.right, fault.wrong))
     file, *options = fault.tests.split(' ', 1)
     command = [

@@ -1,4 +1,4 @@
-"""A fault that the suite should catch."""
+"""A fault that the test suite should catch."""
 
 from typing import NamedTuple
 

@@ -9,7 +9,7 @@ ADAPTIVE = 'test_pool_adaptive.py'
 PATCHES = 'test_patches.py'
 FAULTS = [
     Fault(
-        'ceil_mode keeps a window behind the input',
+        'ceil_mode keeps a window past the input',
         'pool_spec.py',
         'return count - 1 if starts_behind_input else count',
         'return count',
@@ -52,17 +52,17 @@ FAULTS = [
         POOL,
     ),
     Fault(
-        'inside forgets the dilation', 'pool_spec.py', 'taps * self.dilation[axis]', 'taps', POOL
+        'inside ignores the dilation', 'pool_spec.py', 'taps * self.dilation[axis]', 'taps', POOL
     ),
     Fault(
-        'inside includes one position behind the input',
+        'inside includes one position past the input',
         'pool_spec.py',
         '(at < self.input_size[axis] + margin[1])',
         '(at <= self.input_size[axis] + margin[1])',
         POOL,
     ),
     Fault(
-        'padding of the first axis on all',
+        'padding of the first axis is used for all',
         'pool_spec.py',
         '(lo, (out - 1) * s + k - n - lo)',
         '(self.padding[0][0], (out - 1) * s + k - n - self.padding[0][0])',
@@ -76,7 +76,7 @@ FAULTS = [
         POOL,
     ),
     Fault(
-        'padding limit one more',
+        'padding limit is one too large',
         'pool_spec.py',
         'span - 1 if is_pairs else span // 2',
         'span if is_pairs else span // 2 + 1',
@@ -122,7 +122,7 @@ FAULTS = [
         POOL,
     ),
     Fault(
-        'shift: taps forget the dilation',
+        'shift: taps ignore the dilation',
         'pool_kernels/shift.py',
         't * spec.dilation[axis]',
         't',
@@ -136,7 +136,7 @@ FAULTS = [
         POOL,
     ),
     Fault(
-        'shift: gradient adds up in 16 bits',
+        'shift: gradient accumulates in 16 bits',
         'pool_kernels/shift.py',
         'y = values.astype(accumulator(values.dtype))',
         'y = values',
@@ -227,7 +227,7 @@ FAULTS = [
         SIXTEEN,
     ),
     Fault(
-        'lp_pool forgets the scale',
+        'lp_pool ignores the scale',
         'pool.py',
         'math.prod(spec.window) / spec.divisors()',
         '1.0 / spec.divisors()',
@@ -279,7 +279,7 @@ FAULTS = [
         'test_pool_inputs.py -k int32',
     ),
     Fault(
-        'custom gradient is gone',
+        'custom gradient is missing',
         'pool.py',
         'return y, jax.jvp(lambda x: run.pick(x, codes, spec), (x,), (dx,))[1]',
         'return y, jax.jvp(lambda x: pool_kernels.reduce_window.maximum(x, spec), (x,), (dx,))[1]',
@@ -358,7 +358,7 @@ FAULTS = [
         PATCHES,
     ),
     Fault(
-        'pad: the value is forgotten',
+        'pad: the value is ignored',
         'patches.py',
         '[(*pair, 0) for pair in pairs], value)',
         '[(*pair, 0) for pair in pairs])',
@@ -379,7 +379,7 @@ FAULTS = [
         PATCHES,
     ),
     Fault(
-        'pad: reflect limit one more',
+        'pad: reflect limit is one too large',
         'patches.py',
         "'reflect': n - 1",
         "'reflect': n",
@@ -410,7 +410,7 @@ FAULTS = [
         'wide = patches',
         PATCHES,
     ),
-    Fault('fold: forgets the stride', 'patches.py', 's - 1))', '0))', PATCHES),
+    Fault('fold: ignores the stride', 'patches.py', 's - 1))', '0))', PATCHES),
     Fault(
         'fold: padding after instead of before',
         'patches.py',

@@ -1,16 +1,16 @@
 """Reads an equation of `lax.conv_general_dilated` as one of the three maps of a convolution.
 
-JAX differentiates, maps and transposes its convolution into more convolutions, with other layouts,
-dilations and groups. Here such an equation is brought into one canonical form, an `Equation`, and
-read back as `forward`, `input_grad` or `filter_grad` of a `ConvSpec`, which the kernels know.
+JAX differentiates, vmaps and transposes a convolution to further convolutions, with other layouts,
+dilations and groups. This module canonicalizes such an equation to an `Equation`, and reads it as
+`forward`, `input_grad` or `filter_grad` of a `ConvSpec`, which the kernels support.
 
-Every reading is exact whatever the caller meant: a convolution is a sum over pairs of elements,
+Every reading is exact, whatever the caller meant. A convolution is a sum over pairs of elements,
 
     out[h] = sum over i, j of lhs[i] rhs[j]  where  lhs_dilation i = stride h + rhs_dilation j - low
 
-and the readings differ only in which of lhs, rhs and out they call input, kernel and output. The
-layout tells which one JAX came from, since its rules swap the two axes that are not spatial, so
-that the choice of kernel is that of the convolution that was written.
+and the readings differ only in which of lhs, rhs and out is the input, the kernel and the output.
+JAX's rules swap the two axes that are not spatial, so the layout shows which map the equation came
+from. The kernel is therefore chosen for the convolution that the caller wrote.
 """
 
 import dataclasses
@@ -31,8 +31,11 @@ Ints = tuple[int, ...]
 
 
 class Plan(NamedTuple):
-    """`back(map(*into(lhs, rhs)))` is the equation's result, where map is `op` of `spec`; rhs is
-    flipped in space first where `flip` is set."""
+    """A way to compute an equation as map `op` of the convolution `spec`.
+
+    The result of the equation is `back(map(*into(lhs, rhs)))`. If `flipped` is set, rhs is first
+    flipped along its spatial axes.
+    """
 
     op: str
     spec: ConvSpec
@@ -43,9 +46,12 @@ class Plan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """lhs (batch, *size, groups * depth), rhs (*window, depth, groups * features); the result is
+    """A convolution in canonical layout.
+
+    lhs is (batch, *size, groups * depth), rhs (*window, depth, groups * features), and the result
     (batch, *out, groups * features). With `batch_groups` instead of groups, lhs is
-    (batch_groups * batch, *size, depth)."""
+    (batch_groups * batch, *size, depth).
+    """
 
     lhs_batch: int
     size: Ints
@@ -73,7 +79,7 @@ class Equation:
         )  # fmt: skip
 
     def transposed_low(self, window: Ints, dilation: Ints) -> Ints:
-        """The padding before of the convolution that this one, with that window, transposes."""
+        """Returns the low padding of the convolution with `window` whose transpose this is."""
         spans = map(dilated, window, dilation)
         return tuple(span - 1 - lo for span, (lo, _) in zip(spans, self.padding, strict=True))
 
@@ -82,11 +88,11 @@ class Equation:
 
 
 def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
-    """The plan of an equation; None where it is none of ours.
+    """Returns the plan of an equation, or None if the kernels do not support it.
 
     Args:
-        lhs, rhs: whatever has the operands' shapes and dtypes.
-        params: of the equation, as `lax.conv_general_dilated_p` has them.
+        lhs, rhs: the operands, or any objects with their shapes and dtypes.
+        params: parameters of the equation, as in `lax.conv_general_dilated_p`.
     """
     layout = params['dimension_numbers']
     dtype = params.get('preferred_element_type') or lhs.dtype
@@ -122,7 +128,7 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
         return None
 
     def into(lhs, rhs):
-        if plan.flipped:  # before all else: next to the flip that JAX made, the two cancel
+        if plan.flipped:  # first, so that it cancels with the flip that JAX made
             rhs = lax.rev(rhs, layout.rhs_spec[2:])
         return plan.into(
             lax.transpose(lhs, into_lhs).astype(dtype), lax.transpose(rhs, into_rhs).astype(dtype)
@@ -141,20 +147,20 @@ def _is_static(lhs: Any, rhs: Any, params: dict[str, Any]) -> bool:
 
 
 def _channels_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """(batch, feature, *spatial) axes, as lax gives them, in the order batch, *spatial, feature."""
+    """Reorders the axes (batch, feature, *spatial) of lax to (batch, *spatial, feature)."""
     return (spec[0], *spec[2:], spec[1])
 
 
 def _kernel_last(spec: tuple[int, ...]) -> tuple[int, ...]:
-    """(out, in, *spatial) axes in the order *spatial, in, out."""
+    """Reorders the axes (out, in, *spatial) to (*spatial, in, out)."""
     return (*spec[2:], spec[1], spec[0])
 
 
 def _role(layout: Any, equation: Equation) -> str:
     """Returns the reading that the layout suggests.
 
-    With x and y in a layout that has the batch before the features, and kernels (*window, in, out)
-    or (out, in, *window), the rules of JAX give each of the six readings a signature of its own.
+    If x and y have the batch before the features, and kernels are (*window, in, out) or
+    (out, in, *window), then JAX's rules give each of the six readings a distinct signature.
     """
 
     def is_kernel_as_written(out: int, into: int) -> bool:
@@ -189,7 +195,7 @@ def _forward(e: Equation) -> Plan:
     config = [(0, 0, 0)] * (len(e.size) + 2)
     size, padding, dilation = list(e.size), list(e.padding), list(e.lhs_dilation)
     for axis, (lo, hi) in enumerate(e.padding):
-        if min(lo, hi) < 0:  # written out, after the dilation, so that no kernel meets it
+        if min(lo, hi) < 0:  # crop x here, after the dilation, so that no kernel has to
             config[1 + axis] = (lo, hi, dilation[axis] - 1)
             size[axis] = dilated(size[axis], dilation[axis]) + lo + hi
             padding[axis], dilation[axis] = (0, 0), 1
@@ -212,7 +218,7 @@ def _forward(e: Equation) -> Plan:
 
 
 def _input_grad(e: Equation) -> Plan | None:
-    """lhs is dy, rhs the kernel, flipped and with its features swapped."""
+    """Reads lhs as dy, and rhs as the kernel, flipped and with its features swapped."""
     covered = _covered(
         e.out, e.strides, e.transposed_low(e.window, e.rhs_dilation), e.size, e.lhs_dilation,
         e.window, e.rhs_dilation,
@@ -240,8 +246,10 @@ def _input_grad(e: Equation) -> Plan | None:
 
 
 def _filter_grad(e: Equation, transposed: bool) -> Plan | None:
-    """lhs is x, with batch and features swapped, and rhs is dy; or, of a transposed convolution,
-    lhs is dy and rhs is x, and the kernel comes out flipped."""
+    """Reads lhs as x, with batch and features swapped, and rhs as dy.
+
+    For a transposed convolution, lhs is dy and rhs is x, and the result is a flipped kernel.
+    """
     groups = max(e.groups, e.batch_groups)
     x, dy = e.size, e.window
     holes, strides, low = e.lhs_dilation, e.rhs_dilation, tuple(lo for lo, _ in e.padding)
@@ -283,7 +291,7 @@ def _filter_grad(e: Equation, transposed: bool) -> Plan | None:
 
 
 def _swapped(role: str, e: Equation) -> Plan | None:
-    """The same convolution with its operands exchanged, both of them flipped."""
+    """Reads the same convolution with its operands exchanged, and both flipped."""
     if e.batch_groups > 1:
         return None
     g, axes = e.groups, range(1, len(e.size) + 1)
@@ -310,7 +318,7 @@ def _swapped(role: str, e: Equation) -> Plan | None:
     def into(lhs, rhs):
         kernel = jnp.moveaxis(_exchange(lhs, g), 0, -2)
         images = _exchange(jnp.moveaxis(rhs, -2, 0), g)
-        if not plan.flipped:  # else it is flipped twice
+        if not plan.flipped:  # otherwise the two flips cancel
             kernel = jnp.flip(kernel, range(len(axes)))
         return plan.into(jnp.flip(images, axes), kernel)
 
@@ -318,7 +326,7 @@ def _swapped(role: str, e: Equation) -> Plan | None:
 
 
 def _without_batch_groups(role: str, e: Equation) -> Plan | None:
-    """Part b of the batch meets part b of the kernels: the same as groups of features."""
+    """Reads batch groups as feature groups: part b of the batch uses part b of the kernels."""
     b = e.batch_groups
     plan = _as(
         role,
@@ -340,8 +348,11 @@ def _without_batch_groups(role: str, e: Equation) -> Plan | None:
 
 
 class _Covered(NamedTuple):
-    """Of the input of a convolution: what its windows cover. Per axis, `around` has the positions
-    before and after, which no window reaches, and the holes that are written out for that."""
+    """The part of a convolution's input that its windows cover.
+
+    Per axis, `around` has the number of positions before and after this part, which no window
+    reaches, and the number of holes between elements that are written out in order to cut there.
+    """
 
     size: Ints
     padding: Pairs
@@ -352,7 +363,10 @@ class _Covered(NamedTuple):
 def _covered(
     size: Ints, holes: Ints, low: Ints, outputs: Ints, strides: Ints, window: Ints, dilation: Ints
 ) -> _Covered | None:
-    """None if it is nothing. The input has `size`, dilated by `holes`, and `low` before it."""
+    """Returns the part of an input that the windows cover, or None if they cover nothing.
+
+    The input has `size`, is dilated by `holes`, and has padding `low` before it.
+    """
     sizes, pads, dilations, around = [], [], [], []
     for n, e, lo, m, s, k, d in zip(
         size, holes, low, outputs, strides, window, dilation, strict=True
@@ -371,24 +385,24 @@ def _covered(
 
 
 def _cut(x: Array, around: list[tuple[int, int, int]]) -> Array:
-    """The part of an input (batch, *size, features) that is covered."""
+    """Returns the part of an input (batch, *size, features) that the windows cover."""
     return _pad(x, [(0, 0, 0), *((-lo, -hi, holes) for lo, hi, holes in around), (0, 0, 0)])
 
 
 def _extend(dx: Array, around: list[tuple[int, int, int]]) -> Array:
-    """The transpose of `_cut`."""
+    """Computes the transpose of `_cut`."""
     dx = _pad(dx, [(0, 0, 0), *((lo, hi, 0) for lo, hi, _ in around), (0, 0, 0)])
     steps = (1, *(holes + 1 for *_, holes in around), 1)
     return dx if set(steps) == {1} else lax.slice(dx, (0,) * dx.ndim, dx.shape, steps)
 
 
 def _turn(kernel: Array, groups: int) -> Array:
-    """The kernel flipped in space, its features swapped within each group."""
+    """Flips the kernel along its spatial axes and swaps its features within each group."""
     return swap_features(jnp.flip(kernel, range(kernel.ndim - 2)), groups)
 
 
 def _exchange(a: Array, groups: int) -> Array:
-    """(n, *size, groups * m) -> (m, *size, groups * n)."""
+    """Rearranges (n, *size, groups * m) to (m, *size, groups * n)."""
     n, *size, features = a.shape
     a = a.reshape(n, *size, groups, features // groups)
     return jnp.swapaxes(a, 0, -1).reshape(features // groups, *size, groups * n)

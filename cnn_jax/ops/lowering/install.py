@@ -1,4 +1,4 @@
-"""`install`: the kernels of this package for every JAX program."""
+"""`install` makes every JAX program use the kernels of this package."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,21 +11,22 @@ from cnn_jax.ops.lowering import (
 
 
 def install() -> None:
-    """Gives the convolutions of any JAX program in this process the kernels of this package.
+    """Makes every convolution in this process use the kernels of this package.
 
-    That is every `lax.conv_general_dilated` and, on CPUs, every gradient of JAX's own max pooling,
-    whatever library wrote them: Flax, Equinox, Haiku, Keras. Where XLA's own convolution is the
-    choice, as on GPUs and TPUs, programs stay as they are.
+    This applies to every `lax.conv_general_dilated` and, on CPUs, to every gradient of JAX's own
+    max pooling, from any library: Flax, Equinox, Haiku, Keras. If the choice is XLA's own
+    convolution, as on GPUs and TPUs, programs do not change.
 
         cnn_jax.install()
         state, loss = train_step(state, batch)       # nothing else changes
 
-    For all threads. Functions of `jax.jit` are compiled anew when they are called next; what was
-    compiled ahead of time, or serialized, keeps its kernels. `use_implementation` says what to run
-    instead of the measured choice. A call of this package with implementation='lax' stays XLA's.
+    It applies to all threads. Functions wrapped in `jax.jit` are recompiled when they are next
+    called; functions that were compiled ahead of time, or serialized, keep their kernels. Use
+    `use_implementation` to replace the measured choice. A call to this package with
+    implementation='lax' still runs XLA's own convolution.
 
     Raises:
-        RuntimeError: this version of JAX lacks what it takes; the message says what.
+        RuntimeError: this version of JAX lacks required internals; the message names them.
     """
     if internals.missing:
         raise RuntimeError(f'cannot install: {internals.missing}')
@@ -39,7 +40,7 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def installed(value: bool = True) -> Iterator[None]:
-    """`install` (or, with False, `uninstall`) within a context, for this thread."""
+    """Context manager that installs, or uninstalls if `value` is False, for this thread."""
     if value and internals.missing:
         raise RuntimeError(f'cannot install: {internals.missing}')
     with rules.installed(value):

@@ -1,8 +1,8 @@
-"""All that this package takes from JAX's internals, tried on jax 0.7.2 and 0.10.2.
+"""Everything that this package uses of JAX's internals, tested with jax 0.7.2 and 0.10.2.
 
-Where something is not there, `missing` says what: no rule is registered then, the package computes
-by XLA's own convolution, any other kernel that a caller names is refused with that reason, and
-`python -m cnn_jax.doctor` shows it.
+If an internal does not exist, `missing` names it. No rule is registered then, and the package
+computes with XLA's own convolution. Any other kernel that a caller names is rejected with that
+reason, and `python -m cnn_jax.doctor` reports it.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-KEY = 'cnn_jax'  # of the metadata that an equation carries
+KEY = 'cnn_jax'  # key in the metadata of an equation
 
 Rule = Callable[..., Sequence[Any]]
 
@@ -35,7 +35,7 @@ try:
     from jax.experimental.xla_metadata import set_xla_metadata
     from jax.interpreters import mlir
 except ImportError as error:
-    missing = f'jax {jax.__version__} lacks what the kernels are lowered by: {error}'
+    missing = f'jax {jax.__version__} lacks internals that lowering the kernels needs: {error}'
 
 __all__ = [
     'custom_partitioning',
@@ -54,18 +54,21 @@ __all__ = [
 
 
 def mark(text: str | None) -> contextlib.AbstractContextManager:
-    """Equations that are made within this context carry `text` (None: no mark of this package)."""
+    """Context manager that marks the equations traced in it with `text`; None means no mark."""
     return contextlib.nullcontext() if missing else set_xla_metadata(**{KEY: text})
 
 
 def mark_of(equation_context: Any) -> str | None:
-    """Returns what `mark` wrote, from an equation's context, `eqn.ctx`."""
+    """Returns the text that `mark` wrote to an equation, given its context `eqn.ctx`."""
     return (getattr(equation_context, 'xla_metadata', None) or {}).get(KEY)
 
 
 def _keep_marks_out_of_programs() -> None:
-    """JAX writes the metadata of an equation into its operations. Those of this package are for the
-    rules alone: a convolution that JAX lowers gives the same program as without this package."""
+    """Stops JAX from writing the marks of this package into the lowered operations.
+
+    JAX writes the metadata of an equation into its operations. Marks are only for the lowering
+    rules, so a convolution that JAX lowers gives the same program as without this package.
+    """
     write = _mlir.wrap_xla_metadata_in_place
 
     @functools.wraps(write)
@@ -85,13 +88,13 @@ if not missing:
 
 
 def is_export(ctx: Any) -> bool:
-    """Whether the program is lowered to be saved by `jax.export`."""
+    """Returns whether the program is being lowered for `jax.export`."""
     parameters = getattr(ctx.module_context, 'lowering_parameters', None)
     return getattr(parameters, 'for_export', False)
 
 
 def original(primitive: Any, platform: str) -> Rule:
-    """JAX's own rule for lowering `primitive`."""
+    """Returns JAX's own lowering rule for `primitive`."""
     entry = _platform_specific_lowerings[platform].get(primitive) or _lowerings[primitive]
     rule: Any = getattr(entry, 'rule', entry)  # a pair as of JAX 0.9
     return rule
@@ -102,11 +105,13 @@ def register(primitive: Any, platform: str, rule: Rule) -> None:
 
 
 def tell_devices(is_partitioned: Callable[[Any], bool]) -> None:
-    """What JAX lowers may not depend on the devices, unless it asks for them: as a program does
-    that has an equation of this kind, whose kernel may be partitioned by hand.
+    """Makes JAX pass the devices to programs with an equation that `is_partitioned` accepts.
 
-    (JAX's own way, a set of primitives, would concern every program with a convolution: those with
-    two meshes, or with an abstract one, are refused then.)
+    JAX's lowering may depend on the devices only if the program requires them. A program with such
+    an equation does, because a custom partitioning may apply to its kernel.
+
+    JAX's own mechanism, a set of primitives, would apply to every program with a convolution, and
+    would reject those with two meshes or with an abstract mesh.
     """
     if missing:
         return
@@ -123,10 +128,10 @@ def tell_devices(is_partitioned: Callable[[Any], bool]) -> None:
 
 
 def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Sequence[Any]:
-    """Lowers `function`, a kernel, in the place of the equation of `ctx`.
+    """Lowers `function`, a kernel, in place of the equation of `ctx`.
 
-    The kernel sees plain arrays: how they are placed on a mesh, and what the caller's thread has
-    configured for its own code, does not concern it.
+    The kernel sees plain arrays. Their placement on a mesh, and the configuration of the caller's
+    thread, do not affect it.
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
     devices = getattr(ctx.module_context.axis_context, 'num_devices', None)
@@ -141,13 +146,13 @@ _one_device = jax.make_user_context(False)
 
 
 def on_one_device() -> bool:
-    """Whether a kernel is being lowered for one device: there is nothing to partition."""
+    """Returns whether a kernel is being lowered for one device, so nothing can be partitioned."""
     return _one_device.value
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Traces kernels within it as if no mesh and no mode of JAX were set."""
+    """Context manager in which kernels are traced without a mesh and with JAX's default modes."""
     with (
         mark(None),
         use_abstract_mesh(empty_abstract_mesh),
@@ -159,5 +164,5 @@ def undisturbed() -> Iterator[None]:
 
 
 def set_global(context: Any, value: Any) -> None:
-    """Sets a context made by `jax.make_user_context` for all threads."""
+    """Sets the value of a context from `jax.make_user_context` for all threads."""
     getattr(context, '_obj', context).set_global(value)

@@ -1,7 +1,7 @@
-"""The gradient of JAX's own max pooling, `select_and_scatter_add`, by the kernels of this package.
+"""Lowers JAX's max pooling gradient, `select_and_scatter_add`, with the kernels of this package.
 
 XLA:CPU runs it as a loop over single elements. The kernels of `max_pool` pick the same element, the
-first of several equal ones; only where a window holds NaN do they differ, see `max_pool`.
+first of several equal ones. They differ only if a window contains a NaN; see `max_pool`.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from cnn_jax.ops.pool import max_pool
 
 
 def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
-    """The axes that are pooled, where this is the gradient of a pool that `max_pool` knows."""
+    """Returns the pooled axes, or None if `max_pool` does not support this pool."""
     if params['select_prim'] is not lax.ge_p or not all(isinstance(n, int) for n in operand.shape):
         return None
     window, strides, padding = (
@@ -29,7 +29,7 @@ def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
 
 
 def gradient(dy: jax.Array, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]):
-    """Computes select_and_scatter_add: dy at the maxima of x, added up."""
+    """Computes select_and_scatter_add: adds dy at the positions of the maxima of x."""
     window, strides, padding = (
         [params[name][i] for i in axes]
         for name in ('window_dimensions', 'window_strides', 'padding')

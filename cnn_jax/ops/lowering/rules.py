@@ -1,8 +1,8 @@
-"""The lowering rules, by platform: which kernel computes an equation, and its program.
+"""Lowering rules by platform, which choose the kernel of an equation and lower it.
 
-An equation without a mark, one that JAX's users write, is JAX's, unless `install` says otherwise.
-A mark is the caller's wish, `dispatch.Wish`, as text. What is to be computed by 'lax' is lowered by
-JAX's own rule, to the same program as without this package.
+JAX lowers an equation without a mark, such as one from a program that does not use this package,
+unless `install` was called. A mark is the caller's choice of kernels, `dispatch.Wish`, as text. If
+the choice is 'lax', JAX's own rule lowers the equation to the same program as without this package.
 """
 
 import functools
@@ -24,7 +24,7 @@ from cnn_jax.ops.platforms import PLATFORMS, default_platform
 from cnn_jax.ops.spec import MAPS, ConvSpec
 
 NAMED = 'named by the caller'
-NOT_OURS = "XLA's own: asked for, or written for JAX and not installed"
+NOT_OURS = "XLA's own: requested, or called through JAX without `install`"
 
 LAX: Wish = dict.fromkeys(MAPS, ('lax',))
 
@@ -32,21 +32,21 @@ HAS_OUT_SHARDING = 'out_sharding' in inspect.signature(lax.conv_general_dilated)
 
 _log = logging.getLogger(__name__)
 
-# Whether equations without a mark are ours too: part of the key of every cache of jit.
+# Whether the rules apply to equations without a mark too. Part of the key of every jit cache.
 installed = jax.make_user_context(False)
 
-_lowering = threading.local()  # .a_kernel: the convolutions that a kernel is made of are JAX's
+_lowering = threading.local()  # .a_kernel: JAX lowers the convolutions in a kernel
 
 
 def bind(op: str, lhs: Any, rhs: Any, implementation: Any, **params: Any) -> jax.Array:
-    """`lax.conv_general_dilated(lhs, rhs, **params)`, to be computed as `implementation` says.
+    """Binds `lax.conv_general_dilated(lhs, rhs, **params)`, with the kernels of `implementation`.
 
     Args:
         op: the public operation, for messages and for `use_implementation`.
-        params: complete, as the equation will have them.
+        params: all parameters of the equation.
 
     Raises:
-        ValueError, TypeError: an unknown name, or none of the named kernels supports the call.
+        ValueError, TypeError: a name is unknown, or none of the named kernels supports the call.
     """
     wish = dispatch.wish(op, implementation)
     if wish not in ({}, LAX):
@@ -66,13 +66,14 @@ def _checked(op: str, wish: Wish, lhs: Any, rhs: Any, params: dict[str, Any]) ->
         dispatch.first_supporting(op, own, lambda name: _reason(name, plan, platform))
     if plan is None or plan.op != 'input_grad':
         return wish
-    # A transposed convolution's own map is the input gradient of the convolution, and vice versa.
+    # The forward map of a transposed convolution is the input gradient of the convolution, and vice
+    # versa.
     other = {'forward': 'input_grad', 'input_grad': 'forward'}
     return {other.get(key, key): names for key, names in wish.items()}
 
 
 def _reason(name: str, plan: equations.Plan | None, platform: str) -> str | None:
-    """Why kernel `name` cannot compute a call; None if it can."""
+    """Returns why kernel `name` cannot compute a call, or None if it can."""
     if name == 'lax':
         return None
     if internals.missing:
@@ -96,14 +97,14 @@ def _decode(text: str) -> Wish:
 def chosen(
     text: str | None, plan: equations.Plan | None, platform: str
 ) -> Iterable[tuple[str, str]]:
-    """The kernels to try for an equation with mark `text`, the best first, each with the reason."""
+    """Returns the kernels to try for an equation with mark `text`, best first, with reasons."""
     if text is None and not is_installed():
         return [('lax', NOT_OURS)]
     wish = dispatch.wish('conv', None) if text is None else _decode(text)
     if plan is None:
         if wish:
-            _log.warning("XLA's own convolution runs, no kernel knows what was asked of %r", text)
-        return [('lax', 'no kernel knows this')]
+            _log.warning("XLA's own convolution runs; no kernel supports this call with %r", text)
+        return [('lax', 'no kernel supports this')]
     if names := wish.get(plan.op):
         reason = lambda name: _reason_in_groups(name, plan, platform)  # noqa: E731
         return [(dispatch.first_supporting(plan.op, names, reason), NAMED)]
@@ -111,12 +112,15 @@ def chosen(
 
 
 def is_installed() -> bool:
-    """Whether an equation without a mark, lowered now, is to have a kernel of this package."""
+    """Returns whether an equation without a mark, if lowered now, may use these kernels."""
     return installed.value and not getattr(_lowering, 'a_kernel', False)
 
 
 def _reason_in_groups(name: str, plan: equations.Plan, platform: str) -> str | None:
-    """vmap makes groups: a kernel that has none may run group by group."""
+    """Returns `_reason`, but allows kernels without groups, since vmap may introduce groups.
+
+    Such a kernel runs group by group.
+    """
     reason = _reason(name, plan, platform)
     if reason and plan.spec.groups > 1:
         reason = _reason(name, plan._replace(spec=_of_one_group(plan.spec)), platform)
@@ -138,7 +142,7 @@ def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any
         if name == 'lax' or plan is None:
             break
         if why != NAMED and internals.is_export(ctx) and not kernels.is_portable(name):
-            continue  # what is exported runs where this package is not
+            continue  # an exported program may run where this package is not installed
         try:
             return _lower(ctx, name, plan, platform, lhs, rhs)
         except Exception as error:
@@ -175,7 +179,7 @@ def _group_by_group(function, a, b, spec):
 
 
 def as_kernel(ctx, function, *operands):
-    """Lowers `function` in the place of an equation; convolutions in it are JAX's own."""
+    """Lowers `function` in place of an equation; JAX lowers the convolutions in it."""
     before = getattr(_lowering, 'a_kernel', False)
     _lowering.a_kernel = True
     try:
@@ -188,14 +192,14 @@ originals: dict[Any, internals.Rule] = {}
 
 
 def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
-    """Makes `rule(platform, ctx, *operands, **params)` the lowering of `primitive`."""
+    """Registers `rule(platform, ctx, *operands, **params)` as the lowering of `primitive`."""
     if not internals.missing:
         originals[platform, primitive] = internals.original(primitive, platform)
         internals.register(primitive, platform, functools.partial(rule, platform))
 
 
 def _is_partitioned(eqn: Any) -> bool:
-    """Whether the native kernel may compute it, on several devices."""
+    """Returns whether the native kernel may compute an equation on several devices."""
     if eqn.primitive is not lax.conv_general_dilated_p:
         return False
     text = internals.mark_of(eqn.ctx)
