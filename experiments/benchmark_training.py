@@ -33,12 +33,14 @@ from cnn_jax.training.step import several_steps
 
 DATASET = flags.DEFINE_string('dataset', 'digits', 'data set, by name')
 MODEL = flags.DEFINE_string('model', 'small_cnn', 'model, by name')
-BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'examples in a step, of tables 1 and 2')
-SCALING_BATCH = flags.DEFINE_integer('scaling_batch', 64, 'examples in a step, of table 3')
-TABLES = flags.DEFINE_multi_enum('table', ['loops', 'scaling'], ['loops', 'scaling'], 'which')
+BATCH_SIZES = flags.DEFINE_list('batch_sizes', ['8', '64'], 'examples per step, for tables 1 and 2')
+SCALING_BATCH = flags.DEFINE_integer('scaling_batch', 64, 'examples per step, for table 3')
+TABLES = flags.DEFINE_multi_enum(
+    'table', ['loops', 'scaling'], ['loops', 'scaling'], 'tables to make'
+)
 DEVICES = flags.DEFINE_integer('devices', 8, 'virtual devices of a CPU', lower_bound=1)
-ROUNDS = flags.DEFINE_integer('rounds', 7, 'samples of each loop, in turns', lower_bound=1)
-STEPS = flags.DEFINE_integer('steps', 20, 'steps in a sample', lower_bound=1)
+ROUNDS = flags.DEFINE_integer('rounds', 7, 'samples of each loop, taken in turn', lower_bound=1)
+STEPS = flags.DEFINE_integer('steps', 20, 'steps per sample', lower_bound=1)
 
 
 class Loop:

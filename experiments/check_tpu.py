@@ -30,17 +30,17 @@ flags.DEFINE_integer(
     'batch_per_chip', 0, 'examples per chip (default: batch_size, on every chip)', lower_bound=0
 )
 flags.DEFINE_list(
-    'input_shape', '', 'of one uint8 image, instead of a data set: height,width,channels'
+    'input_shape', '', 'height,width,channels of one uint8 image, instead of a data set'
 )
-flags.DEFINE_integer('num_classes', 1000, 'with --input_shape', lower_bound=1)
+flags.DEFINE_integer('num_classes', 1000, 'number of classes, with --input_shape', lower_bound=1)
 flags.DEFINE_bool('export', True, 'also lower for TPU and CUDA by jax.export')
-flags.DEFINE_bool('largest_batch', True, 'where it does not fit, look for the largest that does')
+flags.DEFINE_bool('largest_batch', True, 'if it does not fit, find the largest that does')
 flags.DEFINE_bool(
     'optimize',
     False,
-    'compile as for a run: 3 to 20 times slower, true temporaries of small models',
+    'compile as for a run: 3 to 20 times slower, but exact temporaries for small models',
 )
-flags.DEFINE_float('efficiency', 0.4, 'share of the peak assumed for the scaling table')
+flags.DEFINE_float('efficiency', 0.4, 'fraction of the peak assumed for the scaling table')
 cli.define_path('output', '', 'also write the reports to this JSON file')
 
 
@@ -118,7 +118,7 @@ def _exported(platform, exported, operations):
 
 def _slice(name, known):
     if name not in known:
-        raise UserError(f'slices: unknown {name!r}; there are {", ".join(known)}')
+        raise UserError(f'slices: unknown {name!r}; must be one of {", ".join(known)}')
     return known[name]
 
 

@@ -28,20 +28,22 @@ from cnn_jax.errors import UserError
 
 flags.DEFINE_list('problems', [], 'problem strings, separated by commas')
 flags.DEFINE_string('suite', '', 'named list of problems (default: small)')
-flags.DEFINE_string('model', '', 'the layers of this model')
-flags.DEFINE_list('input_shape', [], 'of one example of --model (default: 32,32,3)')
-flags.DEFINE_integer('num_classes', 10, 'of --model', lower_bound=1)
-flags.DEFINE_integer('batch_size', 0, 'instead of the batch of the problems', lower_bound=0)
+flags.DEFINE_string('model', '', 'model whose layers to compare')
+flags.DEFINE_list('input_shape', [], 'shape of one example of --model (default: 32,32,3)')
+flags.DEFINE_integer('num_classes', 10, 'number of classes of --model', lower_bound=1)
+flags.DEFINE_integer('batch_size', 0, 'batch size, instead of that of the problems', lower_bound=0)
 flags.DEFINE_list('dtypes', ['float32'], 'float32, bfloat16, float16, float64')
 flags.DEFINE_list('passes', [], 'forward, input_grad, filter_grad (default: all)')
 flags.DEFINE_list(
     'kernels', [], "kernels, by name; 'default' is what implementation=None runs (default: all)"
 )
-flags.DEFINE_string('precision', '', "of products, as in JAX (default: the device's; highest)")
+flags.DEFINE_string(
+    'precision', '', "precision of products, as in JAX (default: the device's; highest)"
+)
 flags.DEFINE_integer('rounds', 5, 'samples of each time; 0: check only', lower_bound=0)
 flags.DEFINE_float('limit', 2.0, 'seconds to spend on the samples of one kernel', lower_bound=0.0)
 flags.DEFINE_float('check_macs', 5e8, 'multiply-adds to spend on a float64 reference')
-flags.DEFINE_bool('pytorch', False, "also PyTorch's times, taken in a process of its own")
+flags.DEFINE_bool('pytorch', False, 'also time PyTorch, in a separate process')
 flags.DEFINE_bool('save_choices', False, 'let implementation=None use what is fastest here')
 cli.define_path('output', 'runs/compare_kernels', 'folder for the tables and pictures')
 

@@ -24,9 +24,9 @@ from cnn_jax.errors import UserError
 from cnn_jax.tables import aligned
 
 flags.DEFINE_list('libraries', [], 'linen, nnx, haiku, equinox, keras (default: all)')
-flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
-flags.DEFINE_list('features', ['32', '32', '64', '64', '128'], 'of the convolutions')
-flags.DEFINE_integer('batch_size', 128, 'images in a step', lower_bound=1)
+flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'dtypes that layers compute in')
+flags.DEFINE_list('features', ['32', '32', '64', '64', '128'], 'features of the convolutions')
+flags.DEFINE_integer('batch_size', 128, 'images per step', lower_bound=1)
 flags.DEFINE_integer('image_size', 28, 'pixels along each side', lower_bound=8)
 flags.DEFINE_integer('steps', 15, 'timed steps of each kind', lower_bound=1)
 cli.define_path('output', 'runs/compare_libraries', 'folder for the table')
@@ -50,7 +50,7 @@ def main(argv):
         ):
             for value in values:
                 if value not in known:
-                    raise UserError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+                    raise UserError(f'unknown {what} {value!r}; must be one of {", ".join(known)}')
         features = cli.integers('features', at_least=1)
     print(machine.one_line())
     rows, missing = [], []

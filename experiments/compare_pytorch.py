@@ -30,10 +30,10 @@ from cnn_jax.tables import aligned
 from cnn_jax.training.job import load_data
 
 cli.define_flags(parity.ParityConfig)
-flags.DEFINE_integer('seeds', 3, 'trainings', lower_bound=1)
+flags.DEFINE_integer('seeds', 3, 'number of trainings', lower_bound=1)
 flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bound=1)
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
-cli.define_path('output', '', 'folder (default: runs/compare_pytorch/<model>)')
+cli.define_path('output', '', 'output folder (default: runs/compare_pytorch/<model>)')
 
 FLOAT64 = 1e-9  # float64 rounding errors after 20 steps, with a margin
 

@@ -20,10 +20,10 @@ from absl import flags
 from cnn_jax import cli
 
 flags.DEFINE_list('networks', [], 'small_vgg, vgg16, resnet18, ... (default: all)')
-flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'what layers compute in')
+flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'dtypes that layers compute in')
 flags.DEFINE_list('sides', [], 'native, pure, flax, installed, torch, torch.compile (default: all)')
-flags.DEFINE_integer('rounds', 3, 'processes of each side; the median counts', lower_bound=1)
-flags.DEFINE_float('seconds', 3.0, 'of steps in each process', lower_bound=0.0)
+flags.DEFINE_integer('rounds', 3, 'processes per side; their median is reported', lower_bound=1)
+flags.DEFINE_float('seconds', 3.0, 'seconds of steps in each process', lower_bound=0.0)
 cli.define_path('output', 'runs/compare_steps', 'folder for the table and the picture')
 
 

@@ -10,11 +10,11 @@ from cnn_jax import cli, training
 from cnn_jax.errors import UserError
 
 cli.define_path('workdir', None, 'folder of the run', required=True)
-flags.DEFINE_string('split', 'test', 'which examples: train, validation or test')
+flags.DEFINE_string('split', 'test', 'split to evaluate: train, validation or test')
 cli.define_checkpoint_flags()
-cli.define_path('data_dir', '', 'folder of prepared data sets, where not that of the training')
-flags.DEFINE_boolean('flips', False, 'images: the mean of the logits of each and its mirror image')
-flags.DEFINE_integer('batch_size', 0, 'examples in a step (0: as in training)', lower_bound=0)
+cli.define_path('data_dir', '', 'folder of prepared data sets (default: that of the run)')
+flags.DEFINE_boolean('flips', False, 'average the logits of each image and its mirror image')
+flags.DEFINE_integer('batch_size', 0, 'examples per step (0: as in training)', lower_bound=0)
 
 
 def main(argv):

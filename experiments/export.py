@@ -12,7 +12,7 @@ from cnn_jax import cli
 from cnn_jax.training.weights import export
 
 cli.define_path('workdir', None, 'folder of the run', required=True)
-cli.define_path('output', '', 'the file (default: weights.safetensors in the workdir)')
+cli.define_path('output', '', 'output file (default: weights.safetensors in the workdir)')
 cli.define_checkpoint_flags()
 
 

@@ -22,9 +22,9 @@ from cnn_jax.errors import UserError
 SAMPLES = ('china', 'flower')
 TOLERANCE = 1e-4  # float32 against float64 on values up to 16, the sum of |coefficients|
 
-flags.DEFINE_string('image', 'china', f'an image file, or a sample of scikit-learn: {SAMPLES}')
-cli.define_path('audio', '', 'a WAV file (default: a chirp from 50 Hz to 4 kHz)')
-flags.DEFINE_integer('size', 160, 'longer side to which the image is scaled, in pixels', 48)
+flags.DEFINE_string('image', 'china', f'image file, or a sample of scikit-learn: {SAMPLES}')
+cli.define_path('audio', '', 'WAV file (default: a chirp from 50 Hz to 4 kHz)')
+flags.DEFINE_integer('size', 160, 'pixels of the longer side after the image is scaled', 48)
 flags.DEFINE_list('filters', [], 'filters, by name (default: all)')
 flags.DEFINE_list('kernels', [], 'kernels, by name (default: all)')
 cli.define_path('output', 'runs/filters', 'folder for the pictures')

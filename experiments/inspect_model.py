@@ -22,16 +22,16 @@ from absl import flags
 from cnn_jax import cli
 from cnn_jax.errors import UserError
 
-flags.DEFINE_string('model', '', 'model, by name; with --workdir: what it must be')
-flags.DEFINE_list('input_shape', [], 'of one example (default: 32,32,3)')
+flags.DEFINE_string('model', '', 'model, by name; with --workdir, it must be the model of the run')
+flags.DEFINE_list('input_shape', [], 'shape of one example (default: 32,32,3)')
 flags.DEFINE_integer('num_classes', 10, 'number of logits', lower_bound=1)
-flags.DEFINE_integer('batch_size', 1, 'for bytes, intensity and kernels', lower_bound=1)
+flags.DEFINE_integer('batch_size', 1, 'batch size, for bytes, intensity and kernels', lower_bound=1)
 cli.define_path('workdir', '', 'folder of a training run')
-cli.define_path('data_dir', '', 'folder of prepared data sets, where not that of the training')
+cli.define_path('data_dir', '', 'folder of prepared data sets (default: that of the run)')
 flags.DEFINE_list('images', ['0', '1', '2', '3', '4', '5'], 'test examples to draw, by number')
 flags.DEFINE_list('layers', [], 'layers to draw (default: up to six, from first to last)')
 flags.DEFINE_integer('search', 1000, 'test examples searched for patches and mistakes', 1)
-cli.define_path('output', '', 'folder (default: runs/inspect/<model>, or <workdir>/inspect)')
+cli.define_path('output', '', 'output folder (default: runs/inspect/<model>, or <workdir>/inspect)')
 
 MAX_LAYERS = 6
 

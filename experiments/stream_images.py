@@ -31,16 +31,16 @@ from cnn_jax.errors import UserError
 
 WAYS = ('threads', 'grain')
 
-flags.DEFINE_string('dataset', 'imagenet2012', 'set of images, prepared as array_record')
-cli.define_path('data_dir', '', 'folder of prepared data sets (default: makes a set)')
-flags.DEFINE_integer('examples', 400, 'images of the set that is made', lower_bound=1)
-flags.DEFINE_integer('size', 224, 'both sides that images are made to', lower_bound=1)
-flags.DEFINE_integer('batch_size', 64, 'images of each process in a batch', lower_bound=1)
-flags.DEFINE_integer('batches', 12, 'batches of each process that are timed', lower_bound=1)
+flags.DEFINE_string('dataset', 'imagenet2012', 'data set of images, prepared as array_record')
+cli.define_path('data_dir', '', 'folder of prepared data sets (default: a generated data set)')
+flags.DEFINE_integer('examples', 400, 'images in the generated data set', lower_bound=1)
+flags.DEFINE_integer('size', 224, 'height and width that images are resized to', lower_bound=1)
+flags.DEFINE_integer('batch_size', 64, 'images per batch of each process', lower_bound=1)
+flags.DEFINE_integer('batches', 12, 'timed batches of each process', lower_bound=1)
 flags.DEFINE_list('processes', ['1', '2'], 'numbers of processes to try')
-flags.DEFINE_list('ways', list(WAYS), ', '.join(WAYS))
-flags.DEFINE_integer('workers', 1, "Grain's processes, for each of ours", lower_bound=1)
-flags.DEFINE_string('share', '', 'of a process that this script starts: its task')
+flags.DEFINE_list('ways', list(WAYS), 'ways to read: ' + ', '.join(WAYS))
+flags.DEFINE_integer('workers', 1, 'Grain worker processes per process', lower_bound=1)
+flags.DEFINE_string('share', '', 'internal: the task of a process that this script starts')
 
 
 def main(argv):

@@ -17,7 +17,7 @@ from cnn_jax import cli, training
 cli.define_flags(training.TrainConfig)
 cli.define_workdir_flag()
 cli.define_process_flags()
-flags.DEFINE_boolean('list_datasets', False, 'show the data sets that --dataset knows, and end')
+flags.DEFINE_boolean('list_datasets', False, 'list the data sets for --dataset, then exit')
 
 
 def main(argv):

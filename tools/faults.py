@@ -338,7 +338,7 @@ def main():
     arguments = parser.parse_args()
     chosen = arguments.only.split(',')
     if unknown := set(chosen) - set(names):
-        parser.error(f'--only: there is no {sorted(unknown)[0]}; there are {", ".join(names)}')
+        parser.error(f'--only: unknown {sorted(unknown)[0]!r}; must be one of {", ".join(names)}')
     print('| what was done | times | what happened |\n| --- | --: | --- |')
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(pathlib.Path(folder), arguments.times, arguments.seed)

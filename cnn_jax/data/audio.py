@@ -20,7 +20,7 @@ def fit_length(waveform: np.ndarray, length: int) -> np.ndarray:
     fitted = np.zeros(length, np.int16)
     fitted[: len(kept)] = kept
     if waveform.dtype.kind not in 'iu' or not np.array_equal(fitted[: len(kept)], kept):
-        raise UserError(f'a waveform of {waveform.dtype} that 16-bit integers cannot hold')
+        raise UserError(f'waveform of dtype {waveform.dtype} does not fit in 16-bit integers')
     return fitted
 
 
@@ -60,11 +60,11 @@ def read_wav(file, rate: int) -> np.ndarray:
     if found != rate:
         raise UserError(f'{where}: {found} samples per second; resample it to {rate} first')
     if channels != 1:
-        raise UserError(f'{where}: {channels} channels; mix it to one first')
+        raise UserError(f'{where}: {channels} channels; mix them down to one first')
     if width != 2:
         raise UserError(f'{where}: {8 * width} bits per sample; convert it to 16 first')
     if not data or len(data) != 2 * announced:
         raise UserError(
-            f'{where}: its header announces {announced} samples, and {len(data) // 2} are there'
+            f'{where}: its header gives {announced} samples, but the file has {len(data) // 2}'
         )
     return np.frombuffer(data, '<i2').astype(np.int16)

@@ -78,8 +78,8 @@ def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
         found[split] = path
     if found and (others := [path for path in folders if path not in found.values()]):
         raise UserError(
-            f'{others[0]} lies beside {next(iter(found.values())).name}/, and is no split with '
-            f'folders of classes (their names are {", ".join(SPLITS)}); move it away'
+            f'{others[0]} is next to {next(iter(found.values())).name}/ but is not a split with '
+            f'class folders (split names: {", ".join(SPLITS)}); move it elsewhere'
         )
     return found
 
@@ -94,7 +94,9 @@ def _labelled(
     labels: list[int] = []
     for folder in _folders(path):
         if folder.name not in classes:
-            raise UserError(f'{folder}: training has no such class; it has {", ".join(classes)}')
+            raise UserError(
+                f'{folder}: unknown class {folder.name!r}; must be one of {", ".join(classes)}'
+            )
         here = []
         for file in files_below(folder):
             if what := advice.get(file.suffix.lower()):
@@ -102,7 +104,7 @@ def _labelled(
             if file.suffix.lower() in suffixes:
                 here.append(file)
         if not here:
-            raise UserError(f'{folder} is a class without files ({", ".join(suffixes)})')
+            raise UserError(f'class folder {folder} has no files ({", ".join(suffixes)})')
         found += here
         labels += [classes.index(folder.name)] * len(here)
     return found, np.array(labels, np.int32)
@@ -131,8 +133,8 @@ def _draw_test(
     held = round(share * len(files))
     if not 0 < held < len(files):
         raise UserError(
-            f'{root} has no folder test, and test={share} of its {len(files)} files is {held}; '
-            'give the share that is to be the test split, as in test=0.2'
+            f'{root} has no test folder, and test={share} of its {len(files)} files is {held}; '
+            'give the fraction to use as the test split, such as test=0.2'
         )
     order = epoch_order(0, 0, len(files))
     rows = {'train': np.sort(order[held:]), 'test': np.sort(order[:held])}

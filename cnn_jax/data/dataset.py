@@ -37,9 +37,7 @@ class Split:
     def __post_init__(self):
         for name, column in {'labels': self.labels, **self.extra}.items():
             if len(column) != len(self.inputs):
-                raise UserError(
-                    f'{name} has {len(column)} rows, inputs has {len(self.inputs)}: one each'
-                )
+                raise UserError(f'{name} has {len(column)} rows, but inputs has {len(self.inputs)}')
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -81,7 +79,7 @@ class Dataset:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise UserError(f'kind={self.kind!r}; it is one of {KINDS}')
+            raise UserError(f'unknown kind {self.kind!r}; must be one of {", ".join(KINDS)}')
         for name, split in self.splits.items():
             check_labels(split.labels, len(self.class_names), f'{self.name}, split {name}')
 
@@ -134,19 +132,19 @@ class Dataset:
             ('classes', tuple(description['class_names']), self.class_names),
         ):
             if there != here:
-                found.append(f'{what} {_short(there)} there and {_short(here)} here')
+                found.append(f'{what} {_short(there)} in the run, {_short(here)} now')
         words = [tuple(meta.get('vocabulary', ())) for meta in (description['meta'], self.meta)]
         if words[0] != words[1]:
-            found.append(f'a vocabulary of {len(words[0])} words there and {len(words[1])} here')
+            found.append(f'vocabulary of {len(words[0])} words in the run, {len(words[1])} now')
         if not examples:
             return found
         for name in sorted(set(description['sizes']) | set(mine['sizes'])):
             there, here = (each['sizes'].get(name, 0) for each in (description, mine))
             if there != here:
-                found.append(f'{there} examples in split {name} there and {here} here')
+                found.append(f'split {name} with {there} examples in the run, {here} now')
             elif description.get('fingerprints', mine['fingerprints']) != mine['fingerprints']:
                 if description['fingerprints'].get(name) != mine['fingerprints'].get(name):
-                    found.append(f'other examples in split {name}')
+                    found.append(f'split {name} with different examples')
         return found
 
     @classmethod
@@ -226,7 +224,7 @@ def normalize(inputs, *, mean=(), std=()):
     if dtype == 'int32':
         return inputs
     if dtype not in _FULL_SCALE and dtype != 'float32':
-        raise UserTypeError(f'inputs of dtype {dtype}; uint8, int16, float32 or int32 can be read')
+        raise UserTypeError(f'inputs has dtype {dtype}; must be uint8, int16, float32 or int32')
     values = inputs.astype('float32')
     if dtype in _FULL_SCALE:
         values = values / np.float32(_FULL_SCALE[dtype])

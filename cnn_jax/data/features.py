@@ -93,8 +93,8 @@ class Features:
         if kind in ('tensor', 'audio') and str(about.get('encoding', 'none')).lower() == 'none':
             return lambda feature: _array(feature, dtype, shape)
         raise UserError(
-            f'{self._path}: feature {name!r} cannot be decoded (it is {kind or "not there"}); '
-            f'there are {self.kinds}'
+            f'{self._path}: feature {name!r} cannot be decoded (it is {kind or "missing"}); '
+            f'the features are {self.kinds}'
         )
 
 

@@ -38,7 +38,7 @@ def read_images(
             also `class_folders.read`.
     """
     if channels not in (1, 3):
-        raise UserError(f'channels={channels}; it is 1 or 3')
+        raise UserError(f'channels={channels}; it must be 1 or 3')
     files, classes = class_folders.read(root, IMAGES, test=test, advice=NOT_IMAGES)
     options = {'size': size, 'channels': channels, 'memory': memory}
     splits = {name: _images(*found, **options) for name, found in files.items() if len(found[0])}
@@ -82,7 +82,7 @@ def read_table(file: pathlib.Path, columns: tuple[str, str]) -> tuple[list[str],
         )
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise UserError(f'{file}, row {number}: {len(row)} cells, the header has {len(header)}')
+            raise UserError(f'{file}, row {number}: {len(row)} cells; the header has {len(header)}')
     places = [header.index(name) for name in columns]
     texts, classes = ([row[place] for row in rows[1:]] for place in places)
     return texts, classes
@@ -109,8 +109,8 @@ def _images(found: list[pathlib.Path], labels: np.ndarray, *, size, channels, me
         image = decode(path)
         if image.shape != array.shape[1:]:
             raise UserError(
-                f'{path} has shape {image.shape}, {found[0].name} {array.shape[1:]}; give the '
-                'option size, as in image_folder:size=64, to make images one size'
+                f'{path} has shape {image.shape}, but {found[0].name} has {array.shape[1:]}; give '
+                'the option size, such as image_folder:size=64, to resize all images'
             )
         array[i] = image
     return Split(array, labels)

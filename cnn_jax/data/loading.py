@@ -58,8 +58,8 @@ def _find(name: str, place: Place) -> tuple[str, Callable[..., Parts], dict[str,
     folder = pathlib.Path(place.data_dir or prepared.default_data_dir()).expanduser()
     if not name or prepared.find(name, folder) is None:
         raise UserError(
-            f'unknown data set {name!r}; there are {", ".join(catalog.names())}, and whatever TFDS '
-            f'has prepared in {str(folder)!r}'
+            f'unknown data set {name!r}; must be one of {", ".join(catalog.names())}, or a data '
+            f'set that TFDS has prepared in {str(folder)!r}'
         )
     return *readers.any_prepared(place, name), {'source': f'TFDS, {name}'}
 
@@ -108,7 +108,7 @@ def load(
     """
     known, given = parse(name)
     if not 0 <= validation < 1:
-        raise UserError(f'validation={validation}; it is a share, at least 0 and less than 1')
+        raise UserError(f'validation={validation}; it must be at least 0 and less than 1')
     place = Place(data_dir, manual_dir, download)
     kind, read, meta = _find(known, place)
     given |= options
@@ -145,14 +145,14 @@ def _slice(what: str, text: str, size: int) -> slice:
         value = default if number is None else int(number)
         ends.append(round(value * size / 100) if percent and number is not None else value)
     if not 0 <= ends[0] < ends[1] <= size:
-        raise UserError(f'{what}: of {size} examples that is {ends[0]} to {ends[1]}')
+        raise UserError(f'{what}: {ends[0]} to {ends[1]} is not a valid range of {size} examples')
     return slice(*ends)
 
 
 def _with_test(name: str, splits: Mapping[str, Split]) -> dict[str, Split]:
     """Moves a fixed fifth of the training examples to a new test split."""
     warnings.warn(
-        f'data set {name!r} has no test split: a fixed fifth of its training examples is it',
+        f'data set {name!r} has no test split: a fixed fifth of its training examples is used',
         stacklevel=3,
     )
     train = splits['train']
@@ -177,13 +177,13 @@ def hold_out(splits: Mapping[str, Split], share: float) -> Mapping[str, Split]:
         return splits
     if 'validation' in splits:
         raise UserError(
-            f'validation={share}, but the set has a validation split of its own; leave it at 0'
+            f'validation={share}, but the data set has its own validation split; leave it at 0'
         )
     train = splits['train']
     held = round(share * len(train))
     if not 0 < held < len(train):
         raise UserError(
-            f'validation={share} of {len(train)} examples is {held}; both sides need one'
+            f'validation={share} of {len(train)} examples is {held}; neither split may be empty'
         )
     order = epoch_order(0, 0, len(train))
     return {

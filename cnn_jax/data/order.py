@@ -45,7 +45,7 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     if batch_size < 1:
         raise UserError(f'batch_size={batch_size}; it must be at least 1')
     if batch_size > n:
-        raise UserError(f'batch_size={batch_size} is more than the {n} examples there are')
+        raise UserError(f'batch_size={batch_size} is larger than the number of examples, {n}')
     return n // batch_size
 
 
@@ -62,8 +62,8 @@ def process_rows(rows: np.ndarray, index: int, count: int) -> np.ndarray:
         ValueError: `count` does not divide the batch size, or `index` is not in 0..count-1.
     """
     if not 0 <= index < count:
-        raise UserError(f'process {index} of {count}; it must be in 0..{count - 1}')
+        raise UserError(f'process index {index}; it must be in 0..{count - 1}')
     if len(rows) % count:
-        raise UserError(f'a batch of {len(rows)} does not divide by {count} processes')
+        raise UserError(f'batch size {len(rows)} must be a multiple of the {count} processes')
     share = len(rows) // count
     return rows[index * share : (index + 1) * share]

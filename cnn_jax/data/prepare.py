@@ -66,7 +66,7 @@ def check_manual_dir(name: str, manual_dir: pathlib.Path, wanted: Sequence[str])
     missing = [file for file in wanted if not (manual_dir / file).is_file()]
     if missing:
         raise FileNotFoundError(
-            f'manual_dir={str(manual_dir)!r} lacks {", ".join(missing)}; {name} is made of '
+            f'manual_dir={str(manual_dir)!r} lacks {", ".join(missing)}; {name} needs '
             f'{", ".join(wanted)}'
         )
 
@@ -86,8 +86,9 @@ def check_network(name: str, builder, data_dir: pathlib.Path) -> None:
     urls = [url for url, info in builder.url_infos.items() if info.filename in wanted]
     if not urls:
         raise FileNotFoundError(
-            f'{name} is not prepared in {str(data_dir)!r}, and no program may download it; get '
-            f'{", ".join(wanted)} from its site and name their folder with manual_dir'
+            f'{name} is not prepared in {str(data_dir)!r}, and it cannot be downloaded '
+            f'automatically; get {", ".join(wanted)} from its site and give their folder as '
+            'manual_dir'
         )
     try:
         requests.head(urls[0], timeout=20)
@@ -98,8 +99,8 @@ def check_network(name: str, builder, data_dir: pathlib.Path) -> None:
 def _no_download(name: str, data_dir: pathlib.Path, error: Exception) -> ConnectionError:
     return ConnectionError(
         f'{name} is not prepared in {str(data_dir)!r} and could not be downloaded '
-        f'({type(error).__name__}: {_one_line(error)}); name the folder that holds it with '
-        'data_dir or TFDS_DATA_DIR, or the folder of its original files with manual_dir'
+        f'({type(error).__name__}: {_one_line(error)}); give the folder that holds it as '
+        'data_dir or TFDS_DATA_DIR, or the folder of its original files as manual_dir'
     )
 
 
@@ -113,12 +114,13 @@ def _clear_errors(name: str, data_dir: pathlib.Path):
     try:
         yield
     except download_manager.NonMatchingChecksumError as error:
-        raise UserError(f'{name}: a wrong file: {_one_line(error)}') from error
+        raise UserError(f'{name}: wrong file: {_one_line(error)}') from error
     except (tfds.download.DownloadError, requests.exceptions.RequestException) as error:
         raise _no_download(name, data_dir, error) from error
     except _DAMAGE as error:
         raise UserError(
-            f'{name}: its originals cannot be read ({type(error).__name__}: {_one_line(error)})'
+            f'{name}: its original files cannot be read ({type(error).__name__}: '
+            f'{_one_line(error)})'
         ) from error
     except OSError as error:
         raise OSError(f'{name} cannot be prepared in {str(data_dir)!r}: {error}') from error
@@ -156,8 +158,8 @@ def find_or_prepare(
     if path is None:
         if name not in builders.MODULES or not (download or manual_dir):
             raise FileNotFoundError(
-                f'{name} is not prepared in {str(folder)!r}; name the folder that holds '
-                f'{name}/<version> with data_dir or TFDS_DATA_DIR'
+                f'{name} is not prepared in {str(folder)!r}; give the folder that holds '
+                f'{name}/<version> as data_dir or TFDS_DATA_DIR'
             )
         originals = None if manual_dir is None else pathlib.Path(manual_dir).expanduser()
         path = prepare(name, folder, originals)

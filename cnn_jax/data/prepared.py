@@ -149,7 +149,7 @@ class Prepared:
         """
         if self._format not in _READERS:
             raise UserError(
-                f'{self.path} was prepared as {self._format}; {" and ".join(_READERS)} can be read'
+                f'{self.path} was prepared as {self._format}; must be {" or ".join(_READERS)}'
             )
         total = 0
         for shard, length in self._shards(split):
@@ -191,7 +191,7 @@ class Prepared:
             except UserError:
                 raise
             except (*NOT_AS_DESCRIBED, message.DecodeError) as error:
-                reason = f'an example is not as described ({error!r})'
+                reason = f'an example does not match the description ({error!r})'
                 raise UserError(_half_written(self.path, reason)) from error
 
         return decode
@@ -227,8 +227,8 @@ class Prepared:
                 elif value.shape != stacked[name].shape[1:]:
                     raise UserError(
                         f'{self.path}: {name} of example {i} of split {split} has shape '
-                        f'{value.shape}, the examples before it {stacked[name].shape[1:]}; '
-                        'give the option size to make images one size'
+                        f'{value.shape}, but earlier examples have {stacked[name].shape[1:]}; '
+                        'give the option size to resize all images'
                     )
                 stacked[name][i] = value
         return stacked
@@ -259,12 +259,12 @@ def _tf_records(path: pathlib.Path) -> Iterator[bytes]:
         while head := file.read(12):
             length, check = struct.unpack('<QI', head)
             if check != _masked_crc(head[:8]) or length > size:
-                raise struct.error('the length of an example differs from its checksum')
+                raise struct.error('the length of an example does not match its checksum')
             record, foot = file.read(length), file.read(4)
             if len(record) != length or len(foot) != 4:
                 raise struct.error('the file ends within an example')
             if foot != struct.pack('<I', _masked_crc(record)):
-                raise struct.error('an example differs from its checksum')
+                raise struct.error('an example does not match its checksum')
             yield record
 
 
@@ -278,4 +278,4 @@ _READERS = {'array_record': _array_records, 'tfrecord': _tf_records}
 
 
 def _half_written(path: pathlib.Path, what: str) -> str:
-    return f'{path}: {what}; delete that folder and prepare it again, or name another data_dir'
+    return f'{path}: {what}; delete that folder and prepare it again, or give another data_dir'

@@ -55,7 +55,7 @@ def roles(folder: Prepared) -> dict[str, str]:
     if 'test' not in found and 'validation' in found:
         found['test'] = found.pop('validation')
     if 'train' not in found:
-        raise UserError(f'{folder.path} has the splits {", ".join(folder.sizes)}; train is needed')
+        raise UserError(f'{folder.path} has the splits {", ".join(folder.sizes)}, but not train')
     return found
 
 
@@ -74,8 +74,8 @@ def supervised(folder: Prepared, kind: str) -> tuple[str, str]:
         keys = [*folder.features.named(kind), *folder.features.named('classLabel')]
     if len(keys) != 2 or folder.features.kinds.get(keys[1]) != 'classLabel':
         raise UserError(
-            f'{folder.path}: it is not clear which feature is the input and which the class; '
-            f'there are {folder.features.kinds}'
+            f'{folder.path}: it is not clear which feature is the input and which is the class; '
+            f'the features are {folder.features.kinds}'
         )
     return keys[0], keys[1]
 
@@ -170,7 +170,7 @@ def read_text_table(
         if not 0 < held < len(everything):
             raise UserError(
                 f'{root} has no test.csv, and test={test} of its {len(everything)} texts is '
-                f'{held}; give the share that is to be the test split, as in text_table:test=0.2'
+                f'{held}; give the fraction to use as the test split, such as text_table:test=0.2'
             )
         order = epoch_order(0, 0, len(everything))
         for split, rows in (('test', np.sort(order[:held])), ('train', np.sort(order[held:]))):
@@ -190,14 +190,16 @@ def _as_labels(
     root: pathlib.Path, split: str, names: Sequence[str], classes: Sequence[str]
 ) -> np.ndarray:
     if unknown := sorted(set(names) - set(classes)):
-        raise UserError(f'{root}: split {split} has the class {unknown[0]!r}, training has not')
+        raise UserError(
+            f'{root}: split {split} has the class {unknown[0]!r}, which the training split lacks'
+        )
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[name] for name in names], np.int32)
 
 
 def _own_folder(place: Place, name: str) -> pathlib.Path:
     if place.data_dir is None:
-        raise UserError(f'{name}: name the folder with data_dir')
+        raise UserError(f'{name}: give the folder as data_dir')
     return pathlib.Path(place.data_dir).expanduser()
 
 
@@ -206,7 +208,7 @@ def recordings(name: str, default_length: int, default_rate: int = 0) -> Callabl
 
     def read(place: Place, *, length: int = default_length) -> Parts:
         if length < 1:
-            raise UserError(f'length={length}; it must be at least 1: the samples that are kept')
+            raise UserError(f'length={length}; it must be at least 1 (samples to keep)')
         folder = place.open(name)
         sound, label = supervised(folder, 'audio')
         splits = {}
@@ -261,7 +263,7 @@ def read_fsdd(place: Place, *, length: int = 8000, test_speaker: str = '') -> Pa
 
 def _leave_out(splits: Mapping[str, Split], speakers, speaker: str) -> dict[str, Split]:
     if speaker not in speakers:
-        raise UserError(f'test_speaker={speaker!r}; the speakers are {", ".join(speakers)}')
+        raise UserError(f'unknown test_speaker {speaker!r}; must be one of {", ".join(speakers)}')
     both = [splits['train'], splits['test']]
     everything = Split(
         np.concatenate([split.inputs for split in both]),
@@ -357,7 +359,7 @@ def read_movie_reviews(
     (Kim 2014 draws them at random.)
     """
     if not 0 <= fold < FOLDS:
-        raise UserError(f'fold={fold}; it is one of 0..{FOLDS - 1}')
+        raise UserError(f'fold={fold}; it must be in 0..{FOLDS - 1}')
     folder = place.open('movie_reviews_mr')
     found, labels = _raw_texts(folder, 'train', ('text',), 'label')
     fold_of = np.empty(len(labels), int)
@@ -395,4 +397,4 @@ def any_prepared(place: Place, name: str) -> tuple[str, Callable[..., Parts]]:
         )
     if 'text' in kinds:
         return 'text', texts(name)
-    raise UserError(f'{folder.path}: images, audio or text are needed; there are {kinds}')
+    raise UserError(f'{folder.path}: needs images, audio or text; the features are {kinds}')

@@ -68,8 +68,8 @@ def prepared_images(folder: Prepared, split: str, feature: str, size: int) -> St
 
     if not folder.random_access:
         raise UserError(
-            f'{folder.path} is too large for memory and was not prepared as array_record, of which '
-            "single examples can be read; prepare it with file_format='array_record'"
+            f'{folder.path} is too large for memory and was not prepared as array_record, the only '
+            "format with random access; prepare it with file_format='array_record'"
         )
     source = array_record_data_source.ArrayRecordDataSource(list(map(str, folder.shards(split))))
     lock = threading.Lock()

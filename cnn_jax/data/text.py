@@ -52,7 +52,7 @@ def read_lines(file: str | pathlib.Path, errors: str = 'strict') -> list[str]:
     try:
         content = pathlib.Path(file).read_bytes().decode('utf-8-sig', errors)
     except UnicodeDecodeError as error:
-        raise UserError(f'{file}: not a text in UTF-8 ({error})') from error
+        raise UserError(f'{file}: not UTF-8 text ({error})') from error
     lines = content.split('\n')
     if not lines[-1]:  # a final line feed does not begin a new line
         del lines[-1]

@@ -250,7 +250,7 @@ def _check_kernels(implementation: str | Sequence[str] | None) -> tuple[str, ...
     known = sorted(set().union(*implementations().values()))
     for name in names:
         if name not in known:
-            raise UserError(f'unknown implementation {name!r}; there are {", ".join(known)}')
+            raise UserError(f'unknown implementation {name!r}; must be one of {", ".join(known)}')
     return names
 
 

@@ -72,9 +72,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.name.endswith(SUFFIXES):
-        raise UserError(f'{path}: weights are read from {", ".join(SUFFIXES)} files')
+        raise UserError(f'{path}: the name of a weights file must end in {", ".join(SUFFIXES)}')
     if not path.is_file():
-        raise FileNotFoundError(f'{path}: no such file of weights')
+        raise FileNotFoundError(f'{path}: no such weights file')
     try:
         is_safe = path.suffix == '.safetensors'
         return _bare(_read_safetensors(path) if is_safe else _read_torch(path))
@@ -111,7 +111,7 @@ def fitting(
         if not head and key.startswith(f'{last}.'):
             continue
         if key not in tensors:
-            problems.append(f'{key} {parameter.torch_shape}: missing in the file')
+            problems.append(f'{key} {parameter.torch_shape}: missing from the file')
         elif tuple(tensors[key].shape) != parameter.torch_shape:
             problems.append(
                 f'{key}: the file has {tuple(tensors[key].shape)}, '
@@ -121,7 +121,7 @@ def fitting(
             values[key] = parameter.convert(np.asarray(tensors[key]))
     for key in tensors:
         if key not in wanted and not key.endswith('num_batches_tracked'):
-            problems.append(f'{key} {tuple(tensors[key].shape)}: the model has no place for it')
+            problems.append(f'{key} {tuple(tensors[key].shape)}: not in the model')
     if problems:
         raise UserError(
             f'these weights do not fit the model in {len(problems)} places:\n  '
@@ -349,14 +349,15 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         loaded = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f'{path} cannot be read as weights: it is damaged, or holds Python objects, not loaded '
-            'because they could run code; save the state_dict() alone, or as .safetensors'
+            f'{path} cannot be read as weights: it is damaged or holds Python objects, which are '
+            'not loaded because they could run code; save the state_dict() alone, or as '
+            '.safetensors'
         ) from error
     for key in ('state_dict', 'model'):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(map(torch.is_tensor, loaded.values())):
-        raise UserError(f'{path} holds something else than a state dict of tensors')
+        raise UserError(f'{path} does not hold a state dict of tensors')
     return {str(name): tensor.float().numpy() for name, tensor in loaded.items()}
 
 

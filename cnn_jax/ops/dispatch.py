@@ -98,11 +98,11 @@ def wish(op: str, implementation: Implementation) -> Wish:
     """Returns the kernels that each map of a convolution may run; {} if all are allowed."""
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping) and op not in _CONVOLUTIONS:
-        raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+        raise UserTypeError(f'{op} does not accept a mapping of kernels, got {implementation!r}')
     if not isinstance(wanted, Mapping):
         return {} if wanted is None else dict.fromkeys(MAPS, wanted)
     for key in wanted:
-        checks.choice(key, 'a key of implementation', MAPS)
+        checks.choice(key, 'implementation key', MAPS)
     return {
         key: _as_names(op, wanted[key], _OPERATIONS[op])
         for key in MAPS
@@ -127,7 +127,7 @@ def select(
     """
     wanted = names(op, implementation)
     if isinstance(wanted, Mapping):
-        raise UserTypeError(f'{op} takes no mapping as implementation, got {implementation!r}')
+        raise UserTypeError(f'{op} does not accept a mapping of kernels, got {implementation!r}')
     return None if wanted is None else first_supporting(op, wanted, reason_against)
 
 
@@ -144,7 +144,7 @@ def first_supporting(op: str, wanted: Names, reason_against: Callable[[str], str
             return name
         reasons[name] = reason
     listed = '; '.join(f'{name!r}: {reason}' for name, reason in reasons.items())
-    raise UserError(f'{op} cannot run by implementation {listed}')
+    raise UserError(f'{op} cannot run with implementation {listed}')
 
 
 def _as_names(op: str, implementation: Implementation, known: Iterable[str]) -> Names:
@@ -158,6 +158,7 @@ def _as_names(op: str, implementation: Implementation, known: Iterable[str]) -> 
     for name in wanted:
         if name not in known:
             raise UserError(
-                f'implementation {name!r} is unknown to {op}: known are {", ".join(sorted(known))}'
+                f'unknown implementation {name!r} of {op}; must be one of '
+                f'{", ".join(sorted(known))}'
             )
     return tuple(wanted)

@@ -98,7 +98,7 @@ def as_kernel(filter: Filter, channels: int) -> np.ndarray:
     filter = np.asarray(filter)
     if filter.ndim == 0 or filter.size == 0:
         raise UserError(
-            f'filter must have an axis per spatial axis, none empty; got shape {filter.shape}'
+            f'filter must have one non-empty axis per spatial axis, got shape {filter.shape}'
         )
     if isinstance(channels, bool) or operator.index(channels) < 1:
         raise UserError(f'channels must be a positive integer, got {channels!r}')

@@ -38,7 +38,7 @@ def check_operands(
     if preferred_element_type is None:
         if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4:
             raise UserTypeError(
-                f'x is {x.dtype}, whose sums of products wrap around: give '
+                f'x has dtype {x.dtype}, in which sums of products overflow; give '
                 f'preferred_element_type, such as jnp.int32'
             )
     else:
@@ -69,8 +69,8 @@ def _spatial_axes(x: Array, kernel: Array) -> int:
         )
     if x.ndim < ndim + 1:
         raise UserError(
-            f'x must have {ndim} spatial axes and one of features, as the kernel of shape '
-            f'{kernel.shape} demands, got shape {x.shape}'
+            f'x must have {ndim} spatial axes and a feature axis to match the kernel of shape '
+            f'{kernel.shape}, got shape {x.shape}'
         )
     if 0 in kernel.shape:
         raise UserError(f'kernel must have no axis of size 0, got shape {kernel.shape}')

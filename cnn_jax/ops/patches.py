@@ -55,7 +55,8 @@ def pad(x: ArrayLike, padding: Padding, mode: str = 'zeros', value: float = 0) -
             )
         if n + sum(pair) < 1:
             raise UserError(
-                f'padding on spatial axis {axis} must leave something of size {n}, got {pair}'
+                f'padding on spatial axis {axis} must leave a size of at least 1, got {pair} for '
+                f'size {n}'
             )
     value = _check_value(value, mode, x.dtype)
     return _pad(x, pairs, mode, value)
@@ -145,7 +146,7 @@ def _check_value(value: Any, mode: str, dtype: Any) -> int | float:
     elif isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise UserTypeError(f'value must be a number, got {value!r}')
     if mode != 'zeros' and value != 0:
-        raise UserError(f"value goes with mode 'zeros' only, got {value!r} and mode {mode!r}")
+        raise UserError(f"value must be 0 unless mode is 'zeros', got {value!r} and mode {mode!r}")
     return value
 
 

@@ -126,7 +126,7 @@ def spatial_ndim(x: Any, size: Any, name: str) -> int:
         )
     if x.ndim < ndim + 1:
         raise UserError(
-            f'x must have {ndim} spatial axes, as {name}={size!r} says, and one of features; '
+            f'x must have {ndim} spatial axes, to match {name}={size!r}, and a feature axis; '
             f'got shape {x.shape}'
         )
     if not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1]):

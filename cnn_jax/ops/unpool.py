@@ -60,7 +60,7 @@ def max_unpool(
     )
     if min(default) < 1:
         raise UserError(
-            f'padding must leave something of the output, got {padding} with window {window}'
+            f'padding must not crop the whole output, got {padding} with window {window}'
         )
     output = default
     if output_size is not None:

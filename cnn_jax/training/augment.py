@@ -118,7 +118,7 @@ def parse(text: str, kind: str) -> dict[str, float]:
         if name not in _TABLE or name in chosen:
             raise UserError(f'augment={text!r}: {name!r} must be one of {", ".join(_TABLE)}, once')
         if kind != 'image' and (name != 'mixup' or kind == 'text'):
-            raise UserError(f'augment={text!r}: {name} is not for {kind} data')
+            raise UserError(f'augment={text!r}: {name} does not apply to {kind} data')
         _, default, is_probability = _TABLE[name]
         try:
             number = float(value) if value or default is None else default

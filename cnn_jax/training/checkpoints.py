@@ -99,7 +99,9 @@ class Checkpoints:
         steps = self.steps()
         if step != 'best':
             if step not in steps:
-                raise UserError(f'step={step}: there are checkpoints {steps} in {self.folder}')
+                raise UserError(
+                    f'step={step}: must be one of {steps}, the checkpoints in {self.folder}'
+                )
             return int(step)
         scores = {step: score for step in steps if (score := self._score(step)) is not None}
         if not scores:
@@ -126,7 +128,7 @@ class Checkpoints:
             SaveError: this save or the previous one failed.
         """
         if (there := self.steps()) and step <= there[-1]:
-            raise UserError(f'step={step}: there are {there} already; it must be above')
+            raise UserError(f'step={step}: must be above {there[-1]}, the newest checkpoint')
         flat = named_leaves(state)
         meta = {'step': step, 'score': _json_number(score), 'digests': digests(flat)}
         text = json.dumps(meta)
@@ -183,14 +185,14 @@ class Checkpoints:
             )
             flat = restored['state']
         if lacking := sorted(set(wanted) - set(flat)):
-            raise DamagedError(f'it holds no {first_of(lacking)}')
+            raise DamagedError(f'it lacks {first_of(lacking)}')
         try:
             found = digests(flat)
         except (TypeError, ValueError) as error:  # a leaf is not an array
             raise DamagedError(_cause(error)) from error
         wrong = sorted(name for name in found if found[name] != written.get(name))
         if wrong:
-            raise DamagedError(f'not what was written: {first_of(wrong)}')
+            raise DamagedError(f'differs from what was written: {first_of(wrong)}')
         leaves = [flat[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
@@ -210,7 +212,7 @@ class Checkpoints:
             try:
                 found = self.restore(step, like, partial=partial)
             except DamagedError as error:
-                processes.say(f'checkpoint {step} is damaged ({error}); trying the one before')
+                processes.say(f'checkpoint {step} is damaged ({error}); trying the previous one')
                 problems.append(step)
                 continue
             for damaged in problems:
@@ -218,7 +220,8 @@ class Checkpoints:
             return found
         if problems:
             raise DamagedError(
-                f'no checkpoint in {self.folder} is whole (tried {", ".join(map(str, problems))})'
+                f'all checkpoints in {self.folder} are damaged '
+                f'(tried {", ".join(map(str, problems))})'
             )
         return None
 
@@ -237,20 +240,24 @@ class Checkpoints:
             )
             text = restored['meta']['text']
             if _crc(text) != restored['meta']['crc']:
-                raise DamagedError('its metadata differ from their checksum')
+                raise DamagedError('its metadata does not match its checksum')
             return json.loads(text)
 
     def _check_arrays(self, step: int, wanted, written: dict[str, str], partial: bool) -> None:
-        problems = [f'{name} is not there' for name in wanted if name not in written]
+        problems = [
+            f'{name} is missing from the checkpoint' for name in wanted if name not in written
+        ]
         for name in set(wanted) & set(written):
             there, here = _shape(written[name]).shape, tuple(np.shape(wanted[name]))
             if there != here:
-                problems.append(f'{name} is {there} there and {here} here')
+                problems.append(f'{name} is {there} in the checkpoint, {here} in this model')
         if not partial:
-            problems += [f'{name} is not here' for name in written if name not in wanted]
+            problems += [
+                f'{name} is missing from this model' for name in written if name not in wanted
+            ]
         if problems:
             raise MismatchError(
-                f'checkpoint {self.folder / str(step)} is of another model: '
+                f'checkpoint {self.folder / str(step)} belongs to another model: '
                 f'{first_of(sorted(problems))}'
             )
 

@@ -70,22 +70,23 @@ class RunConfig:
     )
     manual_dir: str = option(
         '',
-        "folder of the data set's original files, to prepare it without a network",
+        "folder of the data set's original files, to prepare it without network access",
         identity=False,
         is_path=True,
     )
     validation: float = option(
-        0.0, 'share of the training examples held out for validation', at_least=0.0, below=1.0
+        0.0, 'fraction of the training examples held out for validation', at_least=0.0, below=1.0
     )
 
     model: str = option('lecture_cnn', 'model, by name')
     model_options: str = option('', "the model's own options, such as 'hidden=(64,32),window=5'")
     implementation: str = option(
-        '', 'kernel of convolutions and pools, by name (default: chosen for the device)'
+        '', 'kernel for convolutions and pools, by name (default: chosen for the device)'
     )
     plugin: str = option(
         '',
-        'your own modules or .py files, separated by commas, whose names are then known here',
+        'your own modules or .py files to import, separated by commas; other flags can use the '
+        'names that they register',
         identity=False,
     )
     dtype: str = option(
@@ -94,52 +95,57 @@ class RunConfig:
         choices=('float32', 'bfloat16'),
     )
 
-    epochs: float = option(20.0, 'length of the training, in epochs', at_least=0.0)
-    steps: int = option(0, 'length of the training in steps, instead of epochs', at_least=0)
-    examples: float = option(0.0, 'length in examples seen, instead of epochs', at_least=0.0)
-    batch_size: int = option(64, 'examples in a step, over all devices', at_least=1)
+    epochs: float = option(20.0, 'training length in epochs', at_least=0.0)
+    steps: int = option(0, 'training length in steps, instead of epochs', at_least=0)
+    examples: float = option(0.0, 'training length in examples, instead of epochs', at_least=0.0)
+    batch_size: int = option(64, 'examples per step, over all devices', at_least=1)
     seed: int = option(
         0, 'seed of the initial parameters, the order of examples, and dropout', at_least=0
     )
 
     optimizer: str = option('adamw', 'optimiser', choices=OPTIMIZERS)
-    learning_rate: float = option(1e-3, 'highest learning rate', at_least=0.0)
-    momentum: float = option(0.9, 'momentum of sgd, lars and muon', at_least=0.0, below=1.0)
+    learning_rate: float = option(1e-3, 'peak learning rate', at_least=0.0)
+    momentum: float = option(0.9, 'momentum, for sgd, lars and muon', at_least=0.0, below=1.0)
     beta1: float = option(
         0.9,
-        'decay of the average gradient of adam and adamw',
+        'decay of the average gradient, for adam and adamw',
         at_least=0.0,
         below=1.0,
     )
     nesterov: bool = option(True, 'use Nesterov momentum')
     weight_decay: float = option(1e-4, 'weight decay, on kernels only', at_least=0.0)
     clip_norm: float = option(
-        0.0, 'clip the norm of the whole gradient to this; 0: no clipping', at_least=0.0
+        0.0, 'clip the global norm of the gradient to this; 0: no clipping', at_least=0.0
     )
     max_norm: float = option(
         0.0,
-        'largest norm of the weights into one unit of a dense layer; 0: no limit',
+        'maximum norm of the incoming weights of a unit of a dense layer; 0: no limit',
         at_least=0.0,
     )
     schedule: str = option(
         'cosine',
-        'schedule of the learning rate after the warm-up',
+        'learning rate schedule after the warm-up',
         choices=SCHEDULES,
     )
-    warmup: str = option('0steps', 'duration of the linear rise of the learning rate')
+    warmup: str = option('0steps', 'duration of the linear warm-up of the learning rate')
     milestones: str = option(
-        '0.5,0.75', 'for schedule=step: where the rate falls, as shares of the training'
+        '0.5,0.75', 'for schedule=step: when to decay the rate, as fractions of the training'
     )
-    decay_factor: float = option(0.1, 'for schedule=step: factor of the rate at each milestone')
+    decay_factor: float = option(
+        0.1, 'for schedule=step: factor to multiply the rate by at each milestone'
+    )
 
     log_every: int = option(
-        10, 'steps between two rows of training metrics', at_least=1, identity=False
+        10, 'steps between rows of training metrics', at_least=1, identity=False
     )
-    eval_every: str = option('1epoch', 'duration between two evaluations', identity=False)
-    checkpoint_every: str = option('1epoch', 'duration between two checkpoints', identity=False)
-    keep_last: int = option(2, 'newest checkpoints that are kept', at_least=1, identity=False)
+    eval_every: str = option('1epoch', 'duration between evaluations', identity=False)
+    checkpoint_every: str = option('1epoch', 'duration between checkpoints', identity=False)
+    keep_last: int = option(2, 'number of newest checkpoints to keep', at_least=1, identity=False)
     keep_best: int = option(
-        1, 'checkpoints with the highest accuracy that are also kept', at_least=0, identity=False
+        1,
+        'number of checkpoints with the highest accuracy to keep as well',
+        at_least=0,
+        identity=False,
     )
     profile_steps: str = option(
         '',
@@ -185,7 +191,7 @@ class RunConfig:
         """Parses `milestones` into increasing numbers between 0 and 1."""
         values = [float(part) for part in self.milestones.split(',')]
         if sorted(set(values)) != values or not 0 < values[0] <= values[-1] < 1:
-            raise UserError('write shares of the training that rise between 0 and 1: 0.5,0.75')
+            raise UserError('must be increasing fractions between 0 and 1, such as 0.5,0.75')
         return values
 
     def read_profile_steps(self) -> tuple[int, int] | None:
@@ -194,7 +200,7 @@ class RunConfig:
             return None
         first, last = map(int, self.profile_steps.split(','))
         if not 0 < first <= last:
-            raise UserError('write the first and the last step: 10,20')
+            raise UserError('must be the first and the last step, such as 10,20')
         return first, last
 
     def to_json(self) -> str:
@@ -243,7 +249,7 @@ class TrainConfig(RunConfig):
 
     task: ClassVar[str] = 'classification'
 
-    init_from: str = option('', 'folder of a run whose weights are the initial ones', is_path=True)
+    init_from: str = option('', 'folder of a run whose weights to start from', is_path=True)
     pretrained: str = option(
         '',
         "file of initial weights in torchvision's layout (.pth, .pt, .safetensors), for VGG and "
@@ -251,23 +257,25 @@ class TrainConfig(RunConfig):
         is_path=True,
     )
     accumulate: int = option(
-        1, 'parts a batch is computed in, one after the other, to save memory', at_least=1
+        1, 'number of parts of a batch, computed one after the other to save memory', at_least=1
     )
-    remat: bool = option(False, 'compute activations again in the backward pass, to save memory')
+    remat: bool = option(False, 'recompute activations in the backward pass, to save memory')
     label_smoothing: float = option(
-        0.0, 'share of the target given to all classes alike', at_least=0.0, below=1.0
+        0.0, 'fraction of the target spread evenly over all classes', at_least=0.0, below=1.0
     )
     ema: float = option(
         0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
     )
     ema_warmup: bool = option(
         False,
-        'let the moving average follow faster at first: decay at most (1 + step)/(10 + step)',
+        'limit the decay of the moving average to (1 + step)/(10 + step), so that it follows '
+        'faster at first',
         is_new=True,
     )
     augment: str = option(
         '',
-        "changes to training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,cutmix:1'",
+        "augmentation of training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,"
+        "cutmix:1'",
     )
     parallel: str = option(
         'jit',
@@ -299,7 +307,7 @@ class GenerateConfig(RunConfig):
     model: str = option('vae', 'model', choices=('autoencoder', 'vae', 'dcgan'))
     classifier_workdir: str = option(
         '',
-        'folder of a run of train.py, whose classifier judges the pictures',
+        'folder of a classifier run of train.py, to rate the generated images',
         identity=False,
         is_path=True,
     )
@@ -319,7 +327,7 @@ DCGAN = {
 def _arguments(text: str) -> dict[str, Any]:
     call = ast.parse(f'f({text})', mode='eval').body
     if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-        raise UserError('write name=value,name=value')
+        raise UserError('must have the form name=value,name=value')
     return {
         str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
         for k in call.keywords

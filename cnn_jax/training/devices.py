@@ -52,8 +52,8 @@ class Devices:
         if batch_size % unit:
             parts = f' times accumulate={accumulate}' if accumulate > 1 else ''
             raise UserError(
-                f'batch_size={batch_size}: must divide by the {self.count} devices{parts}, for '
-                f'example {max(1, round(batch_size / unit)) * unit}'
+                f'batch_size={batch_size}: must be a multiple of the {self.count} devices{parts}, '
+                f'for example {max(1, round(batch_size / unit)) * unit}'
             )
 
     def put(self, tree: Any) -> Any:

@@ -29,8 +29,8 @@ PAIRS, BETWEEN = 5, 9  # rows and columns of interpolations
 NOISE = 2**32 - 1  # folded into the seed; never equal to a step number, which the steps fold in
 
 LIKELIHOOD = (
-    'Bernoulli pixels: nats to describe an image whose pixels are switched on at random, with '
-    'their grey values as probabilities'
+    'Bernoulli pixels: nats per image if each pixel is on at random, with its grey value as the '
+    'probability'
 )
 
 
@@ -302,11 +302,11 @@ def describe(found: dict[str, Any], split: str = 'test') -> str:
     test, parts = found['test'], []
     if 'divergence' in test:
         parts.append(
-            f'{split} ELBO {-test["loss"]:.2f} nats an image (reconstruction '
+            f'{split} ELBO {-test["loss"]:.2f} nats per image (reconstruction '
             f'{-test["reconstruction"]:.2f}, divergence {test["divergence"]:.2f})'
         )
     elif 'loss' in test:
-        parts.append(f'{split} cross-entropy {test["loss"]:.2f} nats an image')
+        parts.append(f'{split} cross-entropy {test["loss"]:.2f} nats per image')
     else:
         parts.append(f'discriminator on {split} images {test["real"]:.3f}')
     if 'squared_error' in test:
@@ -332,7 +332,7 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
     devices.check_batch(config.batch_size)
     dataset = load_data(config)
     if dataset.kind != 'image':
-        raise UserError(f'dataset={config.dataset!r}: is {dataset.kind}; images are needed')
+        raise UserError(f'dataset={config.dataset!r}: must be images, not {dataset.kind}')
     nets = _nets(config, dataset)
     common = common_parts(config, dataset, devices)
     common |= {'folder': folder, 'classifier': _classifier(config, dataset)}
@@ -382,6 +382,6 @@ def _classifier(config: GenerateConfig, dataset: data.Dataset) -> SavedRun | Non
     if mine != its:
         raise UserError(
             f'classifier_workdir={config.classifier_workdir!r}: was trained on '
-            f'{run.dataset.name}, whose images or classes are others than those of {dataset.name}'
+            f'{run.dataset.name}, whose image shape or classes differ from {dataset.name}'
         )
     return run

@@ -183,7 +183,7 @@ def load_data(config: RunConfig) -> data.Dataset:
     if not getattr(config, 'pretrained', ''):
         return dataset
     if len(dataset.mean) != 3:
-        raise UserError(f'pretrained={config.pretrained!r}: {dataset.name} is not colour images')
+        raise UserError(f'pretrained={config.pretrained!r}: {dataset.name} has no colour images')
     return dataclasses.replace(dataset, mean=pretrained.MEAN, std=pretrained.STD)
 
 
@@ -212,7 +212,7 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
         jax.ShapeDtypeStruct((1, *dataset.input_shape), dataset.splits['train'].inputs.dtype),
     )
     if logits.shape != (1, dataset.num_classes):
-        raise UserError(f'model={config.model!r} is not a classifier: it gives {logits.shape}')
+        raise UserError(f'model={config.model!r} is not a classifier: its output is {logits.shape}')
     return net
 
 

@@ -174,7 +174,7 @@ class _Run:
             what.append(f'the gradient of {first_of(names)} is not finite')
         kept = self.checkpoints.steps()
         return (
-            f'step {step}: {" and ".join(what) or "the gradient is too large for its norm"}; '
+            f'step {step}: {" and ".join(what) or "the norm of the gradient overflows"}; '
             f'nothing saved since {f"step {kept[-1]}" if kept else "the start"}; a lower '
             'learning_rate or clip_norm may help'
         )

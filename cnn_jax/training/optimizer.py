@@ -66,7 +66,7 @@ def one_cycle(config: RunConfig, total_steps: int, warmup_steps: int) -> Schedul
     Smith and Topin, "Super-Convergence", 2018, arXiv:1708.07120.
     """
     if warmup_steps:
-        raise UserError(f'warmup={config.warmup!r}: schedule=one_cycle has its own')
+        raise UserError(f'warmup={config.warmup!r}: schedule=one_cycle has its own warm-up')
     return optax.cosine_onecycle_schedule(total_steps, config.learning_rate)
 
 

@@ -56,7 +56,7 @@ class Pmap(Jit):
 
     def check(self) -> None:
         if jax.process_count() > 1:
-            raise UserError("parallel='pmap': is for one process; use jit with several")
+            raise UserError("parallel='pmap': supports only one process; use jit with several")
 
     def compile(self, calls: Callable[..., Any], resident: bool) -> Callable[..., Any]:
         return jax.pmap(

@@ -90,7 +90,7 @@ def read_each(dataset: Dataset, files: Iterable[str]) -> Iterator[Named]:
         inner = [str(p) for p in class_folders.files_below(path) if _counts(p, dataset.kind)]
         if not inner:
             listed = ', '.join(SUFFIXES[dataset.kind])
-            yield str(path), UserError(f'{path}: a folder without files ({listed})')
+            yield str(path), UserError(f'{path}: the folder has no files ({listed})')
         for each in inner:
             yield from read(dataset, each)
 
@@ -141,7 +141,7 @@ def _image(dataset: Dataset, file: str) -> Iterator[Named]:
     def read() -> np.ndarray:
         if height != width:
             raise UserError(
-                f'{dataset.name} has images of {height} x {width}: only squares are read'
+                f'{dataset.name} has images of {height} x {width}: only squares are supported'
             )
         if advice := folder.NOT_IMAGES.get(pathlib.Path(file).suffix.lower()):
             raise UserError(f'{file} cannot be read; {advice}')
@@ -153,7 +153,9 @@ def _image(dataset: Dataset, file: str) -> Iterator[Named]:
 def _sound(dataset: Dataset, file: str) -> Iterator[Named]:
     def read() -> np.ndarray:
         if 'sample_rate' not in dataset.meta:
-            raise UserError(f'{dataset.name} has signals that no sound file holds')
+            raise UserError(
+                f'{dataset.name} has no sample rate: its signals cannot be read from files'
+            )
         waveform = audio.read_wav(file, dataset.meta['sample_rate'])
         return audio.fit_length(waveform, dataset.input_shape[0])[:, None]
 
@@ -173,4 +175,4 @@ def _lines(dataset: Dataset, file: str) -> Iterator[Named]:
     for number, (line, row) in enumerate(zip(lines, rows, strict=True), start=1):
         name = f'{file}:{number}'
         is_text = line.isascii() or not any('\udc80' <= c <= '\udcff' for c in line)
-        yield name, row if is_text else UserError(f'{name}: not a text in UTF-8')
+        yield name, row if is_text else UserError(f'{name}: not UTF-8 text')

@@ -104,7 +104,7 @@ def end_with_peers() -> Iterator[None]:
     except Exception as error:
         if of_peers(error):
             line = next(iter(str(error).splitlines()), type(error).__name__)
-            leave_at_once(f'another process is gone ({line})', EXIT_PEER_GONE)
+            leave_at_once(f'another process has exited ({line})', EXIT_PEER_GONE)
         raise
 
 

@@ -82,7 +82,7 @@ def load_run(
         # Another folder may hold other examples of the same classes. They are normalised with the
         # statistics of the run.
         remedy = (
-            'name the data_dir of the training' if data_dir else 'name other data with data_dir'
+            'use the data_dir of the training' if data_dir else 'give the other data as data_dir'
         )
         workdir.check_dataset(dataset, examples=not data_dir, remedy=remedy)
         dataset = dataclasses.replace(dataset, mean=described.mean, std=described.std)
@@ -90,7 +90,9 @@ def load_run(
     devices = Devices.all()
     name = 'ema' if averaged else 'params'
     if averaged and not config.ema:
-        raise WorkdirError(f'workdir={str(path)!r} has no averaged weights: it had no ema')
+        raise WorkdirError(
+            f'workdir={str(path)!r} has no averaged weights: it was trained without ema'
+        )
     lie = devices.replicated
     like = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=lie),

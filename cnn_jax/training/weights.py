@@ -42,7 +42,7 @@ def read_weights(
                 return _read(checkpoints, candidate, KINDS[averaged]), candidate
             except DamagedError as error:
                 say(f'checkpoint {candidate} of {path} is damaged ({error})')
-    raise WorkdirError(f'workdir={str(path)!r} holds no whole checkpoint')
+    raise WorkdirError(f'workdir={str(path)!r} holds no undamaged checkpoint')
 
 
 def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarray]:
@@ -53,7 +53,9 @@ def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarra
         if name.partition('/')[0] in (kind, 'rest')
     }
     if not any(name.startswith(kind + '/') for name in shapes):
-        raise WorkdirError(f'{checkpoints.folder.parent} has no averaged weights: it had no ema')
+        raise WorkdirError(
+            f'{checkpoints.folder.parent} has no averaged weights: it was trained without ema'
+        )
     flat, _ = checkpoints.restore(step, shapes, partial=True)
     return {name.partition('/')[2]: np.asarray(value) for name, value in flat.items()}
 
@@ -68,12 +70,12 @@ def take_over(values: dict[str, Any], source: dict[str, np.ndarray]) -> dict[str
     """
     fitting = {n for n, v in values.items() if n in source and source[n].shape == v.shape}
     if not fitting:
-        raise UserError('init_from: no array of that run has the name and shape of one here')
+        raise UserError('init_from: no array of that run matches this model in name and shape')
     for name in sorted(set(values) - fitting):
-        there = f'{source[name].shape} there' if name in source else 'not there'
+        there = f'{source[name].shape} in that run' if name in source else 'missing from that run'
         say(f'init_from: {name} {values[name].shape} is {there}; it keeps its initial values')
     if unused := sorted(set(source) - set(values)):
-        say(f'init_from: not used from there: {", ".join(unused)}')
+        say(f'init_from: not used from that run: {", ".join(unused)}')
     return {n: source[n].astype(v.dtype) if n in fitting else v for n, v in values.items()}
 
 
@@ -96,7 +98,7 @@ def from_torchvision(net: FunctionalModel, state: TrainState, path: str) -> dict
     model = net.merge(state.params, state.model_state)
     head = pretrained.head_fits(model, tensors)
     pretrained.put_torchvision(model, tensors, head=head)
-    anew = ', but for the last layer, which starts anew: other classes there, or none'
+    anew = '; the last layer keeps its initial values: the file has other classes, or none'
     say(f'weights of {path}' + ('' if head else anew))
     params, rest = net.split(model)
     return params | rest

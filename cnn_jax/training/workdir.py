@@ -53,7 +53,7 @@ class Workdir:
 
     def __init__(self, path: str | os.PathLike, config: RunConfig):
         if '://' in str(path):
-            raise WorkdirError(f'workdir={str(path)!r}: must be a folder of this machine')
+            raise WorkdirError(f'workdir={str(path)!r}: must be a local folder')
         self.path = pathlib.Path(path).expanduser().absolute()
         self._config = config
         self._check_owner()
@@ -147,10 +147,10 @@ class Workdir:
         if description is None:
             return
         if found := dataset.differences(description, examples=examples):
-            remedy = remedy or 'use another workdir, or the data that the run began with'
+            remedy = remedy or 'use another workdir, or the original data of the run'
             listed = '; '.join(found)
             raise WorkdirError(
-                f'workdir={str(self.path)!r} was trained on other data ({listed}): {remedy}'
+                f'workdir={str(self.path)!r} was trained on different data ({listed}); {remedy}'
             )
 
     def described(self) -> Dataset | None:
@@ -183,7 +183,7 @@ class Workdir:
             others = [p.name for p in self.path.glob('*') if p.name not in (LOCK, LOGS)]
             if others:
                 raise WorkdirError(
-                    f'workdir={str(self.path)!r} holds {sorted(others)[0]!r} and no {CONFIG}: '
+                    f'workdir={str(self.path)!r} holds {sorted(others)[0]!r} but no {CONFIG}: '
                     'not a training run; use an empty or new folder'
                 )
             return
@@ -195,11 +195,11 @@ class Workdir:
             )
         if differences := there.differences(self._config):
             listed = ', '.join(
-                f'{n}={here!r} there and {mine!r} here' for n, (here, mine) in differences.items()
+                f'{n}={here!r} in the run, {mine!r} now' for n, (here, mine) in differences.items()
             )
             raise WorkdirError(
                 f'workdir={str(self.path)!r} belongs to another configuration ({listed}); use '
-                'another workdir, or the same flags to resume that run'
+                'another workdir, or the same flags to resume the run'
             )
 
 

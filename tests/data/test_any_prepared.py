@@ -100,13 +100,13 @@ def test_a_set_without_test_labels_is_tested_on_its_validation_split(tmp_path):
             {'label': CLASS},
             {'label': 0},
             ('train', 'test'),
-            'images, audio or text are needed',
+            'needs images, audio or text',
         ),
         (
             {'a': tfds.features.Text(), 'label': CLASS},
             {'a': 'x', 'label': 0},
             ('extra',),
-            'has the splits extra; train is needed',
+            'has the splits extra, but not train',
         ),
     ],
 )

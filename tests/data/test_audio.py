@@ -20,7 +20,7 @@ def test_a_waveform_is_cut_or_followed_by_silence():
 
 @pytest.mark.parametrize('waveform', [np.array([0.5]), np.array([40000]), np.array([-32769, 0])])
 def test_samples_that_16_bits_cannot_hold_are_refused(waveform):
-    with pytest.raises(ValueError, match='16-bit integers cannot hold'):
+    with pytest.raises(ValueError, match='does not fit in 16-bit integers'):
         fit_length(waveform, 3)
 
 
@@ -35,7 +35,7 @@ def test_samples_of_a_wav_file_are_read(tmp_path):
     'file, problem',
     [
         (wav(np.zeros(4, '<i2'), rate=16000), '16000 samples per second; resample it to 8000'),
-        (wav(np.zeros(4, '<i2'), channels=2), '2 channels; mix it to one'),
+        (wav(np.zeros(4, '<i2'), channels=2), '2 channels; mix them down to one'),
         (wav(np.zeros(4, 'u1'), width=1), '8 bits per sample; convert it to 16'),
         (io.BytesIO(b'RIFF but no more'), 'not a WAV file'),
         (io.BytesIO(b''), 'not a WAV file'),

@@ -155,7 +155,7 @@ def test_imagenet_from_its_archives(made):
 
 
 def test_imagenet_needs_its_archives(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no program may download it; get ILSVRC2012'):
+    with pytest.raises(FileNotFoundError, match='be downloaded automatically; get ILSVRC2012'):
         load('imagenet2012', data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match='lacks ILSVRC2012_img_train.tar'):
         load('imagenet2012', data_dir=tmp_path, manual_dir=tmp_path)
@@ -280,7 +280,7 @@ def test_a_damaged_archive_is_refused_in_one_line(made, tmp_path, damage):
     rng = np.random.default_rng(0)
     archive = {'cifar-100-binary/train.bin': rng.bytes(5000)}
     files = {'cifar-100-binary.tar.gz': damage(originals.tar(archive))}
-    with pytest.raises(ValueError, match='cifar100: its originals cannot be read') as caught:
+    with pytest.raises(ValueError, match='cifar100: its original files cannot be read') as caught:
         made('cifar100', 'cifar100', files)
     assert '\n' not in str(caught.value)
     assert prepare.prepared.find('cifar100', tmp_path / 'tfds') is None

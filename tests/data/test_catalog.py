@@ -48,7 +48,7 @@ def test_a_validation_share_that_cannot_be_is_refused(share):
 
 def test_a_second_validation_split_is_refused():
     split = Split(np.zeros((4, 1)), np.zeros(4, np.int32))
-    with pytest.raises(ValueError, match='validation split of its own'):
+    with pytest.raises(ValueError, match='its own validation split'):
         hold_out({'train': split, 'validation': split}, 0.5)
 
 
@@ -59,7 +59,7 @@ def test_a_second_validation_split_is_refused():
         ('movie_reviews:bold=1', 'no option .bold.; it has fold, length, min_count'),
         ('movie_reviews:fold', 'write fold=...'),
         ('movie_reviews:fold=one', "fold='one' is not int"),
-        ('movie_reviews:fold=10', 'fold=10; it is one of 0..9'),
+        ('movie_reviews:fold=10', 'fold=10; it must be in 0..9'),
         ('fsdd:length=0', 'length=0'),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_speaker_can_be_left_out(shared_data):
     assert set(dataset.splits['test'].extra['speaker']) == {theo}
     assert set(dataset.splits['train'].extra['speaker']) == set(range(6)) - {theo}
     assert (len(dataset.splits['train']), len(dataset.splits['test'])) == (2500, 500)
-    with pytest.raises(ValueError, match="test_speaker='bob'; the speakers are george"):
+    with pytest.raises(ValueError, match="unknown test_speaker 'bob'; must be one of george"):
         load('fsdd', data_dir=shared_data, test_speaker='bob')
 
 

@@ -52,12 +52,12 @@ def test_a_label_out_of_range_is_named(labels, bad):
 
 
 def test_columns_of_unequal_length_are_refused():
-    with pytest.raises(ValueError, match='labels has 2 rows, inputs has 3'):
+    with pytest.raises(ValueError, match='labels has 2 rows, but inputs has 3'):
         Split(np.zeros((3, 1)), np.zeros(2, np.int32))
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="kind='video'"):
+    with pytest.raises(ValueError, match="unknown kind 'video'; must be one of image, audio, text"):
         dataset(kind='video')
 
 

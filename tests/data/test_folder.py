@@ -77,8 +77,8 @@ def same_as_in_memory(streamed, kept):
 @pytest.mark.parametrize(
     'spec, problem',
     [
-        ('image_folder', 'has no folder test, and test=0.0 .* as in test=0.2'),
-        ('image_folder:test=0.3,channels=2', 'channels=2; it is 1 or 3'),
+        ('image_folder', 'has no test folder, and test=0.0 .* such as test=0.2'),
+        ('image_folder:test=0.3,channels=2', 'channels=2; it must be 1 or 3'),
         ('image_folder:test=1.0', 'test=1.0'),
     ],
 )
@@ -98,14 +98,14 @@ def test_a_class_that_training_lacks_and_an_empty_folder_are_refused(folder, tmp
     folder = tmp_path / 'splits'
     for split, name in (('train', 'ant'), ('test', 'cow')):
         originals.write(folder / split / name, {'a.png': originals.encoded(np.zeros((6, 8)))})
-    with pytest.raises(ValueError, match='cow: training has no such class; it has ant'):
+    with pytest.raises(ValueError, match="cow: unknown class 'cow'; must be one of ant"):
         load('image_folder', data_dir=folder)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(ValueError, match='has no folders named after classes'):
         load('image_folder', data_dir=tmp_path / 'empty')
     with pytest.raises(FileNotFoundError, match='is not a folder'):
         load('image_folder', data_dir=tmp_path / 'nowhere')
-    with pytest.raises(ValueError, match='name the folder with data_dir'):
+    with pytest.raises(ValueError, match='give the folder as data_dir'):
         load('image_folder')
 
 

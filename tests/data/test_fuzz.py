@@ -30,7 +30,7 @@ def test_a_flipped_letter_in_a_record_is_seen(tmp_path):
     content = bytearray(shard.read_bytes())
     content[len(records[0]) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(UserError, match='own_set-test.tfrecord.*differs from its checksum'):
+    with pytest.raises(UserError, match='own_set-test.tfrecord.*does not match its checksum'):
         data.load('own_set', data_dir=tmp_path)
 
 

@@ -46,7 +46,7 @@ def test_evaluation_weighs_every_example_once(n, size, processes):
     [
         (lambda: Loader(split(5), 6), 'batch_size=6'),
         (lambda: Loader(split(5), 0), 'batch_size=0'),
-        (lambda: Loader(split(5), 4, process_count=3), '4 does not divide by 3'),
+        (lambda: Loader(split(5), 4, process_count=3), 'batch size 4 must be a multiple'),
         (lambda: next(evaluation_batches(split(5), 0)), 'batch_size=0'),
     ],
 )

@@ -139,11 +139,11 @@ def test_overview(vae, tmp_path):
 @pytest.mark.parametrize(
     'values, said',
     [
-        ({'dataset': 'mnist1d'}, 'audio; images are needed'),
+        ({'dataset': 'mnist1d'}, 'must be images, not audio'),
         ({'model_options': 'depth=3'}, 'vae has no option depth; it has features'),
         ({'model': 'dcgan', 'model_options': 'hidden=3'}, 'dcgan has no option hidden; it has lat'),
         ({'model': 'resnet18'}, "model='resnet18': must be one of autoencoder, vae, dcgan"),
-        ({'batch_size': 2048}, 'batch_size=2048 is more than the 1442'),
+        ({'batch_size': 2048}, 'batch_size=2048 is larger than the number of examples, 1442'),
         ({'classifier_workdir': '/no/run'}, 'classifier_workdir: .*holds no config.json'),
         ({'model_options': 'features=(2,2,2,2)'}, 'must be multiples of 16'),
     ],
@@ -166,7 +166,7 @@ def test_runs_of_different_tasks_keep_to_their_folders(vae, tmp_path):
         training.load_run(folder)
     with pytest.raises(ValueError, match='classifier_workdir: .*holds a run of generation'):
         make_generation_job(GenerateConfig(**VAE, classifier_workdir=str(folder)), tmp_path)
-    with pytest.raises(training.WorkdirError, match="model='vae' there and 'autoencoder' here"):
+    with pytest.raises(training.WorkdirError, match="model='vae' in the run, 'autoencoder' now"):
         training.Workdir(folder, GenerateConfig(**VAE | {'model': 'autoencoder'}))
 
 
@@ -187,16 +187,16 @@ def test_the_script_says_what_is_finished_and_what_is_wrong(vae):
     said = [process.communicate() for process in processes]
     assert [p.returncode for p in processes] == [0, 2]
     numbers = (
-        r'test ELBO -\d+\.\d\d nats an image \(reconstruction -\d+\.\d\d, divergence \d+\.\d\d\)'
+        r'test ELBO -\d+\.\d\d nats per image \(reconstruction -\d+\.\d\d, divergence \d+\.\d\d\)'
     )
     assert re.match(f'already finished at step 4: {numbers}, mean squared error 0', said[0][0])
     assert said[0][0].endswith(f'written to {folder}\n')
     out, problem = said[1]
     assert out == '' and problem.startswith('error: ') and problem.count('\n') == 1
     # The settings of the paper, except where flags change them.
-    assert 'learning_rate=0.001 there and 0.0002 here' in problem
-    assert 'batch_size=64 there and 128 here' in problem
-    assert 'beta1=0.9 there and 0.6 here' in problem
+    assert 'learning_rate=0.001 in the run, 0.0002 now' in problem
+    assert 'batch_size=64 in the run, 128 now' in problem
+    assert 'beta1=0.9 in the run, 0.6 now' in problem
 
 
 @pytest.mark.slow

@@ -60,12 +60,12 @@ def test_a_line_without_a_known_word_is_read_as_one_unknown_word(tmp_path):
 def test_a_text_that_is_not_utf8_is_named(tmp_path):
     file = tmp_path / 'latin.txt'
     file.write_bytes('süß'.encode('latin-1'))
-    with pytest.raises(ValueError, match='latin.txt:1: not a text in UTF-8'):
+    with pytest.raises(ValueError, match='latin.txt:1: not UTF-8 text'):
         read_inputs(TEXTS, [str(file)])
     file.write_bytes(b'good\n\xe9\ngood \xf0\x9f\x98\x80\n')
     assert read_inputs(TEXTS, [str(file)]).names == [f'{file}:1', f'{file}:3']
     assert [str(value) for _, value in read_each(TEXTS, [str(file)])][1] == (
-        f'{file}:2: not a text in UTF-8'
+        f'{file}:2: not UTF-8 text'
     )
 
 
@@ -185,7 +185,7 @@ def test_step_best_and_newest(trained):
         (f'--workdir={trained}', '--step=77'),
     )
     assert "step='last': must be newest, best" in wrong[0]
-    assert f'step=77: there are checkpoints {steps}' in wrong[1]
+    assert f'step=77: must be one of {steps}, the checkpoints' in wrong[1]
 
 
 def test_export_makes_its_folder_and_leaves_nothing_else(trained, tmp_path):
@@ -206,5 +206,5 @@ def test_home_folders_and_object_stores(trained, monkeypatch):
     assert 'accuracy' in run('evaluate.py', '--workdir=~/run', '--data_dir=~/data')
     lines = errors('train.py', ('--workdir=gs://bucket/run',), ('--data_dir=s3://bucket/data',))
     assert all('object stores cannot be read or written' in line for line in lines)
-    with pytest.raises(ValueError, match='gs://bucket/run.*folder of this machine'):
+    with pytest.raises(ValueError, match='gs://bucket/run.*local folder'):
         training.Workdir('gs://bucket/run', training.TrainConfig())

@@ -154,7 +154,7 @@ def test_bad_flags_end_with_one_line(environment, tmp_path, flags, said):
         ({'implementation': 'cudnn'}, "'cudnn'.*lax"),
         ({'model': 'vgg16'}, 'too small'),
         ({'model': 'textcnn'}, 'text'),
-        ({'batch_size': 2048}, 'batch_size=2048 is more than the 1442'),
+        ({'batch_size': 2048}, 'batch_size=2048 is larger than the number of examples, 1442'),
         ({'warmup': '30epochs'}, "warmup='30epochs': its 660 steps"),
         ({'augment': 'flop'}, "'flop' must be one of"),
         ({'init_from': '/no/such/run'}, 'holds no config.json'),
@@ -170,7 +170,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(values, said):
 
 def test_a_folder_of_another_run_is_left_alone(finished, tmp_path):
     workdir, _ = finished
-    with pytest.raises(WorkdirError, match='epochs=2.0 there and 3.0 here'):
+    with pytest.raises(WorkdirError, match='epochs=2.0 in the run, 3.0 now'):
         Workdir(workdir, TrainConfig(epochs=3.0, learning_rate=0.01))
     (tmp_path / 'thesis.txt').touch()
     with pytest.raises(WorkdirError, match='thesis.txt'):

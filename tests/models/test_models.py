@@ -208,7 +208,7 @@ def test_the_implementation_reaches_convolutions_and_the_pools_that_have_it():
     assert model.layers.pool1.implementation == ('reduce_window',)
     model = abstract('lecture_cnn', input_shape=(8, 8, 1), implementation='scan')
     assert model.layers.pool1.implementation is None
-    with pytest.raises(ValueError, match="unknown implementation 'no_such'; there are .*scan"):
+    with pytest.raises(ValueError, match="unknown implementation 'no_such'; must be one of .*scan"):
         build('lecture_cnn', input_shape=(8, 8, 1), implementation='no_such')
 
 

@@ -103,10 +103,10 @@ def test_every_misfit_is_listed_and_nothing_is_changed():
     lines = str(error.value).splitlines()
     assert 'do not fit the model in 4 places' in lines[0]
     assert [line.strip() for line in lines[1:]] == [
-        'features.0.weight (4, 3, 3, 3): missing in the file',
+        'features.0.weight (4, 3, 3, 3): missing from the file',
         'classifier.6.weight: the file has (9, 256), the model needs (7, 256)',
         'classifier.6.bias: the file has (9,), the model needs (7,)',
-        'features.99.weight (1,): the model has no place for it',
+        'features.99.weight (1,): not in the model',
     ]
     np.testing.assert_array_equal(model.layers.conv1_1.bias[...], before)
 
@@ -131,7 +131,7 @@ def test_models_without_a_counterpart_are_refused():
 
 
 def test_files_that_are_no_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match='no such file of weights'):
+    with pytest.raises(FileNotFoundError, match='no such weights file'):
         pretrained.read(tmp_path / 'absent.pth')
     with pytest.raises(
         ValueError, match=r'from \.pth, \.pt, \.pth\.tar, \.bin, \.safetensors files'
@@ -144,7 +144,7 @@ def test_files_that_are_no_weights(tmp_path):
             pretrained.read(path)
     path = tmp_path / 'optimizer.pth'
     torch.save({'epoch': 3}, path)
-    with pytest.raises(ValueError, match='something else than a state dict'):
+    with pytest.raises(ValueError, match='does not hold a state dict'):
         pretrained.read(path)
 
 

@@ -28,7 +28,7 @@ def run_or_reason(run, *arguments, **options):
     try:
         return jax.jit(run, **options)(*arguments), None
     except ValueError as error:
-        if 'cannot run by implementation' not in str(error):
+        if 'cannot run with implementation' not in str(error):
             raise
         return None, str(error)
 

@@ -156,9 +156,9 @@ def test_the_maps_of_a_transposed_convolution_are_its_own():
 @pytest.mark.parametrize(
     'implementation, message',
     [
-        ({'forwards': 'scan'}, "a key of implementation must be one of forward, .* 'forwards'"),
-        ({'forward': 'scans'}, "implementation 'scans' is unknown to conv"),
-        ({'forward': 'dot'}, "conv cannot run by implementation 'dot': needs a 1x1 window"),
+        ({'forwards': 'scan'}, "implementation key must be one of forward, .* 'forwards'"),
+        ({'forward': 'scans'}, "unknown implementation 'scans' of conv"),
+        ({'forward': 'dot'}, "conv cannot run with implementation 'dot': needs a 1x1 window"),
     ],
 )
 def test_a_bad_mapping_raises_where_it_is_written(implementation, message):
@@ -167,7 +167,7 @@ def test_a_bad_mapping_raises_where_it_is_written(implementation, message):
 
 
 def test_pools_take_no_mapping():
-    with pytest.raises(TypeError, match='max_pool takes no mapping'):
+    with pytest.raises(TypeError, match='max_pool does not accept a mapping'):
         cnn_jax.max_pool(X, 2, implementation={'forward': 'shift'})
 
 
@@ -424,7 +424,7 @@ def test_where_jax_lacks_what_it_takes_everything_runs_by_xla(without):
         MISSING.format(without=without)
     ).splitlines()
     assert len(set(values.split())) == 1
-    assert refused.startswith("conv cannot run by implementation 'scan': jax ")
+    assert refused.startswith("conv cannot run with implementation 'scan': jax ")
     assert 'lacks internals that lowering the kernels needs' in refused
     assert not_installed.startswith('cannot install: jax')
     assert doctor.startswith('OFF, XLA computes everything: jax')

@@ -70,5 +70,5 @@ def test_is_listed_and_refuses_with_its_reason(own):
 
 
 def test_is_unknown_where_nobody_registered_it():
-    with pytest.raises(UserError, match="'own' is unknown to conv"):
+    with pytest.raises(UserError, match="unknown implementation 'own' of conv"):
         cnn_jax.conv(jnp.ones((1, 8, 8, 1)), jnp.ones((3, 3, 1, 1)), implementation='own')

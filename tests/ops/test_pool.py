@@ -27,7 +27,7 @@ def supported(case, kernel):
     try:
         jax.eval_shape(run, case.operand())
     except ValueError as error:
-        assert f"{case.op} cannot run by implementation '{kernel}'" in str(error), error
+        assert f"{case.op} cannot run with implementation '{kernel}'" in str(error), error
         if kernel == 'shift':
             assert max(case.each('window')) > 64
         else:
@@ -232,7 +232,7 @@ def test_names_sequences_and_none():
         assert set(dispatch.implementations(op)) == set(pool_kernels.KERNELS)
     with pytest.raises(ValueError, match='reshape.*strides equal to the window'):
         pool.max_pool(x, 3, 2, implementation='reshape')
-    with pytest.raises(ValueError, match="unknown.*'?laxx'?|'laxx' is unknown"):
+    with pytest.raises(ValueError, match="unknown implementation 'laxx'"):
         pool.avg_pool(x, 3, implementation='laxx')
 
     def ran(**options):

@@ -73,7 +73,7 @@ BAD = [
     (pool.lp_pool, (X, np.inf, 2), {}, ValueError, 'norm_type .*inf'),
     (pool.lp_pool, (X, '2', 2), {}, TypeError, "norm_type must be a number, got '2'"),
     (pool.lp_pool, (X, True, 2), {}, TypeError, 'norm_type must be a number, got True'),
-    (pool.max_pool, (X, 2), {'implementation': 'laxx'}, ValueError, "'laxx' is unknown"),
+    (pool.max_pool, (X, 2), {'implementation': 'laxx'}, ValueError, "unknown .* 'laxx' of max_"),
     (pool.max_pool, (X, 2, 1), {'implementation': 'reshape'}, ValueError, 'reshape.*strides'),
     (pool.max_pool, (X, 3, 3, 1), {'implementation': 'reshape'}, ValueError, 'reshape.*padding'),
     (
@@ -126,7 +126,7 @@ BAD = [
     (patches.pad, (X, (5, 0), 'reflect'), {}, ValueError, "axis 0 .*at most 4 .*'reflect'.*5"),
     (patches.pad, (X, (0, 7), 'circular'), {}, ValueError, "axis 1 .*at most 6 .*'circular'.*7"),
     (patches.pad, (X, -1, 'replicate'), {}, ValueError, 'padding .*at least 0, got -1'),
-    (patches.pad, (X, -3), {}, ValueError, 'axis 0 must leave something of size 5'),
+    (patches.pad, (X, -3), {}, ValueError, 'axis 0 must leave a size .* for size 5'),
     (patches.pad, (X, 1), {'value': '1'}, TypeError, "value must be a number, got '1'"),
     (patches.pad, (X, 1), {'value': True}, TypeError, 'value must be a number, got True'),
     (patches.pad, (X, 1, 'reflect', 2), {}, ValueError, "value .*'zeros'.*got 2 .*'reflect'"),

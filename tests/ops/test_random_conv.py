@@ -64,7 +64,7 @@ def test_random_convolutions(case):
         try:
             result = jax.jit(run)(x, w, dy)
         except ValueError as error:
-            assert 'cannot run by implementation' in str(error)
+            assert 'cannot run with implementation' in str(error)
             continue
         ran += 1
         for actual, wanted in zip(result, expected, strict=True):

@@ -124,7 +124,7 @@ def test_a_table_is_of_one_platform(pure_jax, tmp_path, monkeypatch):
     table.save(path, measured, {}, 'tpu')
     monkeypatch.setenv(table.VARIABLE, str(path))
     assert choices(SPEC, 'tpu')[0] == 'scan' and choices(SPEC, 'cpu')[0] == 'winograd'
-    with pytest.raises(ValueError, match='is a table of tpu: a tpu, this is cpu: a cpu'):
+    with pytest.raises(ValueError, match='was measured on tpu: a tpu, not on cpu: a cpu'):
         table.save(path, measured, {}, 'cpu')
     assert table.own_path('tpu') != table.own_path('cpu')
 
@@ -146,8 +146,8 @@ def test_a_file_that_is_no_table_is_said_and_left_alone(
     path.write_text(text)
     monkeypatch.setenv(table.VARIABLE, str(path))
     assert set(choices(SPEC, 'cpu')) == {'winograd'}
-    assert f'{path} is no table' in caplog.text
-    with pytest.raises(ValueError, match='is no table of measured choices'):
+    assert f'{path} is not a table' in caplog.text
+    with pytest.raises(ValueError, match='is not a table of measured choices'):
         table.save(path, {}, {}, 'cpu')
     assert path.read_text() == text
 
@@ -159,6 +159,6 @@ def test_a_table_of_another_processor_is_said(pure_jax, tmp_path, caplog, monkey
     table._choices.cache_clear()
     monkeypatch.setenv(table.VARIABLE, str(path))
     assert choices(SPEC, 'cpu')[0] == 'lax'  # the user named it
-    assert 'was measured on some processor, 2 cores, this is another' in caplog.text
-    with pytest.raises(ValueError, match='is a table of .*some processor'):
+    assert 'was measured on some processor, 2 cores, but this machine is another' in caplog.text
+    with pytest.raises(ValueError, match='was measured on .*some processor'):
         table.save(path, {}, {}, 'cpu')

@@ -93,8 +93,8 @@ def test_all_of_them_inside_jit_depend_on_the_key_alone():
         ('crop:x', 'image', 'write a number'),
         ('erase:2', 'image', '2 is out of range'),
         ('flip,flip', 'image', 'once'),
-        ('flip', 'audio', 'not for audio'),
-        ('mixup', 'text', 'not for text'),
+        ('flip', 'audio', 'flip does not apply to audio'),
+        ('mixup', 'text', 'mixup does not apply to text'),
     ],
 )
 def test_what_cannot_be_is_said(text, kind, said):

@@ -86,7 +86,7 @@ def test_a_part_comes_back(folder):
     with Checkpoints(folder, read_only=True) as checkpoints:
         found, _ = checkpoints.restore(1, like, partial=True)
         assert_is(found | {k: v for k, v in state(1).items() if k != 'params'}, 1)
-        with pytest.raises(MismatchError, match='is not here'):
+        with pytest.raises(MismatchError, match='is missing from this model'):
             checkpoints.restore(1, like)
 
 
@@ -151,7 +151,7 @@ def test_none_whole_is_an_error_and_nothing_is_moved(folder):
             flip(file)
     before = files(folder)
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(DamagedError, match='is whole .tried 2, 1.'):
+        with pytest.raises(DamagedError, match='are damaged .tried 2, 1.'):
             checkpoints.restore_newest(LIKE)
     assert files(folder) == before
 
@@ -159,7 +159,7 @@ def test_none_whole_is_an_error_and_nothing_is_moved(folder):
 def test_another_model_is_an_error(folder):
     other = {'params': LIKE['params'] | {'layers/more': LIKE['step']}}
     with Checkpoints(folder, read_only=True) as checkpoints:
-        with pytest.raises(MismatchError, match='params/layers/more is not there'):
+        with pytest.raises(MismatchError, match='params/layers/more is missing from the'):
             checkpoints.restore(2, LIKE | other)
 
 
@@ -196,7 +196,7 @@ def test_newest_and_best_are_kept_and_nan_is_never_best(tmp_path):
             checkpoints.save(step, state(step), score=score)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4, 5]
-        with pytest.raises(ValueError, match='step=3: there are .2, 4, 5. already'):
+        with pytest.raises(ValueError, match='step=3: must be above 5, the newest'):
             checkpoints.save(3, state(3))
 
 

@@ -42,9 +42,9 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     'change, message',
     [
-        ({'classes': ('ant', 'dog')}, r'classes \(cat, dog\) there and \(ant, dog\) here'),
-        ({'count': 13}, '12 examples in split test there and 13 here'),
-        ({'seed': 1}, 'other examples in split test'),
+        ({'classes': ('ant', 'dog')}, r'classes \(cat, dog\) in the run, \(ant, dog\) now'),
+        ({'count': 13}, 'split test with 12 examples in the run, 13 now'),
+        ({'seed': 1}, 'split test with different examples'),
     ],
 )
 @pytest.mark.parametrize('is_finished', [True, False])
@@ -86,7 +86,7 @@ def test_other_pictures_are_evaluated_with_the_statistics_of_the_run(trained, tm
     assert own.mean[0] < saved.dataset.mean[0] - 0.1
     other = photographs(tmp_path / 'other', classes=('cat', 'eel'))
     (line,) = errors('evaluate.py', (f'--workdir={workdir}', f'--data_dir={other}'))
-    assert 'classes (cat, dog) there and (cat, eel) here' in line
+    assert 'classes (cat, dog) in the run, (cat, eel) now' in line
 
 
 def test_a_run_of_the_previous_version_has_no_fingerprints(trained, tmp_path):
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_another_model_is_not_called_damaged(tmp_path):
         training.train(training.make_job(config), workdir)
     changed = training.TrainConfig(steps=2, model_options='features=(5,),hidden=()')
     job = training.make_job(changed)
-    with pytest.raises(training.MismatchError, match='is of another model: .* there and .* here'):
+    with pytest.raises(training.MismatchError, match='belongs to another model: .* in the check'):
         training.train(job, workdir)
     assert not (tmp_path / 'run' / 'damaged').exists()
 

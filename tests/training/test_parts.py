@@ -45,8 +45,8 @@ def test_runs_of_earlier_versions_are_found_again(monkeypatch):
         ({'steps': 1, 'examples': 1.0}, 'give one of them'),
         ({'batch_size': 10, 'accumulate': 4}, 'accumulate=4: must divide'),
         ({'warmup': '5'}, "warmup='5': .*write 10epochs"),
-        ({'model_options': '64'}, 'write name=value'),
-        ({'milestones': '0.5,0.2'}, 'rise between 0 and 1'),
+        ({'model_options': '64'}, 'must have the form name=value'),
+        ({'milestones': '0.5,0.2'}, 'increasing fractions between 0 and 1'),
     ],
     ids=str,
 )

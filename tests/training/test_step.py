@@ -176,7 +176,7 @@ def test_no_hidden_transfers():
 
 
 def test_batch_must_divide_by_the_devices():
-    with pytest.raises(ValueError, match='batch_size=12: must divide by the 8 devices'):
+    with pytest.raises(ValueError, match='batch_size=12: must be a multiple of the 8 devices'):
         Devices.all().check_batch(12)
     with pytest.raises(ValueError, match='accumulate=3, for example 48'):
         Devices.all().check_batch(50, 3)

@@ -47,7 +47,7 @@ def test_weights_in_torchvisions_layout_start_a_run(file, classes, capsys):
     untouched = [name for name in got if not np.any(got[name])]
     last = [name for name in got if got[name].shape[-1] == classes]
     assert sorted(untouched) == (sorted(last) if classes == 5 else [])
-    assert ('starts anew' in capsys.readouterr().out) == (classes == 5)
+    assert ('last layer keeps its initial values' in capsys.readouterr().out) == (classes == 5)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_runs(file, tmp_path):
@@ -56,7 +56,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(file, tmp_path
     save_file({n: t for n, t in tensors.items() if not n.startswith('features.3')}, path)
     with pytest.raises(ValueError, match='features.3.weight.*missing'):
         check_torchvision(net(3), path)
-    with pytest.raises(ValueError, match='digits is not colour images'):
+    with pytest.raises(ValueError, match='digits has no colour images'):
         make_job(TrainConfig(pretrained=str(path)))
     with pytest.raises(ValueError, match='init_from=.* and pretrained=.*: give one'):
         TrainConfig(pretrained='a.pth', init_from='runs/b')

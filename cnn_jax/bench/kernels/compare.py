@@ -196,7 +196,7 @@ def check_kernels(problems: Sequence[Problem], names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             listed = ', '.join(dict.fromkeys(known))
-            raise UserError(f'kernel {name!r} is unknown to these problems: {listed}')
+            raise UserError(f'unknown kernel {name!r}; must be one of {listed}')
 
 
 def best(rows: Sequence[Measurement]) -> Measurement | None:

@@ -80,7 +80,7 @@ def bars(
         marks.values(), marks.keys(), loc='outside lower center', ncols=min(len(marks), 12),
         fontsize=8, handlelength=1.2,
     )  # fmt: skip
-    heading = f'{dtype}: bar = fastest right kernel, dots = the other right ones'
+    heading = f'{dtype}: bar = fastest correct kernel, dots = other correct kernels'
     figure.suptitle(f'{title}\n{heading}' if title else heading, fontsize=10)
     return save(figure, path)
 

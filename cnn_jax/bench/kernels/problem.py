@@ -63,7 +63,7 @@ class Problem:
             ValueError: the problem is a pool.
         """
         if self.op in POOLS:
-            raise UserError(f'{self.op} is no convolution: it has no ConvSpec')
+            raise UserError(f'{self.op} is not a convolution and has no ConvSpec')
         swapped = self.op == 'conv_transpose'
         spec = ConvSpec(
             batch=self.batch,
@@ -165,7 +165,7 @@ def _parse(text: str) -> Problem:
     op, _, body = text.rpartition(':')
     op = op or 'conv'
     if op not in OPS:
-        raise UserError(f'unknown operation {op!r}; there are {", ".join(OPS)}')
+        raise UserError(f'unknown operation {op!r}; must be one of {", ".join(OPS)}')
     values = _tokens(body)
     axes = _axes(values)
     read = lambda letter, default: _sizes(values, letter, axes, default)  # noqa: E731
@@ -178,7 +178,7 @@ def _parse(text: str) -> Problem:
     features = _required(values, 'ic')
     if op in POOLS:
         if 'oc' in values and values['oc'] != features:
-            raise UserError(f'a pool keeps the channels: leave out oc{values["oc"]}')
+            raise UserError(f'a pool does not change the channels: omit oc{values["oc"]}')
         out_features = features
     else:
         out_features = _required(values, 'oc')
@@ -220,7 +220,7 @@ def _tokens(body: str) -> dict[str, int]:
         match = _TOKEN.match(body, position)
         if not match:
             raise UserError(
-                f'cannot read {body[position:]!r}; expected for example mb64_ic32ih28oc64kh3sh1ph1'
+                f'cannot read {body[position:]!r}; write, for example, mb64_ic32ih28oc64kh3sh1ph1'
             )
         if match[1] in values:
             raise UserError(f'{match[1]} is given twice')
@@ -264,7 +264,9 @@ def _axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
     span = dilated(k, d)
     positions = lambda high: (n + p + high - span) // s + 1  # noqa: E731
     if n + 2 * p < span and o is None:
-        raise UserError(f'the window spans {span} on axis {axis}, the padded input has {n + 2 * p}')
+        raise UserError(
+            f'the window spans {span} on axis {axis}, but the padded input has {n + 2 * p}'
+        )
     if o is None or positions(p) == o:
         return p, positions(p)
     high = max(0, (o - 1) * s + span - n - p)
@@ -279,7 +281,7 @@ def _transposed_axis(axis, n, k, s, p, d, o) -> tuple[int, int]:
     if o is None:
         o = full - 2 * p
     if o < 1:
-        raise UserError(f'p{axis}{p} crops everything: the uncropped output has {full}')
+        raise UserError(f'p{axis}{p} crops everything: the uncropped output has size {full}')
     # Output sizes full - 2 p to full - 2 p + s - 1 share an input size; PyTorch tells them apart
     # by output_padding.
     fits = lambda high: 0 <= o - (full - p - high) < s  # noqa: E731
@@ -298,9 +300,7 @@ def from_spec(spec: ConvSpec, op: str = 'conv') -> Problem:
         ValueError: the spec has an input dilation, which problem strings cannot express.
     """
     if set(spec.input_dilation) != {1}:
-        raise UserError(
-            f'a problem string has no input dilation, the spec has {spec.input_dilation}'
-        )
+        raise UserError(f'a problem string cannot express input_dilation={spec.input_dilation}')
     swapped = op == 'conv_transpose'
     return Problem(
         op=op,

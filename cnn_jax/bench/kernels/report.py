@@ -74,12 +74,12 @@ def best_table(rows: Sequence[Measurement], torch: Mapping[Key, float] | None = 
         winner = best(some)
         what = [key[0], LABELS[key[2]], key[1]]
         if winner is None:
-            table.append([*what, 'none is right', *[''] * (len(table[0]) - 4)])
+            table.append([*what, 'none is correct', *[''] * (len(table[0]) - 4)])
             continue
         others = [seconds(some, 'lax'), chosen_seconds(some)] + ([torch.get(key)] if torch else [])
         times = [_times(other, winner) for other in others]
         table.append([*what, winner.kernel, f'{winner.gflops:.3g}', *times])
-    return f'{aligned(table, left=4)}\n(lax, default, PyTorch: their time over that of the best)'
+    return f'{aligned(table, left=4)}\n(lax, default, PyTorch: time relative to the best kernel)'
 
 
 def _times(other: float | None, winner: Measurement) -> str:
@@ -160,10 +160,10 @@ def totals(rows: Sequence[Measurement], counts: Mapping[Key, int] | None = None)
 def totals_line(sums: Mapping[str, Any]) -> str:
     """Formats `totals` as text."""
     if not sums['passes']:
-        return 'nothing to add up: no pass was computed by lax and by the default alike'
+        return 'no totals: no pass was computed by both lax and the default'
     lax, default, best_ = (1e3 * sums[name] for name in ('lax_s', 'default_s', 'best_s'))
     text = (
-        f'{sums["passes"]} passes together: lax {lax:.1f} ms, default {default:.1f} ms '
+        f'{sums["passes"]} passes in total: lax {lax:.1f} ms, default {default:.1f} ms '
         f'({lax / default:.2f}x), best of each {best_:.1f} ms ({lax / best_:.2f}x)'
     )
     return text + (f'; {sums["left_out"]} passes left out' if sums['left_out'] else '')

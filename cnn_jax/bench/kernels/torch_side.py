@@ -96,7 +96,7 @@ def _call(job, torch, device):
     if any(lo != hi for lo, hi in job['padding']):
         # PyTorch pads both sides equally; unequal padding needs a separate pad beforehand.
         if transposed:
-            raise ValueError('PyTorch crops both sides alike')
+            raise ValueError('PyTorch crops both sides equally')
         flat = [side for pair in reversed(job['padding']) for side in pair]
         sizes = zip(job['padding'], job['x_shape'][1:-1], strict=True)
         cut = tuple(slice(lo, lo + n) for (lo, _), n in sizes)

@@ -68,7 +68,7 @@ class ParityConfig(TrainConfig):
     model: str = option('lecture_cnn', 'model', choices=tuple(MODELS))
     optimizer: str = option('adamw', 'optimiser', choices=('sgd', 'adam', 'adamw'))
     dataset: str = option('', 'data set, by name (default: one that suits the model)')
-    epochs: float = option(1.0, 'length of a training, in epochs', at_least=0.0)
+    epochs: float = option(1.0, 'training length in epochs', at_least=0.0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,11 +76,11 @@ class ParityConfig(TrainConfig):
         for name in _NOT_COMPARED:
             if getattr(self, name) != defaults[name]:
                 raise UserError(
-                    f'{name}={getattr(self, name)!r}: not compared with PyTorch; leave it at '
+                    f'{name}={getattr(self, name)!r} cannot be compared with PyTorch; leave it at '
                     f'{defaults[name]!r}'
                 )
         if augment.mixes(augment.parse(self.augment, 'image')):
-            raise UserError(f'augment={self.augment!r}: mixed examples are not compared')
+            raise UserError(f'augment={self.augment!r}: mixup and cutmix cannot be compared')
 
 
 @dataclasses.dataclass(frozen=True)

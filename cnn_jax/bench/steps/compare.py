@@ -67,7 +67,7 @@ def rounds(
     ):  # fmt: skip
         for value in values:
             if value not in known:
-                raise UserError(f'{what} {value!r} is unknown: known are {", ".join(known)}')
+                raise UserError(f'unknown {what} {value!r}; must be one of {", ".join(known)}')
     for name in names:
         for dtype in dtypes:
             for _ in range(count):
@@ -106,7 +106,7 @@ def _check(found):
         size = some[0]['parameters']
         other, expected = first.setdefault(name, (key, size))
         if size != expected:
-            raise UserError(f'{key} has {size} parameters, {other} has {expected}')
+            raise UserError(f'{key} has {size} parameters, but {other} has {expected}')
         if side.startswith('torch'):
             continue
         loss = some[0]['losses'][0]
@@ -117,7 +117,7 @@ def _check(found):
 
 def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
     """Formats milliseconds per step and their spread, and the ratio of each time to ours."""
-    heads = ('network', 'dtype', 'side', 'ms', '± ms', 'first s', 'MB', 'native is', 'pure is')
+    heads = ('network', 'dtype', 'side', 'ms', '± ms', 'first s', 'MB', 'x native', 'x pure')
     rows = [heads]
     for (name, dtype, side), values in sums.items():
         numbers = [f'{values[key]:.1f}' for key in ('step_ms', 'spread_ms', 'first_s')]
@@ -160,7 +160,7 @@ def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '')
         panel.set_xticks(range(len(names)), titles, fontsize=8)
         panel.set_yscale('log')
         log_ticks(panel.yaxis)
-        panel.set_ylabel('ms a training step')
+        panel.set_ylabel('ms per training step')
         panel.set_title(dtype, fontsize=9)
         panel.grid(axis='y', alpha=0.3)
     panels[0].legend(fontsize=7, ncols=len(SIDES))

@@ -98,7 +98,7 @@ NETWORKS = {
     'vgg16': Network('VGG-16, 32x32', (128, 32, 32, 3), 10, _vgg16()),
     'resnet18': Network('ResNet-18, 32x32', (128, 32, 32, 3), 10, _resnet18()),
     'mobilenet': Network('depthwise separable, 32x32', (64, 32, 32, 3), 10, _mobilenet()),
-    'm5': Network('M5, 8000 samples of sound', (64, 8000, 1), 10, _m5()),
+    'm5': Network('M5, 8000 audio samples', (64, 8000, 1), 10, _m5()),
     'textcnn': Network('TextCNN, 64 words', (50, 64), 2, _textcnn(), tokens=19300),
     'generator': Network('generator, to 64x64', (32, 100), 0, _generator()),
 }

@@ -194,7 +194,7 @@ def lower_step(
     for leaf in jax.tree.leaves(batch):
         if leaf.shape[0] % len(devices):
             raise UserError(
-                f'batch_size={leaf.shape[0]} does not divide by the {len(devices)} chips'
+                f'batch_size={leaf.shape[0]} must be a multiple of the {len(devices)} chips'
             )
     jitted = jax.jit(step, donate_argnums=0, out_shardings=whole)
     return jitted.lower(_abstract(state, whole), _abstract(batch, rows))

@@ -104,7 +104,7 @@ def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None)
         ValueError: the report is for a different number of chips.
     """
     if report.chips != slice_.chips:
-        raise UserError(f'a report for {report.chips} chips, but {slice_.name}')
+        raise UserError(f'report for {report.chips} chips, but {slice_.name} has {slice_.chips}')
     assume = assumptions or Assumptions()
     chips, chip = slice_.chips, slice_.chip
     compute = report.flops / (assume.efficiency * chip.flops)
@@ -132,7 +132,7 @@ def table(rows: Iterable[Row]) -> str:
     """Formats the rows as a Markdown table."""
     lines = [
         '| slice | batch | compute ms | all-reduce ms: bytes + latency | efficiency | examples/s '
-        '| per host | host network | dearest beside arithmetic |',
+        '| per host | host network | largest cost besides arithmetic |',
         '| --- | --: | --: | --: | --: | --: | --: | --: | --- |',
     ]
     for row in rows:

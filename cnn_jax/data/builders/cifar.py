@@ -31,7 +31,7 @@ def _generate_examples(self, prefix, data):
     keys = self._cifar_info.label_keys
     size = len(keys) + _PIXELS
     if len(data) % size:
-        raise UserError(f'{self.name}: {len(data)} bytes are no whole number of {size}')
+        raise UserError(f'{self.name}: {len(data)} bytes are not a multiple of {size}')
     for i, row in enumerate(np.frombuffer(data, np.uint8).reshape(-1, size)):
         image = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
         yield (

@@ -40,7 +40,7 @@ def read_idx(path) -> np.ndarray:
     shape = struct.unpack_from(f'>{ndim}I', data, 4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * ndim)
     if values.size != math.prod(shape):
-        raise UserError(f'{path}: {values.size} bytes for an array of shape {shape}')
+        raise UserError(f'{path}: has {values.size} bytes for an array of shape {shape}')
     return values.reshape(shape)
 
 

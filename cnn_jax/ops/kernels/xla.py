@@ -13,7 +13,7 @@ from cnn_jax.ops.spec import ConvSpec
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if op != 'forward' and not jnp.issubdtype(spec.dtype, jnp.floating):
-        return f'XLA transposes convolutions of floating point only, got {spec.dtype}'
+        return f'XLA transposes only floating-point convolutions, got {spec.dtype}'
     return None
 
 

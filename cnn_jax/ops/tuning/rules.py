@@ -100,5 +100,5 @@ def _fewest_features(spec: ConvSpec) -> int:
 def _tiny(spec: ConvSpec) -> tuple[str, str] | None:
     few = math.prod(spec.output_size) <= FEW_POSITIONS
     if few and spec.ndim > 1 and spec.in_features >= FEATURES:
-        return 'im2col', 'hardly any output positions'
+        return 'im2col', 'very few output positions'
     return None

@@ -86,7 +86,7 @@ def save(
         table = _read(path)
         found, own = (table['platform'], table['device']), (platform, device(platform) or '?')
         if found != own:
-            raise UserError(f'{path} is a table of {": ".join(found)}, this is {": ".join(own)}')
+            raise UserError(f'{path} was measured on {": ".join(found)}, not on {": ".join(own)}')
         kept = table['choices']
     ranked = {
         name: {op: dict(sorted(some.items(), key=lambda item: item[1])) for op, some in ops.items()}
@@ -119,12 +119,12 @@ def _choices(platform: str) -> Mapping[str, Mapping[str, Times]]:
     try:
         table = _read(path)
     except (OSError, ValueError) as error:
-        _log.warning('no measured choices, the rules decide: %s', error)
+        _log.warning('cannot read measured choices, using the default rules: %s', error)
         return {}
     if table['platform'] != platform:
         return {}
     if table['device'] != here:
-        _log.warning('%s was measured on %s, this is %s', path, table['device'], here)
+        _log.warning('%s was measured on %s, but this machine is %s', path, table['device'], here)
     return table['choices']
 
 
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Any]:
             return {'platform': 'cpu', 'device': table.get('processor')} | table
     except (json.JSONDecodeError, KeyError, TypeError):
         pass
-    raise UserError(f'{path} is no table of measured choices of version {VERSION}')
+    raise UserError(f'{path} is not a table of measured choices of version {VERSION}')
 
 
 def _slug(name: str) -> str:

@@ -70,8 +70,8 @@ def test_bytes():
         ('ic3ih8oc4kh3oh3', 'oh3 is impossible: with ph0 it is oh6'),
         ('conv_transpose:ic1ih2oc1kh1ph3', 'crops everything'),
         ('conv_transpose:ic1ih2oc1kh1oh9', 'oh9 is impossible'),
-        ('max_pool:ic3ih8oc4kh2', 'leave out oc4'),
-        ('deconv:ic3ih8oc4kh2', "unknown operation 'deconv'; there are conv, conv_transpose"),
+        ('max_pool:ic3ih8oc4kh2', 'omit oc4'),
+        ('deconv:ic3ih8oc4kh2', "unknown operation 'deconv'; must be one of conv, conv_transpose"),
     ],
 )
 def test_refused_in_one_line(text, message):

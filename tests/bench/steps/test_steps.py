@@ -108,9 +108,9 @@ def test_sides_that_differ_are_an_error(wrong):
 @pytest.mark.parametrize(
     'names, dtypes, sides, message',
     [
-        (['m5', 'nope'], ['float32'], ['flax'], "network 'nope' is unknown: known are small_vgg"),
-        (['m5'], ['float32', 'half'], ['flax'], "dtype 'half' is unknown"),
-        (['m5'], ['float32'], ['flax', 'nope'], "side 'nope' is unknown: known are native, pure"),
+        (['m5', 'nope'], ['float32'], ['flax'], "unknown network 'nope'; must be one of small_vgg"),
+        (['m5'], ['float32', 'half'], ['flax'], "unknown dtype 'half'"),
+        (['m5'], ['float32'], ['flax', 'nope'], "unknown side 'nope'; must be one of native, pure"),
     ],
 )
 def test_unknown_names_are_found_before_anything_is_timed(names, dtypes, sides, message):

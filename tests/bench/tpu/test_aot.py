@@ -91,7 +91,7 @@ def test_report_of_a_linear_layer_on_four_devices():
 def test_batch_that_cannot_be_shared_out_is_named():
     step = lambda state, batch: (state, batch['x'].sum())  # noqa: E731
     batch = {'x': jax.ShapeDtypeStruct((6, 3), jnp.float32)}
-    with pytest.raises(ValueError, match='batch_size=6 does not divide by the 4 chips'):
+    with pytest.raises(ValueError, match='batch_size=6 must be a multiple of the 4 chips'):
         aot.lower_step(step, jnp.zeros(()), batch, jax.devices()[:1] * 4)
 
 

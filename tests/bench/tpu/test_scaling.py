@@ -53,7 +53,7 @@ def test_first_limit_names_what_is_dearest():
 
 
 def test_wrong_calls_are_named():
-    with pytest.raises(ValueError, match='a report for 4 chips, but v5e-16'):
+    with pytest.raises(ValueError, match='report for 4 chips, but v5e-16 has 16'):
         scaling.scale(_report(4), aot.SLICES['v5e-16'])
     with pytest.raises(ValueError, match='efficiency=0'):
         scaling.Assumptions(efficiency=0)

@@ -27,13 +27,13 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if platform != 'cpu':
         return f'it runs on CPU only, not on {platform}'
     if spec.dtype not in ('float32', 'bfloat16', 'float16'):
-        return f'it computes float32, bfloat16 and float16, not {spec.dtype}'
+        return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
     if set(spec.input_dilation) != {1}:
-        return 'it has no input dilation'
+        return 'it does not support input dilation'
     if not 1 <= spec.ndim <= 3:
-        return f'it has 1 to 3 spatial axes, not {spec.ndim}'
+        return f'it supports 1 to 3 spatial axes, not {spec.ndim}'
     if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
-        return 'it has no arrays of size 0'
+        return 'it does not support arrays of size 0'
     if op == 'filter_grad' and (row := _row(arrange.arrange(spec, op).spec)) > MOST_IN_ROW:
         return f'its sums are exact for rows of at most {MOST_IN_ROW} positions, not {row}'
     try:

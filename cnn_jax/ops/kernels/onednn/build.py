@@ -72,10 +72,10 @@ def load_if_built() -> None:
 def _load() -> ctypes.CDLL | str:
     try:
         if os.environ.get(SWITCH) == '0':
-            raise Unavailable(f'{SWITCH}=0 switches it off')
+            raise Unavailable(f'it is switched off by {SWITCH}=0')
         if not sys.platform.startswith('linux') or platform.machine() != 'x86_64':
             raise Unavailable(
-                f'it needs Linux on x86-64, this is {sys.platform} on {platform.machine()}'
+                f'it needs Linux on x86-64, not {sys.platform} on {platform.machine()}'
             )
         onednn = _installed(LIBRARY, 'libdnnl.so.3')
         include = _installed(HEADERS, 'oneapi/dnnl/dnnl.hpp').parents[2]
