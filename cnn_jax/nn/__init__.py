@@ -4,8 +4,10 @@ Flax's layers that need no other kernel (BatchNorm, Dropout, Embed, Linear) are 
 use those of `flax.nnx`.
 """
 
+from cnn_jax.nn.blur_pool import BlurPool
 from cnn_jax.nn.conv import Conv
 from cnn_jax.nn.conv_transpose import ConvTranspose
+from cnn_jax.nn.ghost_batch_norm import GhostBatchNorm
 from cnn_jax.nn.layers import Block, Layers, Residual
 from cnn_jax.nn.pool import (
     AdaptiveAvgPool,
@@ -16,18 +18,24 @@ from cnn_jax.nn.pool import (
     MaxPool,
     Unflatten,
 )
+from cnn_jax.nn.squeeze_excitation import SqueezeExcitation
+from cnn_jax.nn.stochastic_depth import StochasticDepth
 
 __all__ = [
     'AdaptiveAvgPool',
     'AvgPool',
     'Block',
+    'BlurPool',
     'Conv',
     'ConvTranspose',
     'Flatten',
+    'GhostBatchNorm',
     'GlobalAvgPool',
     'GlobalMaxPool',
     'Layers',
     'MaxPool',
     'Residual',
+    'SqueezeExcitation',
+    'StochasticDepth',
     'Unflatten',
 ]
