@@ -277,7 +277,7 @@ def test_drop_in_leaves_to_lax_what_no_kernel_knows():
 @pytest.mark.parametrize('op', ['conv', 'conv_transpose'])
 def test_narrow_integers_do_not_wrap_in_silence(op, dtype):
     x, w = np.full((1, 5, 1), 100, dtype), np.full((3, 1, 1), 100, dtype)
-    with pytest.raises(TypeError, match=f'x is {dtype}, .* preferred_element_type'):
+    with pytest.raises(TypeError, match=f'x has dtype {dtype}, .* preferred_element_type'):
         getattr(cnn_jax, op)(x, w)
     y = getattr(cnn_jax, op)(x, w, preferred_element_type=jnp.int32)
     assert y.dtype == jnp.int32 and int(y[0, 2, 0]) == 30_000

@@ -142,7 +142,7 @@ def test_bfloat16_filter_gradient_where_no_window_fits(name):
     [
         ({'dtype': 'float64'}, 'not float64'),
         ({'dtype': 'int32'}, 'not int32'),
-        ({'input_dilation': (2, 1)}, 'no input dilation'),
+        ({'input_dilation': (2, 1)}, 'not support input dilation'),
         ({'batch': 0}, 'size 0'),
     ],
 )
