@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cnn_jax.errors import MissingPackageError, UserError, first_line
+from cnn_jax.errors import MissingPackageError, UserError
 from cnn_jax.output import ends_with_its_reader
 from cnn_jax.tables import printable
 
@@ -146,22 +146,9 @@ def train(config_class: type) -> None:
         f'{config.batch_size}, on {job.devices}'
     )
     with lock, training_errors():
-        state, result = training.train(job, workdir)
+        _, result = training.report.complete(job, workdir)
         if processes.is_first():
-            _draw(job, workdir, state, result)
-            workdir.finish(result)
             print(f'{task.summary(result)}, written to {workdir.path}')
-
-
-def _draw(job: Any, workdir: Any, state: Any, result: Any) -> None:
-    """Draws the pictures of a finished run; a failure here must not lose the result of the run."""
-    try:
-        job.draw(workdir, state, result)
-    except Exception as error:
-        if os.environ.get('CNN_JAX_TRACEBACK'):
-            traceback.print_exc()
-        problem = _one_line(first_line(error))
-        print(f'warning: not all pictures could be drawn ({problem})', file=sys.stderr)
 
 
 def join_processes() -> None:

@@ -131,7 +131,7 @@ def _job(config):
     return job.Job(
         config=config,
         dataset=dataset,
-        net=job.make_net(config, dataset),
+        **job.task_parts(config, dataset, job.make_net(config, dataset)),
         schedule=schedule,
         optimizer=optimizer.make_optimizer(config, schedule),
         devices=job.Devices.all(),

@@ -34,8 +34,9 @@ def main(argv):
         if values.flips and run.dataset.kind != 'image':
             raise UserError(f'flips: {run.dataset.name} is {run.dataset.kind}, not images')
     sums = run.evaluate(values.split, values.batch_size, flips=values.flips)
-    print(training.class_table(sums['confusion'], run.dataset.class_names))
-    found = training.summary(sums)
+    if table := run.objective.table(sums, run.dataset.class_names):
+        print(table)
+    found = run.objective.summary(sums)
     listed = ', '.join(f'{name.replace("_", " ")} {value:.4f}' for name, value in found.items())
     print(f'{values.split} of {run.dataset.name} at step {run.step}: {listed} ({values.workdir})')
 

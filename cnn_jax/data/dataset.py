@@ -10,7 +10,9 @@ import numpy as np
 
 from cnn_jax.errors import UserError, UserTypeError
 
-KINDS = ('image', 'audio', 'text')
+KINDS = ('image', 'audio', 'text', 'array')
+TASKS = ('classification', 'multilabel', 'regression', 'segmentation')
+IGNORE = 255  # label of pixels that do not count
 
 
 def _empty() -> Mapping[str, Any]:
@@ -22,10 +24,15 @@ class Split:
     """The examples of one split. Row i of every array belongs to example i.
 
     Attributes:
-        inputs: (N, *shape): uint8 images (H, W, C), int16 or float32 waveforms (T, C), or int32
-            token ids (L,). An array, or an object that can be indexed by rows like an array
-            (`stored.StoredImages`).
-        labels: int32 (N,), in [0, num_classes).
+        inputs: (N, *shape): uint8 or float32 images (H, W, C), int16 or float32 waveforms (T, C),
+            int32 token ids (L,), or float32 arrays of any other shape. An array, or an object that
+            can be indexed by rows like an array (`stored.StoredImages`).
+        labels: for each task, N rows of
+            classification: int32 (N,), in [0, num_classes);
+            multilabel: int32 (N, num_classes), 0 or 1;
+            regression: float32 (N, num_classes), num_classes values per example;
+            segmentation: uint8 or int32 (N, H, W), in [0, num_classes), or 255 for pixels that do
+            not count.
         extra: further columns with N rows (for instance the speaker of a recording); loaders do not
             pass them to a model.
     """
@@ -59,9 +66,10 @@ class Dataset:
 
     Attributes:
         name: the name as given to `load`.
-        kind: 'image', 'audio' or 'text'.
+        kind: 'image', 'audio', 'text', or 'array' for inputs that are none of these.
         splits: 'train', 'test' and, if it exists, 'validation'.
-        class_names: one name per label.
+        class_names: one name per class; for regression, one per value.
+        task: 'classification', 'multilabel', 'regression' or 'segmentation'.
         mean: mean per channel of the training split's inputs after scaling (see `normalize`); ()
             for text.
         std: standard deviation per channel, computed like `mean`; () for text.
@@ -76,12 +84,16 @@ class Dataset:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     meta: Mapping[str, Any] = dataclasses.field(default_factory=_empty)
+    task: str = 'classification'
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise UserError(f'unknown kind {self.kind!r}; must be one of {", ".join(KINDS)}')
+        for what, value, known in (('kind', self.kind, KINDS), ('task', self.task, TASKS)):
+            if value not in known:
+                raise UserError(f'unknown {what} {value!r}; must be one of {", ".join(known)}')
         for name, split in self.splits.items():
-            check_labels(split.labels, len(self.class_names), f'{self.name}, split {name}')
+            where = f'{self.name}, split {name}'
+            check_labels(split.labels, len(self.class_names), where, task=self.task)
+            check_finite(split.inputs, f'{where}: inputs')
 
     @property
     def num_classes(self) -> int:
@@ -111,6 +123,7 @@ class Dataset:
             'mean': list(self.mean),
             'std': list(self.std),
             'meta': json.loads(json.dumps(dict(self.meta))),
+            **({} if self.task == 'classification' else {'task': self.task}),
         }
 
     def differences(self, description: Mapping[str, Any], *, examples: bool) -> list[str]:
@@ -151,7 +164,15 @@ class Dataset:
     def described(cls, description: Mapping[str, Any]) -> 'Dataset':
         """Returns a data set with empty splits from a description that `describe` returned."""
         shape, dtype = description['input_shape'], description['dtype']
-        nothing = Split(np.zeros((0, *shape), dtype), np.zeros(0, np.int32))
+        task = description.get('task', 'classification')
+        classes = len(description['class_names'])
+        labels = {
+            'classification': np.zeros(0, np.int32),
+            'multilabel': np.zeros((0, classes), np.int32),
+            'regression': np.zeros((0, classes), np.float32),
+            'segmentation': np.zeros((0, *shape[:-1]), np.uint8),
+        }[task]
+        nothing = Split(np.zeros((0, *shape), dtype), labels)
         return cls(
             name=description['name'],
             kind=description['kind'],
@@ -160,6 +181,7 @@ class Dataset:
             mean=tuple(description['mean']),
             std=tuple(description['std']),
             meta=description['meta'],
+            task=task,
         )
 
     def normalize(self, inputs):
@@ -189,14 +211,59 @@ def _short(values: tuple[Any, ...], most: int = 8) -> str:
     return f'({", ".join(map(str, values[:most]))}{more})'
 
 
-def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Checks that all labels are in [0, num_classes); raises ValueError otherwise."""
-    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if bad.size:
+_LABELS = {  # task -> kinds of dtype, what the dtype is, number of axes or None
+    'classification': ('iu', 'integers', 1),
+    'multilabel': ('iu', 'integers', 2),
+    'regression': ('f', 'floats', 2),
+    'segmentation': ('iu', 'integers', None),
+}
+
+
+def check_labels(
+    labels: np.ndarray, num_classes: int, where: str, *, task: str = 'classification'
+) -> None:
+    """Checks the dtype, shape and range of labels; see `Split`.
+
+    Raises:
+        UserError: the labels do not fit the task; the message names the first wrong one.
+    """
+    kinds, what, ndim = _LABELS[task]
+    columns = (num_classes,) if ndim == 2 else ()
+    if labels.dtype.kind not in kinds:
+        raise UserError(f'{where}: labels for {task} must be {what}, got dtype {labels.dtype}')
+    if ndim and (labels.ndim != ndim or labels.shape[1:] != columns):
+        wanted = ', '.join(map(str, ('N', *columns)))
+        raise UserError(f'{where}: labels must have shape ({wanted}), got {labels.shape}')
+    if task == 'regression':
+        return check_finite(labels, f'{where}: labels')
+    classes = 2 if task == 'multilabel' else num_classes
+    wrong = (labels < 0) | (labels >= classes)
+    if task == 'segmentation':
+        wrong &= labels != IGNORE
+    bad = np.argwhere(wrong)
+    if len(bad):
+        first = tuple(map(int, bad[0]))
+        place = f'example {first[0]}' + (f', position {first[1:]}' if len(first) > 1 else '')
         raise UserError(
-            f'{where}: label {labels[bad[0]]} at example {bad[0]} is outside 0..{num_classes - 1}'
-            + (f' (and {bad.size - 1} more)' if bad.size > 1 else '')
+            f'{where}: label {labels[first]} at {place} is outside 0..{classes - 1}'
+            + (f' (and {len(bad) - 1} more)' if len(bad) > 1 else '')
         )
+
+
+def check_finite(values: Any, where: str) -> None:
+    """Checks that an array of floats in memory is finite.
+
+    Raises:
+        UserError: a value is NaN or infinite; the message names the example.
+    """
+    if not isinstance(values, np.ndarray) or values.dtype.kind != 'f':
+        return
+    finite = np.isfinite(values)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.reshape(len(values), -1).all(1))
+        value = values[rows[0]][~finite[rows[0]]].flat[0]
+        more = f' (and {len(rows) - 1} more examples)' if len(rows) > 1 else ''
+        raise UserError(f'{where} of example {rows[0]} contain {value}{more}; must be finite')
 
 
 # Inputs are divided by these numbers, which maps uint8 to [0, 1] and int16 to [-1, 1).

@@ -13,7 +13,7 @@ from cnn_jax.errors import UserError
 
 
 class StoredImages:
-    """Images on disk that can be indexed by rows like a uint8 array of shape (N, H, W, C).
+    """Images on disk that can be indexed by rows like an array of shape (N, H, W, C).
 
     A pool of threads decodes the images (PIL releases the GIL), so requests for whole batches keep
     all cores busy.
@@ -28,8 +28,6 @@ class StoredImages:
         shape, dtype, nbytes: as for an array in memory.
     """
 
-    dtype = np.dtype(np.uint8)
-
     def __init__(
         self,
         fetch: Callable[[list[int]], Sequence[Any]],
@@ -38,8 +36,9 @@ class StoredImages:
     ):
         self._fetch, self._decode, self._rows = fetch, decode, rows
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
-        self.shape = (len(rows), *decode(fetch([int(rows[0])])[0]).shape)
-        self.nbytes = int(np.prod(self.shape, dtype=np.int64))
+        first = decode(fetch([int(rows[0])])[0])
+        self.shape, self.dtype = (len(rows), *first.shape), first.dtype
+        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,7 +47,7 @@ class StoredImages:
         """Returns the images at an integer, a slice, or an array of integers or booleans."""
         chosen = np.asarray(self._rows[rows])
         stored = self._fetch(chosen.reshape(-1).tolist())
-        images = np.empty((len(stored), *self.shape[1:]), np.uint8)
+        images = np.empty((len(stored), *self.shape[1:]), self.dtype)
         for i, image in enumerate(self._pool.map(self._decode, stored)):
             images[i] = image
         return images.reshape(*chosen.shape, *self.shape[1:])

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnn_jax import plugins
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.models import (
     airbench,
@@ -26,6 +27,7 @@ from cnn_jax.models import (
     mnist1d,
     mobilenet,
     nin,
+    own,
     raw_audio,
     resnet,
     small_cnn,
@@ -179,7 +181,8 @@ def data_dependent_init(name: str, inputs: Callable[[int], jax.Array]) -> dict[s
         inputs: function that returns the first n training inputs, normalised, or all of them if
             there are fewer.
     """
-    compute = MODELS.lookup(name).data_dependent_init
+    entry = MODELS.get(name)  # a user's own model has none
+    compute = entry.data_dependent_init if entry else None
     return compute(inputs(INIT_EXAMPLES)) if compute else {}
 
 
@@ -193,11 +196,12 @@ def create(
     implementation: str | Sequence[str] | None = None,
     kind: str | None = None,
     **overrides: Any,
-) -> Model:
-    """Makes a model with initial parameters in float32.
+) -> Any:
+    """Makes a model with initial parameters in float32: a `Model`, or a user's `nnx.Module`.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or a class or function in a file, 'path/file.py:name' (see
+            docs/own_model.md).
         input_shape: shape of one example: image (height, width, channels), audio (time, channels),
             text (length,).
         num_classes: number of logits.
@@ -212,12 +216,15 @@ def create(
         ValueError: the name, an option or a kernel is unknown; the model does not accept this kind
             of data; or the input is too small (the message names the smallest size that works).
     """
-    entry = MODELS.lookup(name)
-    input_shape = _check_shape(name, entry, tuple(input_shape), kind)
     if num_classes < 1:
         raise UserError(f'num_classes={num_classes} must be at least 1')
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f'dtype={dtype} must be floating point')
+    make = LayerFactory(rngs, dtype, _check_kernels(implementation))
+    if plugins.is_object(name):
+        return own.create(name, make, input_shape, num_classes, overrides)
+    entry = MODELS.lookup(name)
+    input_shape = _check_shape(name, entry, tuple(input_shape), kind)
     known = options(name)
     if unknown := set(overrides) - set(known):
         raise UserError(
@@ -226,7 +233,6 @@ def create(
         )
     for option, value in overrides.items():
         _check_option(name, option, value, known[option])
-    make = LayerFactory(rngs, dtype, _check_kernels(implementation))
     try:
         return entry.build(make, input_shape, num_classes, **overrides)
     except UserError as error:

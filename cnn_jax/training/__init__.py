@@ -11,6 +11,8 @@ with optional_packages('train'):
     from cnn_jax.training.job import Job, load_data, make_job, make_net
     from cnn_jax.training.loop import Interrupted, NotFiniteError, train
     from cnn_jax.training.metrics import class_table, summary
+    from cnn_jax.training.objectives import Objective
+    from cnn_jax.training.own import Fitted, fit
     from cnn_jax.training.report import draw
     from cnn_jax.training.saved import SavedRun, load_run
     from cnn_jax.training.state import FunctionalModel, TrainState, init_state
@@ -20,11 +22,13 @@ with optional_packages('train'):
 __all__ = [
     'Checkpoints',
     'DamagedError',
+    'Fitted',
     'Interrupted',
     'Job',
     'FunctionalModel',
     'MismatchError',
     'NotFiniteError',
+    'Objective',
     'SaveError',
     'SavedRun',
     'TrainConfig',
@@ -33,6 +37,7 @@ __all__ = [
     'WorkdirError',
     'class_table',
     'draw',
+    'fit',
     'init_state',
     'load_data',
     'load_run',

@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
+from cnn_jax import plugins
 from cnn_jax.errors import UserError
-from cnn_jax.training import durations, plugins
+from cnn_jax.training import durations
 from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 
 SCHEMA = 1
@@ -60,7 +61,9 @@ class RunConfig:
     task: ClassVar[str] = ''
 
     dataset: str = option(
-        'digits', "data set, by name, with its options if any: 'movie_reviews:fold=3'"
+        'digits',
+        "data set, by name, with its options if any: 'movie_reviews:fold=3'; or an object of your "
+        "own: 'my_data.py:name'",
     )
     data_dir: str = option(
         '',
@@ -78,7 +81,9 @@ class RunConfig:
         0.0, 'fraction of the training examples held out for validation', at_least=0.0, below=1.0
     )
 
-    model: str = option('lecture_cnn', 'model, by name')
+    model: str = option(
+        'lecture_cnn', "model, by name, or a class or function of your own: 'my_model.py:Net'"
+    )
     model_options: str = option('', "the model's own options, such as 'hidden=(64,32),window=5'")
     implementation: str = option(
         '', 'kernel for convolutions and pools, by name (default: chosen for the device)'
@@ -156,7 +161,12 @@ class RunConfig:
     def __post_init__(self):
         _check(type(self).__dataclass_fields__['plugin'], self.plugin)
         object.__setattr__(self, 'plugin', plugins.load(self.plugin))  # before names are looked up
+        for name in ('dataset', 'model'):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, plugins.absolute(value))
         for field in dataclasses.fields(self):
+            if field.type is float and type(getattr(self, field.name)) is int:
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
             _check(field, getattr(self, field.name))
         for name in ('warmup', 'eval_every', 'checkpoint_every'):
             _parsed(self, name, durations.check)
@@ -295,6 +305,16 @@ class TrainConfig(RunConfig):
             raise UserError(
                 f'init_from={self.init_from!r} and pretrained={self.pretrained!r}: give one of them'
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig(TrainConfig):
+    """The configuration of a run of `training.fit`.
+
+    What was given as an object is not part of it: `program.json` in the folder identifies it.
+    """
+
+    task: ClassVar[str] = 'fit'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from cnn_jax.data import Dataset, Split
 from cnn_jax.data.loader import evaluation_batches
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.metrics import example_sums, summary
+from cnn_jax.training.objectives import Objective
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 
 
@@ -18,6 +18,7 @@ class SplitEvaluator:
 
     Args:
         net: the model.
+        objective: what is summed over the examples.
         dataset: the data set, which normalises the inputs.
         split: the examples to evaluate.
         devices: the devices over which each batch is sharded.
@@ -28,6 +29,7 @@ class SplitEvaluator:
     def __init__(
         self,
         net: FunctionalModel,
+        objective: Objective,
         dataset: Dataset,
         split: Split,
         devices: Devices,
@@ -41,18 +43,25 @@ class SplitEvaluator:
             logits = net.predict(params, model_state, inputs)
             if flips:
                 logits = (logits + net.predict(params, model_state, inputs[:, :, ::-1])) / 2
-            new = example_sums(logits, batch['labels'], batch['weights'])
+            new = objective.sums(logits, batch['labels'], batch['weights'])
             return jax.tree.map(jnp.add, sums, new)
 
         self._add_batch = jax.jit(add_batch, donate_argnums=0, out_shardings=devices.replicated)
-        one = jax.ShapeDtypeStruct((1,), jnp.float32)
-        logits = jax.ShapeDtypeStruct((1, dataset.num_classes), jnp.float32)
-        label = jax.ShapeDtypeStruct((1,), jnp.int32)
-        shapes = jax.eval_shape(example_sums, logits, label, one)
+        row = lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype)  # noqa: E731
+        shapes = jax.eval_shape(
+            lambda params, model_state, x, labels, weights: objective.sums(
+                net.predict(params, model_state, dataset.normalize(x)), labels, weights
+            ),
+            net.params,
+            net.model_state,
+            row(split.inputs),
+            row(split.labels),
+            jax.ShapeDtypeStruct((1,), jnp.float32),
+        )
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
 
     def __call__(self, params: Arrays, model_state: Arrays) -> dict[str, Any]:
-        """Returns `metrics.example_sums` of the whole split, the input of `metrics.summary`."""
+        """Returns `Objective.sums` of the whole split."""
         sums = self._devices.put(self._zero)
         for batch in evaluation_batches(self._split, self._batch_size):
             sums = self._add_batch(sums, params, model_state, self._devices.put_rows(batch))
@@ -73,6 +82,9 @@ class Evaluation(NamedTuple):
     score: float | None
 
 
+NOT_EVALUATED = Evaluation({}, '', None)
+
+
 class Evaluator(Protocol):
     """Evaluates the states of one run."""
 
@@ -83,36 +95,51 @@ class Evaluator(Protocol):
         """Evaluates `state` after training and returns the content of `result.json`."""
 
 
-class ClassifierEvaluator:
-    """Computes loss and accuracy on every split except `train`, for averaged weights as well."""
+class ObjectiveEvaluator:
+    """Computes the metrics of an objective on every split except `train`.
 
-    def __init__(self, net: FunctionalModel, dataset: Dataset, devices: Devices, batch_size: int):
+    The metrics of averaged weights, if there are any, are computed as well.
+    """
+
+    def __init__(
+        self,
+        net: FunctionalModel,
+        objective: Objective,
+        dataset: Dataset,
+        devices: Devices,
+        batch_size: int,
+    ):
+        self._objective = objective
         self._evaluators = {
-            name: SplitEvaluator(net, dataset, split, devices, batch_size)
+            name: SplitEvaluator(net, objective, dataset, split, devices, batch_size)
             for name, split in dataset.splits.items()
             if name != 'train'
         }
 
     def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
         del step
-        found = summary(self._evaluators[split](state.params, state.model_state))
+        objective, evaluator = self._objective, self._evaluators[split]
+        found = objective.summary(evaluator(state.params, state.model_state))
         metrics = {f'{split}_{name}': value for name, value in found.items()}
-        line = f'{split} loss {found["loss"]:.4f}  accuracy {found["accuracy"]:.4f}'
-        score = found['accuracy']
+        best = objective.metric
+        line = f'{split} loss {found["loss"]:.4f}'
+        if best != 'loss':
+            line += f'  {best.replace("_", " ")} {found[best]:.4f}'
+        score = objective.score(found)
         if state.ema is not None:
-            average = summary(self._evaluators[split](state.ema, state.model_state))
+            average = objective.summary(evaluator(state.ema, state.model_state))
             metrics |= {f'{split}_ema_{name}': value for name, value in average.items()}
-            line += f' ({average["accuracy"]:.4f} averaged)'
-            score = average['accuracy']
+            line += f' ({average[best]:.4f} averaged)'
+            score = objective.score(average)
         return Evaluation(metrics, line, score)
 
     def final(self, state: TrainState, step: int) -> dict[str, Any]:
-        result: dict[str, Any] = {'step': step}
+        objective = self._objective
+        result: dict[str, Any] = {'step': step, 'metric': objective.metric}
         for name, evaluator in self._evaluators.items():
             for prefix, key in (('', 'params'), ('ema_', 'ema')):
                 params = getattr(state, key)
                 if params is not None:
                     sums = evaluator(params, state.model_state)
-                    result[prefix + name] = summary(sums)
-                    result[prefix + name]['confusion'] = sums['confusion'].tolist()
+                    result[prefix + name] = objective.summary(sums) | objective.details(sums)
         return result

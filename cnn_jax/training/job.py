@@ -1,7 +1,7 @@
 """Builds a job from a configuration: data, model, optimiser, and the length of the run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +16,8 @@ from cnn_jax.models import pretrained
 from cnn_jax.training import augment, parallel
 from cnn_jax.training.config import RunConfig, TrainConfig
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.evaluation import ClassifierEvaluator, Evaluator
+from cnn_jax.training.evaluation import Evaluator, ObjectiveEvaluator
+from cnn_jax.training.objectives import Objective, make_objective
 from cnn_jax.training.optimizer import Schedule, learning_rate, make_optimizer
 from cnn_jax.training.parallel import Jit
 from cnn_jax.training.processes import say
@@ -43,7 +44,7 @@ class BaseJob:
 
     config: RunConfig
     dataset: data.Dataset
-    schedule: Schedule
+    schedule: Schedule | None
     optimizer: optax.GradientTransformation
     devices: Devices
     steps_per_epoch: int
@@ -92,17 +93,27 @@ class BaseJob:
         """Draws the pictures of the finished run."""
 
     @property
-    def watched(self) -> str:
+    def watched(self) -> str | None:
         """The split that is evaluated during training and whose score ranks checkpoints."""
-        return 'validation' if 'validation' in self.dataset.splits else 'test'
+        return next((n for n in ('validation', 'test') if n in self.dataset.splits), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Job(BaseJob):
-    """A job that trains a classifier; it has been checked, but has not computed anything yet."""
+    """A job that trains one model; it has been checked, but has not computed anything yet.
+
+    Attributes:
+        net: the model.
+        objective: what the model is trained for.
+        augment: see `step.make_step`.
+        mixed_targets: whether `augment` mixes targets.
+    """
 
     config: TrainConfig
     net: FunctionalModel
+    objective: Objective
+    augment: Callable[..., Any] | None = None
+    mixed_targets: bool = False
 
     @property
     def parallel(self) -> Jit:
@@ -148,20 +159,20 @@ class Job(BaseJob):
         )
 
     def evaluator(self) -> Evaluator:
-        return ClassifierEvaluator(self.net, self.dataset, self.devices, self.config.batch_size)
+        return ObjectiveEvaluator(
+            self.net, self.objective, self.dataset, self.devices, self.config.batch_size
+        )
 
     def step(self) -> Step:
         config = self.config
-        chosen = augment.parse(config.augment, self.dataset.kind)
         return make_step(
             self.net,
             self.optimizer,
             self.schedule,
-            num_classes=self.dataset.num_classes,
+            self.objective,
             normalize=self.dataset.normalize,
-            augment=augment.make_augment(config, self.dataset.kind) if chosen else None,
-            mixed_targets=augment.mixes(chosen),
-            label_smoothing=config.label_smoothing,
+            augment=self.augment,
+            mixed_targets=self.mixed_targets,
             ema=config.ema,
             ema_warmup=config.ema_warmup,
             accumulate=config.accumulate,
@@ -188,7 +199,7 @@ def load_data(config: RunConfig) -> data.Dataset:
 
 
 def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
-    """Builds the model of a configuration and checks that it fits the data set.
+    """Builds the model of a configuration.
 
     Raises:
         ValueError: the model does not fit the data set, or the model or kernel does not exist.
@@ -206,14 +217,37 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
             **dataset.model_options | config.read_model_options(),
         )
 
-    net = FunctionalModel(make)
-    logits = jax.eval_shape(
-        lambda x: net.predict(*map(_zeros, (net.params, net.model_state)), dataset.normalize(x)),
-        jax.ShapeDtypeStruct((1, *dataset.input_shape), dataset.splits['train'].inputs.dtype),
+    return FunctionalModel(make)
+
+
+def batch_shapes(dataset: data.Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a training batch of `size` examples."""
+    split = dataset.splits['train']
+    columns = {'inputs': split.inputs, 'labels': split.labels}
+    return {n: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for n, a in columns.items()}
+
+
+def check_fit(net: FunctionalModel, objective: Objective, dataset: data.Dataset) -> list[str]:
+    """Checks that the model accepts the inputs of a data set and that its outputs fit.
+
+    Returns:
+        The names of the metrics.
+
+    Raises:
+        UserError: the outputs do not fit the objective.
+    """
+    batch = batch_shapes(dataset, 2)
+    outputs = jax.eval_shape(
+        lambda params, model_state, x: net.predict(params, model_state, dataset.normalize(x)),
+        net.params,
+        net.model_state,
+        batch['inputs'],
     )
-    if logits.shape != (1, dataset.num_classes):
-        raise UserError(f'model={config.model!r} is not a classifier: its output is {logits.shape}')
-    return net
+    objective.check(outputs, batch['labels'])
+    weights = jax.ShapeDtypeStruct((2,), jnp.float32)
+    sums = jax.eval_shape(objective.sums, outputs, batch['labels'], weights)
+    ones = {name: np.ones(s.shape, s.dtype) for name, s in sums.items()}
+    return list(objective.summary(ones))
 
 
 def make_job(config: TrainConfig) -> Job:
@@ -228,22 +262,56 @@ def make_job(config: TrainConfig) -> Job:
     if config.init_from:
         read_config(config.init_from)
     dataset = load_data(config)
-    augment.parse(config.augment, dataset.kind)
     net = make_net(config, dataset)
     if config.pretrained:
         check_torchvision(net, config.pretrained)
-    return Job(net=net, **common_parts(config, dataset, devices))
+    return Job(**task_parts(config, dataset, net), **common_parts(config, dataset, devices))
 
 
-def common_parts(config: RunConfig, dataset: data.Dataset, devices: Devices) -> dict[str, Any]:
+def task_parts(
+    config: TrainConfig,
+    dataset: data.Dataset,
+    net: FunctionalModel,
+    objective: Objective | None = None,
+) -> dict[str, Any]:
+    """Returns the fields of `Job` that `common_parts` does not return.
+
+    `objective`: by default that of the data set's task.
+
+    Raises:
+        UserError: the model's output or the augmentation does not fit the data set.
+    """
+    objective = objective or make_objective(config, dataset)
+    try:
+        check_fit(net, objective, dataset)
+    except UserError as error:
+        raise UserError(f'model={config.model!r}: {error}') from error
+    chosen = augment.parse(config.augment, dataset.kind)
+    return {
+        'net': net,
+        'objective': objective,
+        'augment': augment.make_augment(config, dataset.kind) if chosen else None,
+        'mixed_targets': augment.mixes(chosen),
+    }
+
+
+def common_parts(
+    config: RunConfig,
+    dataset: data.Dataset,
+    devices: Devices,
+    schedule: Schedule | None = None,
+) -> dict[str, Any]:
     """Returns the fields of `BaseJob`.
+
+    `schedule`: by default that of the configuration.
 
     Raises:
         ValueError: the durations do not fit the data.
     """
     per_epoch = steps_per_epoch(len(dataset.splits['train']), config.batch_size)
     total = config.total_steps(per_epoch)
-    schedule = learning_rate(config, total, config.in_steps(config.warmup, per_epoch))
+    if schedule is None:
+        schedule = learning_rate(config, total, config.in_steps(config.warmup, per_epoch))
     return {
         'config': config,
         'dataset': dataset,
@@ -253,7 +321,3 @@ def common_parts(config: RunConfig, dataset: data.Dataset, devices: Devices) -> 
         'steps_per_epoch': per_epoch,
         'total_steps': total,
     }
-
-
-def _zeros(shapes):
-    return {name: np.zeros(s.shape, s.dtype) for name, s in shapes.items()}

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cnn_jax.training.checkpoints import Checkpoints, first_of
 from cnn_jax.training.devices import peak_memory
+from cnn_jax.training.evaluation import NOT_EVALUATED
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import BaseJob
 from cnn_jax.training.prefetch import Prefetcher
@@ -17,7 +18,7 @@ from cnn_jax.training.processes import end_with_peers, is_first, say
 from cnn_jax.training.profile import Profiler
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import several_steps
-from cnn_jax.training.workdir import MetricsLog, Workdir
+from cnn_jax.training.workdir import MetricsLog, Workdir, WorkdirError
 
 STEPS_PER_CALL = 50  # on accelerators; see `step.several_steps`
 OF_THE_STEP = ('grad_norm', 'learning_rate')  # metrics that do not describe training examples
@@ -65,6 +66,19 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
         stack.callback(run.prefetcher.close)
         state = run.to_end(state, start)
         return state, run.evaluator.final(state, job.total_steps)
+
+
+def load_state(job: BaseJob, workdir: Workdir) -> TrainState:
+    """Returns the state in the newest checkpoint of a folder, which is not changed.
+
+    Raises:
+        WorkdirError: the folder holds no checkpoint that can be read.
+    """
+    with Checkpoints(workdir.checkpoints, read_only=True) as checkpoints:
+        found = checkpoints.restore_newest(job.state_like().to_dict())
+    if found is None:
+        raise WorkdirError(f'workdir={str(workdir.path)!r} holds no checkpoint')
+    return TrainState.from_dict(found[0])
 
 
 def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[TrainState, int]:
@@ -180,10 +194,11 @@ class _Run:
         )
 
     def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Evaluates the watched split, prints a line, and returns the checkpoint score."""
+        """Evaluates the watched split, if any, prints a line, and returns the checkpoint score."""
         epochs = self.job.total_steps / self.job.steps_per_epoch
         speed = self.stopwatch.read()
-        found = self.evaluator.evaluate(state, step, self.job.watched)
+        watched = self.job.watched
+        found = self.evaluator.evaluate(state, step, watched) if watched else NOT_EVALUATED
         row = self.at(step) | speed | {'memory_peak_bytes': peak_memory()} | found.metrics
         if self.log:
             self.log.write(row)

@@ -1,6 +1,6 @@
 """Computes sums over examples, which give exact metrics for any division into batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def example_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> di
     return sums
 
 
-def summary(sums: dict[str, Any]) -> dict[str, float]:
+def summary(sums: Mapping[str, Any]) -> dict[str, float]:
     """Returns metrics from the sums: loss (mean, nats), accuracy and top_5_accuracy (fractions)."""
     confusion = np.asarray(sums['confusion'], np.int64)
     count = max(int(confusion.sum()), 1)

@@ -33,9 +33,9 @@ class Inputs(NamedTuple):
 
 
 def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
-    """Yields the name and the class probabilities, float32 (classes,), of each input in `files`.
+    """Yields the name and the prediction of each input in `files`; see `Objective.predictions`.
 
-    An input that cannot be read has its error instead of probabilities. Inputs are read and
+    An input that cannot be read has its error instead of a prediction. Inputs are read and
     classified lazily, in batches.
     """
     predict, inputs = predictor(run), read_each(run.dataset, files)
@@ -100,17 +100,18 @@ def _counts(path: pathlib.Path, kind: str) -> bool:
     return suffix in SUFFIXES[kind] or (kind == 'image' and suffix in folder.NOT_IMAGES)
 
 
-def probabilities(run: SavedRun, inputs: np.ndarray) -> np.ndarray:
-    """Returns the class probabilities for raw inputs: float32 (N, classes)."""
+def predictions(run: SavedRun, inputs: np.ndarray) -> np.ndarray:
+    """Returns the predictions for raw inputs, such as class probabilities, float32 (N, classes)."""
     return predictor(run)(inputs)
 
 
 def predictor(run: SavedRun) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns `probabilities` for this run as a function that is compiled once."""
+    """Returns `predictions` for this run as a function that is compiled once."""
 
     @jax.jit
     def predict(params, model_state, part):
-        return jax.nn.softmax(run.net.predict(params, model_state, run.dataset.normalize(part)))
+        outputs = run.net.predict(params, model_state, run.dataset.normalize(part))
+        return run.objective.predictions(outputs)
 
     params, model_state = jax.device_get((run.params, run.model_state))
     return lambda inputs: in_batches(lambda part: predict(params, model_state, part), inputs)

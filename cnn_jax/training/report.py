@@ -1,12 +1,20 @@
-"""Draws the pictures of a finished run."""
+"""Completes a run: trains, draws its pictures, and writes its result."""
 
+import inspect
+import os
+import sys
+import traceback
 from typing import Any
 
 import jax
 import numpy as np
 
 from cnn_jax.data import Dataset
-from cnn_jax.training.job import Job
+from cnn_jax.errors import first_line
+from cnn_jax.tables import printable
+from cnn_jax.training.job import BaseJob, Job
+from cnn_jax.training.loop import train
+from cnn_jax.training.processes import is_first
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 from cnn_jax.training.workdir import Workdir, read_metrics
 from cnn_jax.viz import runs
@@ -14,23 +22,53 @@ from cnn_jax.viz import runs
 EXAMPLES = 4  # number of test images whose feature maps are drawn
 
 
+def complete(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
+    """Trains to the last step, draws the pictures and writes `result.json`.
+
+    Returns:
+        See `loop.train`, which also lists what is raised. Pictures that cannot be drawn are a
+        warning, since they must not lose the result.
+    """
+    state, result = train(job, workdir)
+    if is_first():
+        try:
+            job.draw(workdir, state, result)
+        except Exception as error:
+            if os.environ.get('CNN_JAX_TRACEBACK'):
+                traceback.print_exc()
+            problem = printable(' '.join(first_line(error).split()))
+            print(f'warning: not all pictures could be drawn ({problem})', file=sys.stderr)
+        workdir.finish(result)
+    return state, result
+
+
 def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) -> None:
-    """Draws learning curves and the confusion matrix; for images also filters and feature maps."""
+    """Draws learning curves and the confusion matrix; for images also filters and feature maps.
+
+    The confusion matrix needs one class per example, and the feature maps a model that can record
+    them (`models.Classifier`).
+    """
     net, dataset, params, model_state = job.net, job.dataset, state.params, state.model_state
     folder = workdir.pictures
-    runs.learning_curves(read_metrics(workdir.path), folder / 'learning_curves.png')
-    runs.confusion_matrix(
-        result['test']['confusion'],
-        dataset.class_names,
-        folder / 'confusion_matrix.png',
-        title=f'{dataset.name}, test',
+    runs.learning_curves(
+        read_metrics(workdir.path), folder / 'learning_curves.png', metric=job.objective.metric
     )
+    if 'confusion' in result.get(job.watched or '', {}):
+        split = 'test' if 'test' in result else job.watched
+        runs.confusion_matrix(
+            result[split]['confusion'],
+            dataset.class_names,
+            folder / 'confusion_matrix.png',
+            title=f'{dataset.name}, {split}',
+        )
     if dataset.kind != 'image':
         return
     kernels = [name for name, p in params.items() if name.endswith('kernel') and p.ndim == 4]
     if kernels:
         runs.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
-    inputs = dataset.splits['test'].inputs[:EXAMPLES]
+    if 'intermediates' not in inspect.signature(net.model).parameters:
+        return
+    inputs = dataset.splits[job.watched or 'train'].inputs[:EXAMPLES]
     maps = layer_results(net, dataset, params, model_state, inputs)
     runs.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
 

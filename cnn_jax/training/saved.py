@@ -8,10 +8,11 @@ import jax
 
 from cnn_jax.data import Dataset
 from cnn_jax.training.checkpoints import Checkpoints
-from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.config import FitConfig, TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import SplitEvaluator
 from cnn_jax.training.job import load_data, make_net
+from cnn_jax.training.objectives import Objective, make_objective
 from cnn_jax.training.state import Arrays, FunctionalModel
 from cnn_jax.training.workdir import Workdir, WorkdirError, read_config
 
@@ -23,13 +24,14 @@ class SavedRun:
     config: TrainConfig
     dataset: Dataset
     net: FunctionalModel
+    objective: Objective
     step: int
     params: Arrays
     model_state: Arrays
     devices: Devices
 
     def evaluate(self, split: str, batch_size: int = 0, *, flips: bool = False) -> dict[str, Any]:
-        """Returns `metrics.example_sums` of a split.
+        """Returns `Objective.sums` of a split.
 
         Args:
             split: name of the split.
@@ -39,7 +41,9 @@ class SavedRun:
         size = batch_size or self.config.batch_size
         size += -size % self.devices.count
         split_ = self.dataset.splits[split]
-        evaluator = SplitEvaluator(self.net, self.dataset, split_, self.devices, size, flips=flips)
+        evaluator = SplitEvaluator(
+            self.net, self.objective, self.dataset, split_, self.devices, size, flips=flips
+        )
         return evaluator(self.params, self.model_state)
 
 
@@ -70,6 +74,11 @@ def load_run(
         raise WorkdirError(
             f'workdir={str(path)!r} holds a run of {config.task}, not of {TrainConfig.task}'
         )
+    if isinstance(config, FitConfig):
+        raise WorkdirError(
+            f'workdir={str(path)!r} holds a run of training.fit, whose model and data are objects '
+            'of a program: run that program again, which returns the finished run'
+        )
     if data_dir:
         config = dataclasses.replace(config, data_dir=data_dir)
     workdir = Workdir(path, config)
@@ -86,7 +95,7 @@ def load_run(
         )
         workdir.check_dataset(dataset, examples=not data_dir, remedy=remedy)
         dataset = dataclasses.replace(dataset, mean=described.mean, std=described.std)
-    net = make_net(config, dataset)
+    net, objective = make_net(config, dataset), make_objective(config, dataset)
     devices = Devices.all()
     name = 'ema' if averaged else 'params'
     if averaged and not config.ema:
@@ -106,4 +115,6 @@ def load_run(
     if found is None:
         raise WorkdirError(f'workdir={str(path)!r} holds no checkpoint')
     state, meta = found
-    return SavedRun(config, dataset, net, meta['step'], state[name], state['rest'], devices)
+    return SavedRun(
+        config, dataset, net, objective, meta['step'], state[name], state['rest'], devices
+    )

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnn_jax.training.objectives import Objective
 from cnn_jax.training.optimizer import Schedule
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 
-Batch = dict[str, jax.Array]  # raw inputs (N, ...) of the data set, labels (N,) int32
+Batch = dict[str, jax.Array]  # raw inputs (N, ...) of the data set, labels (N, ...)
 Step = Callable[[TrainState, Batch], tuple[TrainState, Arrays]]
 
 # Under `remat`, the backward pass recomputes everything except the results of these primitives.
@@ -20,13 +21,12 @@ _KEPT = ('conv_general_dilated', 'dot_general')
 def make_step(
     net: FunctionalModel,
     optimizer: optax.GradientTransformation,
-    schedule: Schedule,
+    schedule: Schedule | None,
+    objective: Objective,
     *,
-    num_classes: int,
     normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
     augment: Callable[..., tuple[jax.Array, jax.Array]] | None = None,
     mixed_targets: bool = False,
-    label_smoothing: float = 0.0,
     ema: float = 0.0,
     ema_warmup: bool = False,
     accumulate: int = 1,
@@ -37,19 +37,18 @@ def make_step(
 ) -> Step:
     """Returns the step function: (state, batch) -> (state, metrics).
 
-    The loss is the mean softmax cross entropy in nats. All random numbers (dropout, augmentation)
-    come from keys that depend only on the seed and the step number, and on the device if
-    `axis_name` is set.
+    All random numbers (dropout, augmentation) come from keys that depend only on the seed and the
+    step number, and on the device if `axis_name` is set.
 
     Args:
         net: the model.
         optimizer: the optimiser, applied to the parameters by name.
         schedule: step -> learning rate; used only for the metrics, since the optimiser has its own.
-        num_classes: number of logits.
+            None means that the learning rate is not known.
+        objective: the loss and the metrics of a batch.
         normalize: maps raw inputs of the data set to inputs of the model.
         augment: (key, inputs, targets) -> (inputs, targets), see `augment.make_augment`.
         mixed_targets: whether `augment` mixes targets and therefore needs them as distributions.
-        label_smoothing: share of the target that is spread evenly over all classes.
         ema: decay of the moving average in state.ema; 0 disables it.
         ema_warmup: whether to limit the decay to (1 + s) / (10 + s) at step s (from 0).
         accumulate: number of equal parts into which the batch is split. The parts are computed one
@@ -65,34 +64,25 @@ def make_step(
             statistics, and the updated running statistics are averaged after the step.
 
     Returns:
-        A function whose metrics are loss (for the training targets), accuracy (for the labels),
-        grad_norm, learning_rate, and leaf_norms (L,), the gradient norm of every parameter sorted
-        by name.
+        A function whose metrics are loss (for the training targets), those of
+        `Objective.step_metrics` (for the labels), grad_norm, learning_rate, and leaf_norms (L,),
+        the gradient norm of every parameter sorted by name.
     """
-    soft = mixed_targets or label_smoothing > 0
     forward = jax.checkpoint(net.train, policy=_kept) if remat else net.train
 
-    def targets_of(labels: jax.Array) -> jax.Array:
-        if not soft:
-            return labels
-        return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)
-
     def loss_and_more(params: Arrays, model_state: Arrays, key: jax.Array, part: Batch):
-        logits, model_state = forward(params, model_state, key, part['inputs'])
-        cross_entropy = (
-            optax.softmax_cross_entropy if soft else optax.softmax_cross_entropy_with_integer_labels
-        )
-        loss = cross_entropy(logits, part['targets']).mean()
-        hits = (jnp.argmax(logits, axis=-1) == part['labels']).mean(dtype=jnp.float32)
-        return loss, (model_state, hits)
+        outputs, model_state = forward(params, model_state, key, part['inputs'])
+        loss = objective.loss(outputs, part['targets'])
+        measured = objective.step_metrics(outputs, part['labels'])
+        return loss, (model_state, {'loss': loss} | measured)
 
     gradient = jax.value_and_grad(loss_and_more, has_aux=True)
 
     def whole(params: Arrays, model_state: Arrays, key: jax.Array, batch: Batch):
-        """Returns loss, accuracy, model state and gradient of a batch, computed in parts."""
+        """Returns metrics, model state and gradient of a batch, computed in parts."""
         if accumulate == 1:
-            (loss, (model_state, hits)), grads = gradient(params, model_state, key, batch)
-            return loss, hits, model_state, grads
+            (_, (model_state, measured)), grads = gradient(params, model_state, key, batch)
+            return measured, model_state, grads
         # Every part takes rows from every device's shard, so that no row moves between devices.
         split = lambda a: a.reshape(-1, accumulate, *a.shape[1:]).swapaxes(0, 1)  # noqa: E731
         parts = jax.tree.map(split, batch)
@@ -101,43 +91,44 @@ def make_step(
             index, part = numbered
             model_state, sums = carry
             part_key = jax.random.fold_in(key, index)
-            (loss, (model_state, hits)), grads = gradient(params, model_state, part_key, part)
-            return (model_state, jax.tree.map(jnp.add, sums, (loss, hits, grads))), None
+            (_, (model_state, measured)), grads = gradient(params, model_state, part_key, part)
+            return (model_state, jax.tree.map(jnp.add, sums, (measured, grads))), None
 
-        zero = jnp.zeros((), jnp.float32)
-        start = model_state, (zero, zero, jax.tree.map(jnp.zeros_like, params))
+        first = jax.tree.map(lambda a: a[0], parts)
+        shapes = jax.eval_shape(loss_and_more, params, model_state, key, first)[1][1]
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = model_state, (zeros, jax.tree.map(jnp.zeros_like, params))
         (model_state, sums), _ = jax.lax.scan(
             add, start, (jnp.arange(accumulate), parts), unroll=accumulate if unroll else 1
         )
-        loss, hits, grads = jax.tree.map(lambda a: a / accumulate, sums)
-        return loss, hits, model_state, grads
+        measured, grads = jax.tree.map(lambda a: a / accumulate, sums)
+        return measured, model_state, grads
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         if axis_name:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         labels = batch['labels']
-        inputs, targets = normalize(batch['inputs']), targets_of(labels)
+        inputs = normalize(batch['inputs'])
+        targets = objective.targets(labels, mixed=mixed_targets)
         if augment:
             inputs, targets = augment(jax.random.fold_in(key, 1), inputs, targets)
         parts = {'inputs': inputs, 'labels': labels, 'targets': targets}
-        loss, hits, model_state, grads = whole(
+        measured, model_state, grads = whole(
             state.params, state.model_state, jax.random.fold_in(key, 2), parts
         )
         if axis_name:
-            loss, hits, model_state, grads = jax.lax.pmean(
-                (loss, hits, model_state, grads), axis_name
-            )
+            measured, model_state, grads = jax.lax.pmean((measured, model_state, grads), axis_name)
         updates, opt = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         leaf_norms = jnp.stack([jnp.linalg.norm(grads[name].ravel()) for name in sorted(grads)])
         metrics = {
-            'loss': loss,
-            'accuracy': hits,
+            **measured,
             'grad_norm': jnp.linalg.norm(leaf_norms),
-            'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
             'leaf_norms': leaf_norms,
         }
+        if schedule is not None:
+            metrics['learning_rate'] = jnp.asarray(schedule(state.step), jnp.float32)
         average = None
         if ema:
             decay: jax.Array | float = ema

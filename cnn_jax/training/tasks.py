@@ -11,7 +11,7 @@ from typing import Any
 
 from cnn_jax.errors import UserError
 from cnn_jax.registry import Registry
-from cnn_jax.training.config import SCHEMA, GenerateConfig, RunConfig, TrainConfig
+from cnn_jax.training.config import SCHEMA, FitConfig, GenerateConfig, RunConfig, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +48,29 @@ def read_config_text(text: str) -> RunConfig:
     return TASKS.lookup(values.get('task', TrainConfig.task)).config.from_json(text)
 
 
-def _make_classifier_job(config: TrainConfig, folder: pathlib.Path) -> Any:
+def _make_training_job(config: TrainConfig, folder: pathlib.Path) -> Any:
     from cnn_jax.training.job import make_job
 
     return make_job(config)
 
 
-def _describe_classifier(result: Mapping[str, Any]) -> str:
+def _describe_training(result: Mapping[str, Any]) -> str:
+    # Results of earlier versions do not name their metric.
+    metric = result.get('metric', 'accuracy')
+    split = next((name for name in ('test', 'validation') if name in result), None)
+    if split is None:
+        return f'{result["step"]} steps, not evaluated (no test or validation split)'
     averaged = ''
-    if 'ema_test' in result:
-        averaged = f' ({result["ema_test"]["accuracy"]:.4f} with averaged weights)'
-    return f'test accuracy {result["test"]["accuracy"]:.4f}{averaged}'
+    if f'ema_{split}' in result:
+        averaged = f' ({result[f"ema_{split}"][metric]:.4f} with averaged weights)'
+    return f'{split} {metric.replace("_", " ")} {result[split][metric]:.4f}{averaged}'
+
+
+def _refuse_fit(config: FitConfig, folder: pathlib.Path) -> Any:
+    raise UserError(
+        f'workdir={str(folder)!r} holds a run of training.fit: its model and data are objects of a '
+        'program; run that program again'
+    )
 
 
 def _make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Any:
@@ -74,7 +86,8 @@ def _describe_generation(result: Mapping[str, Any]) -> str:
     return f'{describe(dict(result))}{lacking}'
 
 
-TASKS.register('classification', Task(TrainConfig, _make_classifier_job, _describe_classifier))
+TASKS.register('classification', Task(TrainConfig, _make_training_job, _describe_training))
+TASKS.register('fit', Task(FitConfig, _refuse_fit, _describe_training))
 TASKS.register(
     'generation',
     Task(

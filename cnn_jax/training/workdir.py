@@ -229,7 +229,13 @@ def default_name(config: RunConfig) -> str:
     if entry is not None and entry.is_users:
         identity['data_dir'] = str(pathlib.Path(config.data_dir).expanduser().absolute())
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
-    return f'{re.sub("[^A-Za-z0-9_.]+", "-", config.dataset)}-{config.model}-{digest}'
+    names = [re.sub('[^A-Za-z0-9_.]+', '-', _short(n)) for n in (config.dataset, config.model)]
+    return '-'.join([*names, digest])
+
+
+def _short(name: str) -> str:
+    """Returns a name without the folder and suffix of a user's file."""
+    return re.sub(r'^.*?([^/]*)\.py:', r'\1-', name)
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:

@@ -20,30 +20,34 @@ COLOURS = {'train': 'tab:blue', 'validation': 'tab:green', 'test': 'tab:orange'}
 MAX_COUNTS = 25  # with more classes, counts in the cells would be too small to read
 
 
-def learning_curves(rows: Sequence[Mapping], path=None, *, title: str = '') -> Figure:
-    """Draws loss and accuracy against the training step.
+def learning_curves(
+    rows: Sequence[Mapping], path=None, *, title: str = '', metric: str = 'accuracy'
+) -> Figure:
+    """Draws the loss and another metric against the training step.
 
     Args:
         rows: metrics in order, one mapping per line of metrics.jsonl: `step`, optionally `epoch`,
-            and any of `{train,validation,test}_{loss,accuracy}`. A row need not have every key.
+            and any of `{train,validation,test}_{loss,<metric>}`. A row need not have every key.
             Losses are in nats (or the unit of the loss), and accuracies are fractions.
         path: where to write the PNG.
         title: text above the panels.
+        metric: the metric beside the loss; an accuracy is drawn in per cent.
 
     Raises:
-        ValueError: no row has a step and a loss or an accuracy.
+        ValueError: no row has a step and one of the two.
     """
     series = {
         (split, quantity): _series(rows, f'{split}_{quantity}')
-        for quantity in ('loss', 'accuracy')
+        for quantity in dict.fromkeys(('loss', metric))
         for split in COLOURS
     }
     series = {key: points for key, points in series.items() if len(points[0])}
-    quantities = [q for q in ('loss', 'accuracy') if any(key[1] == q for key in series)]
+    quantities = [q for q in ('loss', metric) if any(key[1] == q for key in series)]
+    quantities = list(dict.fromkeys(quantities))
     if not quantities:
         raise UserError(
-            f'rows: none of the {len(rows)} rows has a step and a loss or accuracy; expected keys '
-            'like step, epoch, train_loss, test_accuracy'
+            f'rows: none of the {len(rows)} rows has a step and a loss or {metric}; expected keys '
+            f'like step, epoch, train_loss, test_{metric}'
         )
     figure = new_figure(5.2 * len(quantities), 3.8)
     for axes, quantity in zip(
@@ -99,8 +103,9 @@ def _finish_curves(axes, quantity, rows):
             axes.set_yscale('log')
             log_ticks(axes.yaxis)
     else:
-        axes.set_title('Accuracy')
-        axes.set_ylabel('accuracy (%)')
+        name = plain(quantity.replace('_', ' '))
+        axes.set_title(name[:1].upper() + name[1:])
+        axes.set_ylabel(f'{name} (%)' if quantity == 'accuracy' else name)
     axes.set_xlabel('training step')
     axes.grid(alpha=0.3, which='both')
     axes.legend()

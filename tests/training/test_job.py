@@ -8,7 +8,7 @@ from cnn_jax import models
 from cnn_jax.data import Dataset, Split
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.job import Job, common_parts, make_net
+from cnn_jax.training.job import Job, common_parts, make_net, task_parts
 
 
 def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
@@ -19,7 +19,7 @@ def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
     )
     config = TrainConfig(model='airbench', model_options='widths=(4,4,4)', steps=1, batch_size=8)
     net = make_net(config, dataset)
-    job = Job(net=net, **common_parts(config, dataset, Devices.all()))
+    job = Job(**task_parts(config, dataset, net), **common_parts(config, dataset, Devices.all()))
     kernel = job.init().model_state['layers/whiten/kernel']
     assert kernel.shape == net.model_state['layers/whiten/kernel'].shape == (2, 2, 3, 24)
     white = jax.lax.conv(

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax.training.devices import Devices
+from cnn_jax.training.objectives import Classification
 from cnn_jax.training.state import FunctionalModel, init_state
 from cnn_jax.training.step import make_step
 from tests.training import tiny
@@ -159,7 +160,7 @@ def test_remat_keeps_less():
     batch = {'inputs': jnp.ones((16, 5, 5, 1)), 'labels': jnp.zeros(16, jnp.int32)}
 
     def operations(remat):
-        step = make_step(net, optimizer, lambda _: 0.1, num_classes=3, remat=remat)
+        step = make_step(net, optimizer, lambda _: 0.1, Classification(3), remat=remat)
         return str(jax.make_jaxpr(step)(state, batch))
 
     assert 'remat' in operations(True) or 'checkpoint' in operations(True)

@@ -7,6 +7,7 @@ from flax import nnx
 
 from cnn_jax.data import Dataset, Split
 from cnn_jax.training.devices import Devices
+from cnn_jax.training.objectives import Classification
 from cnn_jax.training.parallel import WAYS
 from cnn_jax.training.state import FunctionalModel, init_state
 from cnn_jax.training.step import make_step, several_steps
@@ -53,6 +54,7 @@ def run(
     steps_per_call=1,
     resident=True,
     counts=None,
+    label_smoothing=0.0,
     **options,
 ):
     """Trains for a few steps; returns the state and {metric: one value per step}."""
@@ -64,7 +66,7 @@ def run(
         net,
         optimizer,
         lambda _: 0.1,
-        num_classes=CLASSES,
+        Classification(CLASSES, label_smoothing),
         normalize=dataset.normalize,
         axis_name=way.axis_name,
         **options,

@@ -1,10 +1,12 @@
-"""Imports a user's own modules, so that the names they register can be used."""
+"""Imports a user's own modules, for the names that they register and the objects they define."""
 
 import importlib
 import importlib.util
 import os
 import pathlib
+import re
 import sys
+from typing import Any
 
 from cnn_jax.errors import UserError
 
@@ -34,12 +36,53 @@ def load(names: str) -> str:
     return ','.join(found)
 
 
-def _load_file(path: pathlib.Path) -> None:
+_OBJECT = re.compile(r'(?P<file>.+\.py):(?P<name>\w+)')
+
+
+def is_object(spec: str) -> bool:
+    """Returns whether `spec` names an object in a file: 'path/file.py:name'."""
+    return bool(_OBJECT.fullmatch(spec))
+
+
+def absolute(spec: str) -> str:
+    """Returns `spec` with an absolute path if it begins with 'path/file.py:name'."""
+    found = _OBJECT.match(spec)
+    if not found:
+        return spec
+    path = pathlib.Path(found['file']).expanduser().resolve()
+    return f'{path}{spec[found.end("file") :]}'
+
+
+def load_object(spec: str, argument: str) -> Any:
+    """Returns the object that 'path/file.py:name' names.
+
+    Args:
+        spec: the file and the name.
+        argument: what the object is for; for messages.
+
+    Raises:
+        UserError: there is no such file, or it does not define the name.
+    """
+    found = _OBJECT.fullmatch(spec)
+    assert found, spec
+    module = _load_file(pathlib.Path(found['file']).expanduser().resolve(), argument)
+    name = found['name']
+    if not hasattr(module, name):
+        own = ', '.join(
+            n for n, v in vars(module).items() if getattr(v, '__module__', '') == module.__name__
+        )
+        raise UserError(
+            f'{argument}={spec!r}: the file does not define {name}; it defines {own or "nothing"}'
+        )
+    return getattr(module, name)
+
+
+def _load_file(path: pathlib.Path, argument: str = 'plugin') -> Any:
     if not path.is_file():
-        raise UserError(f'plugin={str(path)!r}: there is no such file')
+        raise UserError(f'{argument}={str(path)!r}: there is no such file')
     name = f'cnn_jax_plugin_{path.stem}_{abs(hash(path)):x}'
     if name in sys.modules:
-        return
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
@@ -48,6 +91,7 @@ def _load_file(path: pathlib.Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+    return module
 
 
 def _load_module(name: str) -> None:

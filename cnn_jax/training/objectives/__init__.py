@@ -1,0 +1,65 @@
+"""Defines objectives by task; `OBJECTIVES.register` adds one.
+
+An objective is what a model is trained for: see `base.Objective`. The task of a data set
+(`Dataset.task`) selects it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cnn_jax.errors import UserError
+from cnn_jax.registry import Registry
+from cnn_jax.training.objectives.base import Objective
+from cnn_jax.training.objectives.classification import Classification
+from cnn_jax.training.objectives.multilabel import MultiLabel
+from cnn_jax.training.objectives.own import OwnLoss
+from cnn_jax.training.objectives.regression import Regression
+
+if TYPE_CHECKING:
+    from cnn_jax.data import Dataset
+    from cnn_jax.training.config import TrainConfig
+
+__all__ = [
+    'OBJECTIVES',
+    'Classification',
+    'MultiLabel',
+    'Objective',
+    'OwnLoss',
+    'Regression',
+    'make_objective',
+]
+
+# task of a data set -> (configuration, data set) -> the objective
+OBJECTIVES: Registry[Callable[[TrainConfig, Dataset], Objective]] = Registry('task')
+
+
+@OBJECTIVES.register('classification')
+def _classification(config: TrainConfig, dataset: Dataset) -> Objective:
+    return Classification(dataset.num_classes, config.label_smoothing)
+
+
+@OBJECTIVES.register('multilabel')
+def _multilabel(config: TrainConfig, dataset: Dataset) -> Objective:
+    return MultiLabel(dataset.num_classes, config.label_smoothing)
+
+
+@OBJECTIVES.register('regression')
+def _regression(config: TrainConfig, dataset: Dataset) -> Objective:
+    if config.label_smoothing:
+        raise UserError(
+            f'label_smoothing={config.label_smoothing}: applies to classes, not to regression'
+        )
+    mean = dataset.splits['train'].labels.mean(0, dtype='float64')
+    return Regression(dataset.num_classes, tuple(map(float, mean)))
+
+
+def make_objective(config: TrainConfig, dataset: Dataset) -> Objective:
+    """Returns the objective for the task of a data set.
+
+    Raises:
+        UserError: no objective is registered for the task, or it does not use a field of the
+            configuration.
+    """
+    return OBJECTIVES.lookup(dataset.task)(config, dataset)
