@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 from jax.experimental import multihost_utils
 
@@ -25,7 +26,9 @@ class Interrupt:
             hand_on = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
             self._before = {signal.SIGINT: signal.signal(signal.SIGINT, hand_on)}
         else:
-            both = signal.SIGTERM, signal.SIGINT
+            # Python delivers signals to the main thread, and lets only that thread handle them.
+            is_main = threading.current_thread() is threading.main_thread()
+            both = (signal.SIGTERM, signal.SIGINT) if is_main else ()
             self._before = {number: signal.signal(number, self._note) for number in both}
         return self
 

@@ -78,8 +78,10 @@ class Regression(Objective):
         n = max(int(sums['examples']), 1)
         values = {k: np.asarray(v, np.float64) for k, v in sums.items() if k != 'examples'}
         spread = values['squared_labels'] - values['labels'] ** 2 / n
+        # A difference this small is the rounding of the float32 sums: the labels are constant.
+        spread = np.where(spread > 1e-6 * values['squared_labels'], spread, 0.0)
         return {
             'mse': values['squared'] / n,
             'mae': values['absolute'] / n,
-            'r2': 1 - safe_ratio(values['squared'], np.maximum(spread, 0.0)),
+            'r2': 1 - safe_ratio(values['squared'], spread),
         }
