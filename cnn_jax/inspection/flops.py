@@ -83,40 +83,60 @@ def summary(
     return tuple(rows)
 
 
-@contextlib.contextmanager
-def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
-    """Context manager in which every call of a layer of `model` appends a row."""
+def named_layers(model: nnx.Module) -> list[tuple[str, nnx.Module]]:
+    """Returns (name, layer) of every layer of a model, named as in `summary`."""
     modules = [(path, m) for path, m in nnx.iter_graph(model) if isinstance(m, nnx.Module)]
     # A layer is a module with its own variables or without submodules.
     parents = {path[:i] for path, _ in modules for i in range(len(path))}
     owners = {
         path for path, m in modules if any(isinstance(v, nnx.Variable) for v in vars(m).values())
     }
-    names, seen = {}, set()
+    found = []
     for path, module in modules:
         inside_a_layer = any(path[:i] in owners for i in range(len(path)))
         if (path in owners or path not in parents) and not inside_a_layer:
-            names[id(module)] = '.'.join(str(p) for p in path if p != 'layers')
-    # Flax has no hook on calls, so this temporarily replaces __call__ of the classes.
-    originals = {type(m): type(m).__call__ for _, m in modules if id(m) in names and callable(m)}
+            found.append(('.'.join(str(p) for p in path if p != 'layers'), module))
+    return found
+
+
+@contextlib.contextmanager
+def _recorded(model: nnx.Module, rows: list[Row]) -> Iterator[None]:
+    """Context manager in which every call of a layer of `model` appends a row."""
+    named = named_layers(model)
+    names = {id(layer): name for name, layer in named}
+    running: set[int] = set()
+    seen: set[int] = set()
 
     def recorder(original: Any) -> Any:
         def call(module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-            y = original(module, x, *args, **kwargs)
-            if id(module) in names:
-                rows.append(_row(names[id(module)], module, x, y, id(module) in seen))
-                seen.add(id(module))
+            # A subclass that calls `super().__call__` is still one call of one layer.
+            if id(module) not in names or id(module) in running:
+                return original(module, x, *args, **kwargs)
+            running.add(id(module))
+            try:
+                y = original(module, x, *args, **kwargs)
+            finally:
+                running.remove(id(module))
+            rows.append(_row(names[id(module)], module, x, y, id(module) in seen))
+            seen.add(id(module))
             return y
 
         return call
 
+    # Flax has no hook on calls, so this temporarily replaces __call__ of the classes.
+    classes = {type(layer) for _, layer in named if callable(layer)}
+    inherited = {cls for cls in classes if '__call__' not in vars(cls)}
+    originals = {cls: cls.__call__ for cls in classes}
     for cls, original in originals.items():
         cls.__call__ = recorder(original)
     try:
         yield
     finally:
         for cls, original in originals.items():
-            cls.__call__ = original
+            if cls in inherited:
+                del cls.__call__
+            else:
+                cls.__call__ = original
 
 
 def _row(name: str, module: Any, x: jax.Array, y: jax.Array, again: bool) -> Row:

@@ -12,7 +12,8 @@ from cnn_jax import nn
 from cnn_jax.inspection import flops, layers
 from cnn_jax.ops.geometry import ReceptiveField, receptive_field
 
-_CONVOLUTIONS = (nn.Conv, nn.ConvTranspose)
+_CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose, nn.ConvTranspose)
+_NO_FIELD = (nnx.Linear, nnx.ConvTranspose, nn.ConvTranspose, nn.BlurPool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +40,16 @@ class LayerRow:
 
 def rows(model: nnx.Module, input_shape: Sequence[int], batch_size: int = 1) -> list[LayerRow]:
     """Returns one row per layer, in order of execution; the model may be abstract."""
-    used = iter(layers.forward_convolutions(model, input_shape, batch_size))
+    modules = dict(flops.named_layers(model))
     fields = receptive_fields(model, input_shape)
-    types = {type_.__name__ for type_ in _CONVOLUTIONS}
     result = []
     for row in flops.summary(model, input_shape):
         kernel, padding = '', ()
-        if row.type in types:
-            one = next(used)
-            kernel, padding = one.implementation, one.spec.padding
+        # Each layer is traced alone, because other layers and functions may convolve, too.
+        if isinstance(modules[row.name], _CONVOLUTIONS):
+            used = layers.forward_convolutions(modules[row.name], row.input_shape, batch_size)
+            if used:  # else no kernel of this package knows it, such as one of complex numbers
+                kernel, padding = used[0].implementation, used[0].spec.padding
         elements = batch_size * (math.prod(row.input_shape) + math.prod(row.output_shape))
         size = 4 * (elements + row.parameters)
         result.append(
@@ -70,22 +72,22 @@ def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str,
     not a chain.
     """
     steps, found = [], {}
-    size = input_shape[0] if len(input_shape) > 1 else None
+    size = tuple(input_shape[:-1])
     for name, layer in chain(model):
+        if not size or isinstance(layer, _NO_FIELD):
+            break
+        before, size = size, nn.layers.size_after(layer, size)
         window = getattr(layer, 'kernel_size', getattr(layer, 'window_shape', None))
         if window is None:
-            if isinstance(layer, nn.Flatten | nnx.Linear | nn.GlobalAvgPool) or size is None:
+            if size != before:  # it has windows of its own, as adaptive pooling does
                 break
             continue
-        if isinstance(layer, nn.ConvTranspose):
-            break
         strides = nn.sizes.per_axis(layer.strides or _default_stride(layer, window), len(window))
         dilation = getattr(layer, 'kernel_dilation', getattr(layer, 'dilation', 1))
         dilation = nn.sizes.per_axis(dilation or 1, len(window))
-        low = _padding_before(layer, size, window[0], strides[0], dilation[0])
+        low = _padding_before(layer, before[0], window[0], strides[0], dilation[0])
         steps.append((window[0], strides[0], low, dilation[0]))
         found[name] = receptive_field(steps)
-        size = layer.output_size((size, *input_shape[1 : len(window)]))[0]
     return found
 
 
@@ -100,6 +102,8 @@ def _flat(block: nn.Layers, prefix: str):
     for name, layer in block.items():
         if isinstance(layer, nn.Layers):
             yield from _flat(layer, f'{prefix}{name}.')
+        elif hasattr(layer, 'layer_instance'):  # Flax's SpectralNorm or WeightNorm
+            yield f'{prefix}{name}.layer_instance', layer.layer_instance
         else:
             yield prefix + name, layer
 

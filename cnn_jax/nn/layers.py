@@ -70,14 +70,15 @@ class Layers(Block):
         size = tuple(size)
         for name, layer in self.items():
             try:
-                size = _size_after(layer, size)
+                size = size_after(layer, size)
             except UserError as error:
                 raise UserError(f'layer {name}: {error}') from None
         return size
 
 
-def _size_after(layer: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+def size_after(layer: Any, size: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the spatial size of the result of a module (also one of Flax's) or a function."""
+    layer = getattr(layer, 'layer_instance', layer)  # Flax's SpectralNorm and WeightNorm wrap it
     if hasattr(layer, 'output_size'):
         return layer.output_size(size)
     convolves = isinstance(layer, nnx.Conv | nnx.ConvTranspose)

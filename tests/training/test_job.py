@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from cnn_jax import models
+from cnn_jax import models, nn
 from cnn_jax.data import Dataset, Split
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.job import Job, common_parts, make_net, task_parts
+from tests.training.tiny import tiny_dataset
 
 
 def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
@@ -31,6 +33,26 @@ def test_training_sets_the_fixed_weights_of_airbench_from_its_images():
     covariance = np.einsum('nchw,ndhw->cd', white, white) / white[:, 0].size
     np.testing.assert_allclose(covariance, np.eye(12), atol=5e-3)
     assert models.data_dependent_init('lecture_cnn', None) == {}
+
+
+@pytest.mark.skipif(not hasattr(nnx, 'SpectralNorm'), reason='new in flax 0.12')
+def test_a_model_may_write_its_parameters(monkeypatch):
+    monkeypatch.setattr(models.MODELS, '_values', dict(models.MODELS._values))
+
+    @models.register('bounded')
+    def bounded(make, input_shape, num_classes):
+        layers = {
+            # For a call, Flax's layer replaces the kernel by the kernel over its spectral norm.
+            'conv': nnx.SpectralNorm(make.conv(1, 4, (3, 3), strides=2), rngs=make.rngs),
+            'pool': nn.GlobalAvgPool(),
+            'logits': make.linear(4, num_classes),
+        }
+        return models.Classifier(nn.Layers(layers), input_shape, num_classes)
+
+    config, dataset = TrainConfig(model='bounded', steps=1), tiny_dataset()
+    net = make_net(config, dataset)
+    task_parts(config, dataset, net)  # calls the model, abstractly
+    assert net.params['layers/conv/layer_instance/kernel'].shape == (3, 3, 1, 4)
 
 
 def test_old_names_work_with_a_warning():
