@@ -5,6 +5,7 @@ use those of `flax.nnx`.
 """
 
 from cnn_jax.nn.blur_pool import BlurPool
+from cnn_jax.nn.causal_conv import CausalConv
 from cnn_jax.nn.conv import Conv
 from cnn_jax.nn.conv_transpose import ConvTranspose
 from cnn_jax.nn.ghost_batch_norm import GhostBatchNorm
@@ -20,12 +21,14 @@ from cnn_jax.nn.pool import (
 )
 from cnn_jax.nn.squeeze_excitation import SqueezeExcitation
 from cnn_jax.nn.stochastic_depth import StochasticDepth
+from cnn_jax.nn.weight_standardized_conv import WeightStandardizedConv
 
 __all__ = [
     'AdaptiveAvgPool',
     'AvgPool',
     'Block',
     'BlurPool',
+    'CausalConv',
     'Conv',
     'ConvTranspose',
     'Flatten',
@@ -38,4 +41,5 @@ __all__ = [
     'SqueezeExcitation',
     'StochasticDepth',
     'Unflatten',
+    'WeightStandardizedConv',
 ]

@@ -78,11 +78,10 @@ class Conv(nnx.Conv):
         Returns:
             (*batch, *output spatial, out_features), in `dtype`.
         """
-        kernel = self.kernel[...]
-        if self.mask is not None:
-            kernel = kernel * self.mask
         bias = None if self.bias is None else self.bias[...]
-        inputs, kernel, bias = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
+        inputs, kernel, bias = self.promote_dtype(
+            (inputs, self.effective_kernel(), bias), dtype=self.dtype
+        )
         return conv(
             inputs,
             kernel,
@@ -98,6 +97,11 @@ class Conv(nnx.Conv):
             out_sharding=out_sharding,
             implementation=self.implementation,
         )
+
+    def effective_kernel(self) -> jax.Array:
+        """Returns the kernel that the layer convolves with: its parameter, masked."""
+        kernel = self.kernel[...]
+        return kernel if self.mask is None else kernel * self.mask
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """Returns the spatial size of the result for an input of spatial size `size`.

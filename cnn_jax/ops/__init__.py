@@ -15,6 +15,7 @@ from cnn_jax.ops.pool import (
     lp_pool,
     max_pool,
 )
+from cnn_jax.ops.streaming import conv_stream
 from cnn_jax.ops.transposed_convolution import conv_transpose
 from cnn_jax.ops.unpool import max_unpool
 
@@ -24,6 +25,7 @@ __all__ = [
     'avg_pool',
     'conv',
     'conv_general_dilated',
+    'conv_stream',
     'conv_transpose',
     'explain',
     'explain_padding',
