@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from cnn_jax import nn
@@ -129,6 +131,49 @@ def test_ghost_batch_norm_does_not_depend_on_how_the_batch_is_shared():
     whole = run(norm, x)
     parts = [run(norm, part) for part in np.split(x, 2)]
     np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-6, atol=1e-6)
+
+
+def sharded(norm, x, count):
+    """Returns the compiled training step of a norm for a batch spread over `count` devices."""
+    mesh = Mesh(np.array(jax.devices()[:count]), ('batch',))
+    rows, same = NamedSharding(mesh, P('batch')), NamedSharding(mesh, P())
+    graph, state = nnx.split(norm)
+
+    def run(state, x):
+        norm = nnx.merge(graph, state)
+        y = norm(x)
+        return y, nnx.state(norm)
+
+    place = jax.tree.map(lambda _: same, state)
+    return jax.jit(run, in_shardings=(place, rows), out_shardings=(rows, place)), (state, x)
+
+
+@pytest.mark.parametrize('size', [2, 4])  # on 4 devices, a group of 4 examples spans two
+def test_ghost_batch_norm_does_not_depend_on_the_number_of_devices(size):
+    norm, x = nn.GhostBatchNorm(6, group_size=size, rngs=nnx.Rngs(0)), normal((8, 5, 6))
+    results = []
+    for count in (1, 2, 4):
+        run, arguments = sharded(norm, x, count)
+        results.append(run(*arguments))
+    for other in results[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other
+        )
+
+
+@pytest.mark.optimized
+def test_ghost_batch_norm_normalises_without_communication():
+    words = ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter')
+
+    def communicates(norm):
+        run, arguments = sharded(norm, normal((8, 5, 6)), 4)
+        # Without the running statistics, which are averages over all examples.
+        text = jax.jit(lambda *a: run(*a)[0]).lower(*arguments).compile().as_text()
+        return [word for word in words if word in text]
+
+    assert communicates(nn.GhostBatchNorm(6, group_size=2, rngs=nnx.Rngs(0))) == []
+    assert communicates(nn.GhostBatchNorm(6, group_size=1, rngs=nnx.Rngs(0))) == []
+    assert 'all-reduce' in communicates(nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
 
 
 def test_ghost_batch_norm_has_correct_gradients_and_dtypes():

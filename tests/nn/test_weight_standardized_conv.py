@@ -36,7 +36,7 @@ def test_the_kernel_is_standardised_per_output_channel(options):
     expected = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + options.get('epsilon', 1e-5))
     np.testing.assert_allclose(layer.effective_kernel(), expected, rtol=1e-5, atol=1e-6)
     plain = nn.Conv(4, 8, rngs=nnx.Rngs(0), **{k: options[k] for k in options if k != 'epsilon'})
-    assert jax.tree.map(jnp.shape, nnx.state(plain)) == jax.tree.map(jnp.shape, nnx.state(layer))
+    nnx.update(plain, nnx.state(layer))  # the same parameters
     plain.kernel[...] = expected.astype(np.float32)
     x = normal((2, *[6] * (wide.ndim - 2), 4))
     y = nnx.jit(lambda layer, x: layer(x))(layer, x)
