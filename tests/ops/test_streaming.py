@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 
 import cnn_jax
 
-LENGTH, IN, OUT = 23, 4, 6
+LENGTH, IN, OUT = 14, 4, 6
 
 
 def normal(shape, seed=0):
@@ -58,8 +58,8 @@ def test_any_cuts_give_the_whole(window, options):
     whole = cnn_jax.conv(x, kernel, padding='CAUSAL', bias=bias, **options)
     np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-5)
     chance = np.random.default_rng(window)
-    several = [[], range(1, LENGTH), [0, 0, LENGTH], [2, 4, 6, 7, 8, 20]]
-    several += [np.sort(chance.integers(0, LENGTH + 1, 5)) for _ in range(3)]
+    several = [[], range(1, LENGTH), [0, 0, LENGTH], [2, 4, 6, 7, 8, 12]]
+    several += [np.sort(chance.integers(0, LENGTH + 1, 5)) for _ in range(2)]
     for cuts in several:
         found = streamed(x, list(cuts), kernel, bias=bias, **options)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -84,12 +84,11 @@ def test_training_is_that_of_pytorch(name):
         {key: torch.tensor(np.asarray(value)) for key, value in values.items()}
         for values in FunctionalModel(make).init(0)
     )
-    optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
+    momentum = {key: torch.zeros_like(value) for key, value in params.items()}
     dataset, losses = tiny.tiny_dataset(), []
     train = dataset.splits['train']
-    for value in params.values():
-        value.requires_grad_()
     for rows in np.arange(steps * batch).reshape(steps, batch) % len(train):
+        params = {key: value.detach().requires_grad_() for key, value in params.items()}
         images = torch.tensor(np.asarray(dataset.normalize(train.inputs[rows])))
         x = torch.relu(case.torch(params, stats, images.permute(0, 3, 1, 2)))
         w = params['conv2/kernel']
@@ -97,9 +96,9 @@ def test_training_is_that_of_pytorch(name):
         x = torch.relu(conv(x, w, params['conv2/bias'])).mean((2, 3))
         logits = x @ params['out/kernel'] + params['out/bias']
         loss = F.cross_entropy(logits, torch.tensor(train.labels[rows], dtype=torch.long))
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        momentum = {key: 0.9 * old + params[key].grad for key, old in momentum.items()}
+        params = {key: value - 0.1 * momentum[key] for key, value in params.items()}
         losses.append(loss.item())
 
     np.testing.assert_allclose(metrics['loss'], losses, rtol=1e-4)
