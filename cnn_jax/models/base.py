@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,20 +129,50 @@ class Model(nnx.Module):
             raise UserTypeError(f'this model takes {wanted}, got dtype {x.dtype}')
 
 
+@dataclasses.dataclass(frozen=True)
+class Counterpart:
+    """The same model in torchvision, from whose files it can take weights.
+
+    Attributes:
+        names: maps the names of all layers, in order, to those modules that torchvision has. It
+            must be a function of a file, so that models of the same kind are equal to JAX.
+        unused: beginnings of the names of tensors that such a file may hold and the model lacks.
+        present_name: maps a tensor's name in files of older versions to its present name.
+    """
+
+    names: Callable[[Sequence[str]], dict[str, str]]
+    unused: tuple[str, ...] = ()
+    present_name: Callable[[str], str] = str
+
+
 class Classifier(Model):
     """A chain of named layers from inputs to logits.
 
     `model(x)` returns float32 logits (N, num_classes). `model(x, intermediates=maps)` also writes
     the result of every layer into the dict `maps` under the layer's name.
 
+    Args:
+        layers: the layers.
+        input_shape: shape of one example, without a batch axis.
+        num_classes: number of logits.
+        torchvision: the same model in torchvision, if it has it.
+
     Raises:
         ValueError: the input is too small for the layers.
     """
 
-    def __init__(self, layers: nn.Layers, input_shape: Sequence[int], num_classes: int):
+    def __init__(
+        self,
+        layers: nn.Layers,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        torchvision: Counterpart | None = None,
+    ):
         super().__init__(input_shape, num_classes)
         feature_size(layers, input_shape)
         self.layers = layers
+        self.torchvision = torchvision
 
     def __call__(
         self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None

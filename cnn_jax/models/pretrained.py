@@ -1,4 +1,4 @@
-"""Loads weights in torchvision's layout into VGG and ResNet, and compares models with PyTorch's.
+"""Loads weights in torchvision's layout into a model, and compares models with PyTorch's.
 
     model = create('vgg16', input_shape=(224, 224, 3), num_classes=1000, rngs=nnx.Rngs(0))
     load_torchvision(model, 'vgg16-397923af.pth')
@@ -6,22 +6,13 @@
 A file holds what `torch.save(model.state_dict(), ...)` writes (.pth, .pt) or the same tensors as
 .safetensors. Reading .pth and .pt needs PyTorch (the `compare` extra); .safetensors does not.
 Inputs are images in [0, 1] from which `MEAN` is subtracted, divided by `STD`, per channel.
-
-Differences between the two layouts:
-
-    | parameter         | PyTorch                       | here                               |
-    |-------------------|-------------------------------|------------------------------------|
-    | convolution       | weight (out, in, h, w)        | kernel (h, w, in, out)             |
-    | dense             | weight (out, in)              | kernel (in, out)                   |
-    | dense after       | in = channel, row, column,    | in = row, column, channel,         |
-    |   flattening      |   the last fastest            |   the last fastest                 |
-    | batch norm        | weight, running_mean, _var    | scale, mean, var                   |
+`torchvision_names` describes the layout.
 """
 
 import dataclasses
 import pathlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -29,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnn_jax import nn
 from cnn_jax.errors import MissingPackageError, UserError, optional_packages
 from cnn_jax.models.base import Classifier
+from cnn_jax.models.torchvision_names import counterpart, parameters, torchvision_names
 
 # ImageNet statistics per channel, from the documented transforms of torchvision's weights.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
 
 SUFFIXES = ('.pth', '.pt', '.pth.tar', '.bin', '.safetensors')
 
@@ -45,7 +35,7 @@ def load_torchvision(model: Classifier, path: str | pathlib.Path, *, head: bool 
     """Loads a file of weights into `model` in place.
 
     Args:
-        model: a VGG with the dense head, or a ResNet with the large stem, of any width.
+        model: a model with a counterpart in torchvision, of any width.
         path: a .pth, .pt, .pth.tar, .bin or .safetensors file.
         head: whether to load the last dense layer too. For fine-tuning, False leaves it unchanged,
             and the file may have any number of classes.
@@ -88,10 +78,11 @@ def put_torchvision(
     model: Classifier, tensors: Mapping[str, np.ndarray], *, head: bool = True
 ) -> None:
     """Loads tensors by name into `model` in place, like `load_torchvision`."""
-    wanted = _wanted(model)
+    wanted = parameters(model)
     for key, value in fitting(model, tensors, head=head).items():
         variable = wanted[key].variable
-        variable[...] = jnp.asarray(value, variable.dtype)
+        # a copy: on CPU, JAX would otherwise share the memory of a tensor that PyTorch may change
+        variable[...] = jnp.array(value, variable.dtype, copy=True)
 
 
 def fitting(
@@ -104,7 +95,9 @@ def fitting(
     Raises:
         ValueError: see `load_torchvision`.
     """
-    wanted = _wanted(model)
+    theirs = counterpart(model)
+    tensors = {theirs.present_name(key): tensor for key, tensor in tensors.items()}
+    wanted = parameters(model)
     last = list(wanted)[-1].rpartition('.')[0]
     problems, values = [], {}
     for key, parameter in wanted.items():
@@ -112,7 +105,7 @@ def fitting(
             continue
         if key not in tensors:
             problems.append(f'{key} {parameter.torch_shape}: missing from the file')
-        elif tuple(tensors[key].shape) != parameter.torch_shape:
+        elif not parameter.takes(tensors[key].shape):
             problems.append(
                 f'{key}: the file has {tuple(tensors[key].shape)}, '
                 f'the model needs {parameter.torch_shape}'
@@ -120,7 +113,8 @@ def fitting(
         else:
             values[key] = parameter.convert(np.asarray(tensors[key]))
     for key in tensors:
-        if key not in wanted and not key.endswith('num_batches_tracked'):
+        unused = key.endswith('num_batches_tracked') or key.startswith(theirs.unused)
+        if key not in wanted and not unused:
             problems.append(f'{key} {tuple(tensors[key].shape)}: not in the model')
     if problems:
         raise UserError(
@@ -141,15 +135,7 @@ def torchvision_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
 
     `model` may be abstract.
     """
-    return {key: parameter.torch_shape for key, parameter in _wanted(model).items()}
-
-
-def _wanted(model: Classifier) -> dict[str, '_Parameter']:
-    return {
-        parameter.key: parameter
-        for name, prefix in torchvision_names(model).items()
-        for parameter in _parameters(model, name, prefix)
-    }
+    return {key: parameter.torch_shape for key, parameter in parameters(model).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,29 +164,13 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
     Sets both models to evaluation mode and compares them layer by layer, from input to output.
 
     Args:
-        model: a VGG or ResNet.
+        model: a model with a counterpart in torchvision.
         torch_model: a `torch.nn.Module` with torchvision's module names, on the CPU.
         images: float32 (N, height, width, channels).
     """
     import torch
 
-    results: dict[str, np.ndarray] = {}
-
-    def keep(name: str) -> Any:
-        # copy, since the ReLU that follows works in place
-        return lambda module, args, y: results.update({name: y.detach().numpy().copy()})
-
-    names = torchvision_names(model, all_layers=True)
-    modules = dict(torch_model.named_modules())
-    hooks = [modules[theirs].register_forward_hook(keep(theirs)) for theirs in names.values()]
-    torch_model.eval()
     model.eval()
-    try:
-        with torch.no_grad():
-            torch_model(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
-    finally:
-        for hook in hooks:
-            hook.remove()
     graph, state = nnx.split(model)
 
     @jax.jit
@@ -210,6 +180,23 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
         return maps
 
     maps = run(state, jnp.asarray(images))
+    results: dict[str, np.ndarray] = {}
+
+    def keep(name: str) -> Any:
+        # copy, since the ReLU that follows works in place
+        return lambda module, args, y: results.update({name: y.detach().numpy().copy()})
+
+    names = torchvision_names(model, all_layers=True)
+    names = {name: theirs for name, theirs in names.items() if name in maps}
+    modules = dict(torch_model.named_modules())
+    hooks = [modules[theirs].register_forward_hook(keep(theirs)) for theirs in names.values()]
+    torch_model.eval()
+    try:
+        with torch.no_grad():
+            torch_model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    finally:
+        for hook in hooks:
+            hook.remove()
     rows = []
     for name in names:
         ours, theirs = np.asarray(maps[name]), results[names[name]]
@@ -221,113 +208,6 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
             Difference(name, names[name], ours.shape, difference, float(np.max(np.abs(theirs))))
         )
     return rows
-
-
-def torchvision_names(model: Classifier, *, all_layers: bool = False) -> dict[str, str]:
-    """Maps the names of layers (as in `intermediates`) to torchvision's names, in order.
-
-    Args:
-        model: a VGG with the dense head, or a ResNet with the large stem.
-        all_layers: whether to include layers without parameters that are modules in torchvision.
-
-    Raises:
-        ValueError: torchvision does not have this model.
-    """
-    top = model.layers.layer_names
-    if 'fc6' in top:
-        names = _vgg_names(model)
-    elif 'maxpool' in top and 'layer4' in top:
-        names = dict(_resnet_names(model.layers))
-    else:
-        raise UserError(
-            'only VGG with the dense head and ResNet with the large stem have a counterpart in '
-            "torchvision: give head='dense' or stem='large' for small images"
-        )
-    if all_layers:
-        return names
-    kinds = (nnx.Conv, nnx.Linear, nnx.BatchNorm)
-    return {name: theirs for name, theirs in names.items() if isinstance(_at(model, name), kinds)}
-
-
-def _vgg_names(model: Classifier) -> dict[str, str]:
-    """torchvision numbers all layers of `features` and `classifier`, also those without weights."""
-    names = {}
-    features, classifier = 0, 0
-    for name in model.layers.layer_names:
-        if name == 'flatten':
-            continue
-        if name == 'avgpool':
-            names[name] = name
-        elif 'avgpool' in names:
-            names[name] = f'classifier.{classifier}'
-            classifier += 1
-        else:
-            names[name] = f'features.{features}'
-            features += 1
-    return names
-
-
-def _resnet_names(layers: nn.Layers, ours: str = '', theirs: str = '') -> Iterator[tuple[str, str]]:
-    for name, layer in layers.items():
-        other = {'pool': 'avgpool'}.get(name, name.removeprefix('block'))
-        if isinstance(layer, nn.Layers):
-            yield from _resnet_names(layer, f'{ours}{name}.', f'{theirs}{other}.')
-        elif not (ours and name.startswith('relu')):  # torchvision's blocks reuse one ReLU
-            yield ours + name, theirs + other
-    if isinstance(layers, nn.Residual):
-        if layers.has_shortcut:
-            yield f'{ours}shortcut.conv', f'{theirs}downsample.0'
-            yield f'{ours}shortcut.bn', f'{theirs}downsample.1'
-    if ours:
-        yield ours[:-1], theirs[:-1]
-
-
-def _at(model: Classifier, name: str) -> Any:
-    layer = model.layers
-    for part in name.split('.'):
-        layer = getattr(layer, part)
-    return layer
-
-
-@dataclasses.dataclass(frozen=True)
-class _Parameter:
-    """A variable of the model and the name of its tensor in PyTorch.
-
-    `flattened` is the (height, width) before flattening for a dense layer that follows, else ().
-    """
-
-    key: str
-    variable: nnx.Variable
-    flattened: tuple[int, ...] = ()
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        shape = tuple(self.variable.shape)
-        return (*shape[:-3:-1], *shape[:-2]) if len(shape) > 1 else shape
-
-    def convert(self, value: np.ndarray) -> np.ndarray:
-        if value.ndim == 2 and self.flattened:
-            maps = value.reshape(len(value), -1, *self.flattened)
-            return maps.transpose(2, 3, 1, 0).reshape(-1, len(value))
-        return np.moveaxis(value, (0, 1), (-1, -2)) if value.ndim > 1 else value
-
-
-def _parameters(model: Classifier, name: str, prefix: str) -> Iterator[_Parameter]:
-    layer = _at(model, name)
-    if isinstance(layer, nnx.BatchNorm):
-        attributes = {
-            'weight': layer.scale,
-            'bias': layer.bias,
-            'running_mean': layer.mean,
-            'running_var': layer.var,
-        }
-    else:
-        attributes = {'weight': layer.kernel, 'bias': layer.bias}
-    # Only VGG flattens maps before a dense layer; ResNet averages each map to one number.
-    flattened = (7, 7) if name == 'fc6' else ()
-    for attribute, variable in attributes.items():
-        if variable is not None:
-            yield _Parameter(f'{prefix}.{attribute}', variable, flattened)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, is_small
 
 # Depth: blocks per stage, and whether they are bottlenecks (1 x 1, 3 x 3, 1 x 1).
 STAGES = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
@@ -94,7 +94,20 @@ def resnet(
         layers[f'layer{stage}'] = nn.Layers(blocks)
     layers['pool'] = nn.GlobalAvgPool()
     layers['fc'] = make.linear(channels, num_classes)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(torchvision_names) if stem == 'large' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)
+
+
+def torchvision_names(layers: Sequence[str]) -> dict[str, str]:
+    """Maps the names of layers to torchvision's, whose blocks are numbered and reuse one ReLU."""
+    names = {}
+    for name in layers:
+        theirs = name.replace('.block', '.').replace('.shortcut', '.downsample')
+        theirs = theirs.replace('downsample.conv', 'downsample.0')
+        theirs = theirs.replace('downsample.bn', 'downsample.1')
+        if '.relu' not in name:
+            names[name] = 'avgpool' if name == 'pool' else theirs
+    return names
 
 
 def cifar_resnet(

@@ -27,7 +27,8 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, flat_features, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, flat_features, is_small
+from cnn_jax.models.torchvision_names import numbered
 
 # Number of convolutions before each of the five pools, by depth.
 STAGES = {
@@ -97,4 +98,5 @@ def vgg(
             flat = hidden
         channels = hidden
     layers['fc8'] = make.linear(channels, num_classes, kernel_init=DENSE_INIT)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(numbered) if head == 'dense' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnn_jax import models
-from cnn_jax.models import pretrained
+from cnn_jax import models, nn
+from cnn_jax.models import Classifier, pretrained
+from cnn_jax.models.base import Counterpart
 
 torch = pytest.importorskip('torch', reason='the compare extra is not installed')
 
@@ -123,10 +124,49 @@ def test_another_number_of_classes_can_keep_its_own_head():
     np.testing.assert_array_equal(model.layers.fc7.kernel[...], tensors['classifier.3.weight'].T)
 
 
+def test_the_model_does_not_share_memory_with_the_tensors():
+    arguments, theirs = pair('vgg11_bn')
+    model = create(arguments)
+    state = theirs.state_dict()
+    pretrained.put_torchvision(model, {key: tensor.numpy() for key, tensor in state.items()})
+    before = jax.tree.map(np.array, nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    for tensor in state.values():
+        tensor += 1
+    after = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+def test_a_1x1_convolution_becomes_a_dense_layer():
+    layers = nn.Layers(
+        {
+            'conv': nnx.Conv(3, 4, (1, 1), rngs=nnx.Rngs(0)),
+            'se': nn.SqueezeExcitation(4, 2, rngs=nnx.Rngs(0)),
+            'pool': nn.GlobalAvgPool(),
+            'fc': nnx.Linear(4, 5, rngs=nnx.Rngs(0)),
+        }
+    )
+    model = Classifier(layers, (2, 2, 3), 5, torchvision=Counterpart(same_names))
+    shapes = pretrained.torchvision_shapes(model)
+    assert shapes['se.fc1.weight'] == (2, 4) and shapes['conv.weight'] == (4, 3, 1, 1)
+    rng = np.random.default_rng(0)
+    tensors = {key: rng.standard_normal(shape) for key, shape in shapes.items()}
+    tensors['se.fc1.weight'] = tensors['se.fc1.weight'][:, :, None, None]
+    pretrained.put_torchvision(model, tensors)
+    expected = tensors['se.fc1.weight'][:, :, 0, 0].T.astype(np.float32)
+    np.testing.assert_array_equal(model.layers.se.fc1.kernel[...], expected)
+    tensors['fc.weight'] = np.zeros((5, 4, 1, 3))
+    with pytest.raises(ValueError, match=r'has \(5, 4, 1, 3\), the model needs \(5, 4\)'):
+        pretrained.put_torchvision(model, tensors)
+
+
+def same_names(layers):
+    return {name: name for name in layers}
+
+
 def test_models_without_a_counterpart_are_refused():
     arguments = {'name': 'lecture_cnn', 'input_shape': (8, 8, 1), 'num_classes': 2}
     model = abstract(arguments)
-    with pytest.raises(ValueError, match='only VGG with the dense head and ResNet'):
+    with pytest.raises(ValueError, match='no counterpart in torchvision'):
         pretrained.put_torchvision(model, {})
 
 
