@@ -19,8 +19,11 @@ from cnn_jax import plugins
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.models import (
     airbench,
+    alexnet,
     autoencoder,
     dcgan,
+    densenet,
+    googlenet,
     keras_mnist,
     lecture_cnn,
     lenet,
@@ -136,9 +139,17 @@ register('vgg13_bn', partial(vgg.vgg, depth=13, batch_norm=True))
 register('vgg16_bn', partial(vgg.vgg, depth=16, batch_norm=True))
 register('vgg19_bn', partial(vgg.vgg, depth=19, batch_norm=True))
 register('nin', nin.nin)
+register('alexnet', alexnet.alexnet)
+register('googlenet', googlenet.googlenet)
 register('resnet18', partial(resnet.resnet, depth=18))
 register('resnet34', partial(resnet.resnet, depth=34))
 register('resnet50', partial(resnet.resnet, depth=50))
+register('resnet101', partial(resnet.resnet, depth=101))
+register('resnet152', partial(resnet.resnet, depth=152))
+register('resnext50_32x4d', partial(resnet.resnet, depth=50, groups=32, group_width=4))
+register('resnext101_32x8d', partial(resnet.resnet, depth=101, groups=32, group_width=8))
+register('se_resnet50', partial(resnet.resnet, depth=50, reduction=16, stride_window=1))
+register('densenet121', densenet.densenet)
 register('cifar_resnet20', partial(resnet.cifar_resnet, depth=20))
 register('wrn28_10', partial(wide_resnet.wide_resnet, depth=28, widen=10))
 register('wrn16_4', partial(wide_resnet.wide_resnet, depth=16, widen=4))

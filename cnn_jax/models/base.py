@@ -69,6 +69,11 @@ class LayerFactory:
         options = {'momentum': 0.9, 'epsilon': 1e-5} | options
         return nnx.BatchNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
 
+    def squeeze_excitation(
+        self, channels: int, hidden: int, **options: Any
+    ) -> nn.SqueezeExcitation:
+        return nn.SqueezeExcitation(channels, hidden, dtype=self.dtype, rngs=self.rngs, **options)
+
     def embed(self, tokens: int, features: int, **options: Any) -> nnx.Embed:
         return nnx.Embed(tokens, features, dtype=self.dtype, rngs=self.rngs, **options)
 

@@ -6,6 +6,7 @@ use those of `flax.nnx`.
 
 from cnn_jax.nn.blur_pool import BlurPool
 from cnn_jax.nn.causal_conv import CausalConv
+from cnn_jax.nn.concat import Concat
 from cnn_jax.nn.conv import Conv
 from cnn_jax.nn.conv_transpose import ConvTranspose
 from cnn_jax.nn.ghost_batch_norm import GhostBatchNorm
@@ -29,6 +30,7 @@ __all__ = [
     'Block',
     'BlurPool',
     'CausalConv',
+    'Concat',
     'Conv',
     'ConvTranspose',
     'Flatten',

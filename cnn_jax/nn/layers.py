@@ -52,13 +52,21 @@ class Layers(Block):
     def __call__(
         self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
     ) -> jax.Array:
-        for name, layer in self.items():
-            if isinstance(layer, Block):
-                x = layer(x, intermediates, f'{prefix}{name}.')
-            else:
-                x = layer(x)
-            if intermediates is not None:
-                intermediates[prefix + name] = x
+        for name in self.layer_names:
+            x = self._apply(name, x, intermediates, prefix)
+        return x
+
+    def _apply(
+        self, name: str, x: jax.Array, intermediates: Intermediates | None, prefix: str
+    ) -> jax.Array:
+        """Applies one layer and records its feature maps."""
+        layer = getattr(self, name)
+        if isinstance(layer, Block):
+            x = layer(x, intermediates, f'{prefix}{name}.')
+        else:
+            x = layer(x)
+        if intermediates is not None:
+            intermediates[prefix + name] = x
         return x
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -68,12 +76,16 @@ class Layers(Block):
             ValueError: a layer's window does not fit; the message names the layer.
         """
         size = tuple(size)
-        for name, layer in self.items():
-            try:
-                size = size_after(layer, size)
-            except UserError as error:
-                raise UserError(f'layer {name}: {error}') from None
+        for name in self.layer_names:
+            size = self._size(name, size)
         return size
+
+    def _size(self, name: str, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the spatial size of the result of one layer; raises as `output_size` does."""
+        try:
+            return size_after(getattr(self, name), size)
+        except UserError as error:
+            raise UserError(f'layer {name}: {error}') from None
 
 
 def size_after(layer: Any, size: tuple[int, ...]) -> tuple[int, ...]:

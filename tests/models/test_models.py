@@ -20,7 +20,10 @@ SMALL = {
     'small_cnn': {'input_shape': (28, 28, 1)},
     'vgg11': {'input_shape': (32, 32, 3), 'width': 0.1},
     'nin': {'input_shape': (32, 32, 3)},
+    'alexnet': {'input_shape': (32, 32, 3), 'width': 0.1},
+    'googlenet': {'input_shape': (32, 32, 3), 'width': 0.1},
     'resnet18': {'input_shape': (32, 32, 3), 'width': 8},
+    'densenet121': {'input_shape': (32, 32, 3), 'counts': (1, 2), 'growth': 4},
     'cifar_resnet20': {'input_shape': (32, 32, 3), 'depth': 8},
     'wrn28_10': {'input_shape': (32, 32, 3), 'depth': 10, 'widen': 1, 'dropout': 0.1},
     'mobilenet': {'input_shape': (32, 32, 3), 'width': 0.1},
@@ -125,6 +128,7 @@ SMALLEST = {
     'lenet5': 12,  # n, n/2, n/2 - 4, (n/2 - 4)/2 >= 1 (padded by 2 below 32)
     'keras_mnist': 10,  # n - 2, /2, - 2, /2 >= 1
     'vgg11': 32,  # five pools of 2
+    'alexnet': 15,  # three pools of 3 with stride 2
     'airbench': 25,  # n - 1, three pools of 2, one of 3
     'm5': 1021,  # ceil(n / 4) >= 4^4
     'mnist1d_cnn': 3,  # n + 2 >= 5
@@ -163,6 +167,11 @@ def test_text_shorter_than_a_window_is_refused():
         ({'name': 'lecture_cnn', 'dtype': jnp.int32}, 'must be floating point'),
         ({'name': 'vgg16', 'head': 'flat'}, "head='flat' must be 'dense' or 'pooled'"),
         ({'name': 'cifar_resnet20', 'depth': 21}, r'depth=21 must be 6 n \+ 2'),
+        ({'name': 'resnet18', 'groups': 2}, 'depth=18 has no bottlenecks, so groups'),
+        ({'name': 'resnet50', 'stride_window': 2}, 'stride_window=2 must be 1 or 3'),
+        ({'name': 'alexnet', 'stem': 'tiny'}, "stem='tiny' must be 'large' or 'small'"),
+        ({'name': 'densenet121', 'counts': (2, 0)}, r'counts=\(2, 0\) and growth=32 must be'),
+        ({'name': 'googlenet', 'transform_input': True}, 'transform_input=True needs 3 channels'),
         ({'name': 'vae', 'input_shape': (30, 30, 1)}, 'must be multiples of 4'),
         ({'name': 'dcgan_generator', 'input_shape': (9, 9, 1)}, 'must be even and at least 8'),
         ({'name': 'textcnn', 'input_shape': (9,)}, 'vocabulary_size=None must be given'),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from cnn_jax import models, nn
 from cnn_jax.models import Classifier, pretrained
 from cnn_jax.models.base import Counterpart
+from cnn_jax.models.googlenet import BLOCKS
 
 torch = pytest.importorskip('torch', reason='the compare extra is not installed')
 
@@ -31,6 +33,20 @@ def pair(name, seed=0, num_classes=7):
             stages, (4, 8, 16, 32, 32), 256, num_classes, batch_norm=name.endswith('_bn')
         )
         arguments = {'input_shape': (64, 64, 3), 'width': width}
+    elif name == 'alexnet':
+        theirs = layout.alexnet((4, 12, 24, 16, 16), 256, num_classes)
+        arguments = {'input_shape': (64, 64, 3), 'width': 1 / 16}
+    elif name == 'densenet121':
+        theirs = layout.DenseNet((2, 1, 2), 4, num_classes)
+        arguments = {'input_shape': (32, 40, 3), 'counts': (2, 1, 2), 'growth': 4, 'stem': 'large'}
+    elif name == 'googlenet':
+        blocks = {n: [round(c / 8) for c in block] for n, block in BLOCKS.items()}
+        theirs = layout.GoogLeNet((8, 24), blocks, num_classes, transform_input=True)
+        arguments = {'input_shape': (64, 70, 3), 'width': 1 / 8, 'transform_input': True}
+    elif name == 'resnext50_32x4d':
+        theirs = layout.ResNet((2, 2, 2, 2), True, 4, num_classes, groups=3, group_width=2)
+        arguments = {'input_shape': (64, 64, 3), 'width': 4, 'groups': 3, 'group_width': 2}
+        arguments['depth'] = 26
     else:
         bottleneck = name == 'resnet50'
         counts = (3, 4, 6, 3) if bottleneck else (2, 2, 2, 2)
@@ -57,7 +73,16 @@ def zeros(leaf):
 
 
 @pytest.mark.parametrize(
-    ('name', 'suffix'), [('vgg16', '.pth'), ('vgg11_bn', '.safetensors'), ('resnet18', '.pth')]
+    ('name', 'suffix'),
+    [
+        ('vgg16', '.pth'),
+        ('vgg11_bn', '.safetensors'),
+        ('alexnet', '.pth'),
+        ('resnet18', '.pth'),
+        ('resnext50_32x4d', '.safetensors'),
+        ('densenet121', '.pth'),
+        ('googlenet', '.pth'),
+    ],
 )
 def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
     arguments, theirs = pair(name)
@@ -70,10 +95,12 @@ def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
         save_file(theirs.state_dict(), path)
     model = create(arguments)
     pretrained.load_torchvision(model, path)
-    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
+    shape = (2, *arguments['input_shape'])
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     rows = pretrained.compare_layers(model, theirs, images)
     compared = {row.torch_name for row in rows}
-    with_weights = {key.rpartition('.')[0] for key in theirs.state_dict()}
+    keys = [key for key in theirs.state_dict() if not key.startswith('aux')]
+    with_weights = {key.rpartition('.')[0] for key in keys}
     assert with_weights <= compared and rows[-1].shape == (2, 7)
     for row in rows:
         assert row.scale > 1e-3, row  # outputs of zeros would agree trivially
@@ -88,6 +115,19 @@ def test_resnet50_has_torchvisions_names_and_shapes():
         for key, tensor in theirs.state_dict().items()
         if not key.endswith('num_batches_tracked')
     }
+
+
+def test_older_files_of_densenet_have_other_names():
+    """As in torchvision's own file, where norm1 is norm.1, and so on."""
+    arguments, theirs = pair('densenet121')
+    shapes = pretrained.torchvision_shapes(abstract(arguments))
+    assert 'features.denseblock3.denselayer2.norm1.running_var' in shapes
+    tensors = {
+        re.sub(r'(denselayer\d+\.\w+)([12])\.', r'\1.\2.', key): tensor.numpy()
+        for key, tensor in theirs.state_dict().items()
+    }
+    assert 'features.denseblock3.denselayer2.norm.1.running_var' in tensors
+    assert pretrained.fitting(abstract(arguments), tensors).keys() == shapes.keys()
 
 
 def test_every_misfit_is_listed_and_nothing_is_changed():
