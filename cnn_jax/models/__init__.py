@@ -38,13 +38,14 @@ from cnn_jax.models import (
     vgg,
     wide_resnet,
 )
-from cnn_jax.models.base import AXES, Classifier, LayerFactory, Model, flat_features
+from cnn_jax.models.base import AXES, Classifier, Counterpart, LayerFactory, Model, flat_features
 from cnn_jax.ops.dispatch import implementations
 from cnn_jax.ops.types import DTypeLike
 from cnn_jax.registry import Registry
 
 __all__ = [
     'Classifier',
+    'Counterpart',
     'LayerFactory',
     'Model',
     'create',

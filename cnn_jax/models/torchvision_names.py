@@ -84,6 +84,7 @@ def numbered(layers: Sequence[str]) -> dict[str, str]:
 
     All layers have a number, also those without weights, except `avgpool` and `flatten`.
     """
+    layers = [name for name in layers if '.' not in name]
     end = layers.index('avgpool')
     names = {name: f'features.{i}' for i, name in enumerate(layers[:end])}
     names['avgpool'] = 'avgpool'

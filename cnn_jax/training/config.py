@@ -262,8 +262,8 @@ class TrainConfig(RunConfig):
     init_from: str = option('', 'folder of a run whose weights to start from', is_path=True)
     pretrained: str = option(
         '',
-        "file of initial weights in torchvision's layout (.pth, .pt, .safetensors), for VGG and "
-        "ResNet; images are then standardised as ImageNet's",
+        "file of initial weights in torchvision's layout (.pth, .pt, .safetensors); images are "
+        "then standardised as ImageNet's",
         is_path=True,
     )
     accumulate: int = option(

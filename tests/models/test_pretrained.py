@@ -11,8 +11,7 @@ import pytest
 from flax import nnx
 
 from cnn_jax import models, nn
-from cnn_jax.models import Classifier, pretrained
-from cnn_jax.models.base import Counterpart
+from cnn_jax.models import Classifier, Counterpart, pretrained
 from cnn_jax.models.googlenet import BLOCKS
 
 torch = pytest.importorskip('torch', reason='the compare extra is not installed')

@@ -22,6 +22,7 @@ SMALL = {
     'mnist1d_cnn': {'input_shape': (40, 1)},
     'mobilenet': {'input_shape': (32, 32, 3), 'width': 0.05},
     'nin': {'input_shape': (32, 32, 3)},
+    'se_resnet50': {'input_shape': (16, 16, 3), 'depth': 26, 'width': 4, 'reduction': 3},
     'textcnn': {
         'input_shape': (9,), 'vocabulary_size': 30, 'embedding': 8, 'filters': 5, 'windows': (2, 3),
     },

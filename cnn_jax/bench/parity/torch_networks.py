@@ -41,6 +41,30 @@ def cifar_resnet(p, x):
     return dense(p, 'layers/fc', x.mean((2, 3)))
 
 
+def se_resnet(p, x):
+    def unit(x, conv_at, bn_at, stride=1, padding=0):
+        return batch_norm(p, bn_at, conv(p, conv_at, x, stride=stride, padding=padding))
+
+    if p['layers/conv1/kernel'].shape[-1] == 7:
+        x = F.relu(unit(x, 'layers/conv1', 'layers/bn1', stride=2, padding=3))
+        x = F.max_pool2d(x, 3, 2, padding=1)
+    else:
+        x = F.relu(unit(x, 'layers/conv1', 'layers/bn1', padding=1))
+    for stage in (1, 2, 3, 4):
+        for i in count(p, f'layers/layer{stage}/block{{}}/conv1/kernel'):
+            at = f'layers/layer{stage}/block{i}'
+            stride = 2 if stage > 1 and i == 0 else 1
+            y = F.relu(unit(x, f'{at}/conv1', f'{at}/bn1', stride))
+            y = F.relu(unit(y, f'{at}/conv2', f'{at}/bn2', padding=1))
+            y = unit(y, f'{at}/conv3', f'{at}/bn3')
+            hidden = F.relu(dense(p, f'{at}/se/fc1', y.mean((2, 3))))
+            y = y * torch.sigmoid(dense(p, f'{at}/se/fc2', hidden))[:, :, None, None]
+            if f'{at}/shortcut/conv/kernel' in p:
+                x = unit(x, f'{at}/shortcut/conv', f'{at}/shortcut/bn', stride)
+            x = F.relu(y + x)
+    return dense(p, 'layers/fc', x.mean((2, 3)))
+
+
 def wide_resnet(p, x):
     x = conv(p, 'layers/conv1', x, padding=1)
     for stage in (1, 2, 3):
@@ -157,6 +181,7 @@ NETWORKS = {
     'mnist1d_cnn': mnist1d_cnn,
     'mobilenet': mobilenet,
     'nin': nin,
+    'se_resnet50': se_resnet,
     'textcnn': textcnn,
     'vgg16': vgg16,
     'vgg16_bn': vgg16,
