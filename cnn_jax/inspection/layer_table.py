@@ -92,20 +92,36 @@ def receptive_fields(model: nnx.Module, input_shape: Sequence[int]) -> dict[str,
 
 
 def chain(model: nnx.Module) -> Iterator[tuple[str, Any]]:
-    """Yields (name, layer) of a chain; for a residual block, those of its residual branch."""
+    """Yields (name, layer) of a chain.
+
+    For a residual block, these are the layers of its residual branch; for parallel branches, those
+    of the branch with the largest windows.
+    """
     top = getattr(model, 'layers', None)
     if isinstance(top, nn.Layers):
         yield from _flat(top, '')
 
 
 def _flat(block: nn.Layers, prefix: str):
-    for name, layer in block.items():
+    items = block.items()
+    if isinstance(block, nn.Concat):
+        items = [max(items, key=lambda item: _reach(item[1]))]
+    for name, layer in items:
         if isinstance(layer, nn.Layers):
             yield from _flat(layer, f'{prefix}{name}.')
         elif hasattr(layer, 'layer_instance'):  # Flax's SpectralNorm or WeightNorm
             yield f'{prefix}{name}.layer_instance', layer.layer_instance
         else:
             yield prefix + name, layer
+
+
+def _reach(layer) -> int:
+    """Returns by how much the windows of a branch, at stride 1, enlarge the receptive field."""
+    if isinstance(layer, nn.Layers):
+        return sum(_reach(inner) for _, inner in _flat(layer, ''))
+    window = getattr(layer, 'kernel_size', getattr(layer, 'window_shape', (1,)))
+    dilation = getattr(layer, 'kernel_dilation', getattr(layer, 'dilation', 1))
+    return (window[0] - 1) * nn.sizes.per_axis(dilation or 1, len(window))[0]
 
 
 def _default_stride(layer, window):

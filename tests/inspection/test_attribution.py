@@ -13,9 +13,11 @@ from cnn_jax.models.base import Classifier
 from cnn_jax.ops.geometry import ReceptiveField
 
 
-def abstract(name, shape, classes):
+def abstract(name, shape, classes, **options):
     return nnx.eval_shape(
-        lambda: models.create(name, input_shape=shape, num_classes=classes, rngs=nnx.Rngs(0))
+        lambda: models.create(
+            name, input_shape=shape, num_classes=classes, rngs=nnx.Rngs(0), **options
+        )
     )
 
 
@@ -44,6 +46,25 @@ def test_receptive_field_of_a_residual_network_is_that_of_the_longer_branch():
     # has the previous stride:
     # 1 + 2 * (1 + 6 * 1 + 1 + 5 * 2 + 2 + 5 * 4)
     assert max(f.size for f in fields.values()) == 81
+
+
+def test_receptive_field_of_alexnet_is_as_published():
+    # Araujo, Norris & Sim 2019, table 1: alexnet_v2, whose padding differs
+    shape = (224, 224, 3)
+    fields = layer_table.receptive_fields(abstract('alexnet', shape, 10), shape)
+    assert (fields['pool5'].size, fields['pool5'].stride) == (195, 32)
+
+
+def test_receptive_field_of_parallel_branches_is_that_of_the_largest_windows():
+    def largest(name, **options):
+        shape = (32, 32, 3)
+        fields = layer_table.receptive_fields(abstract(name, shape, 10, **options), shape)
+        return max(field.size for field in fields.values())
+
+    # 3 x 3 convolutions: the stem and two blocks at stride 1, five at 2, two at 4; two pools
+    assert largest('googlenet', width=0.1) == 1 + 3 * 2 + 2 + 5 * 4 + 2 + 2 * 8
+    # the stem and two layers at stride 1, a pool of 2, a layer at stride 2
+    assert largest('densenet121', counts=(2, 1), growth=2) == 1 + 3 * 2 + 1 + 4
 
 
 @pytest.fixture(scope='module')
