@@ -21,14 +21,18 @@ from cnn_jax.models import (
     airbench,
     alexnet,
     autoencoder,
+    convnext,
     dcgan,
     densenet,
+    efficientnet,
     googlenet,
     keras_mnist,
     lecture_cnn,
     lenet,
     mnist1d,
     mobilenet,
+    mobilenet_v2,
+    mobilenet_v3,
     nin,
     own,
     raw_audio,
@@ -155,6 +159,15 @@ register('cifar_resnet20', partial(resnet.cifar_resnet, depth=20))
 register('wrn28_10', partial(wide_resnet.wide_resnet, depth=28, widen=10))
 register('wrn16_4', partial(wide_resnet.wide_resnet, depth=16, widen=4))
 register('mobilenet', mobilenet.mobilenet)
+register('mobilenet_v2', mobilenet_v2.mobilenet_v2)
+register('mobilenet_v3_large', partial(mobilenet_v3.mobilenet_v3, size='large'))
+register('mobilenet_v3_small', partial(mobilenet_v3.mobilenet_v3, size='small'))
+register('efficientnet_b0', efficientnet.efficientnet)
+register('convnext_tiny', convnext.convnext)
+register('convnext_small', partial(convnext.convnext, depths=(3, 3, 27, 3), drop_rate=0.4))
+register(
+    'convnext_base', partial(convnext.convnext, depths=(3, 3, 27, 3), width=128, drop_rate=0.5)
+)
 register('airbench', airbench.airbench, data_dependent_init=airbench.whitening)
 register('m3', partial(raw_audio.raw_audio, depth=3), kinds=('audio',))
 register('m5', partial(raw_audio.raw_audio, depth=5), kinds=('audio',))

@@ -69,6 +69,9 @@ class LayerFactory:
         options = {'momentum': 0.9, 'epsilon': 1e-5} | options
         return nnx.BatchNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
 
+    def layer_norm(self, features: int, **options: Any) -> nnx.LayerNorm:
+        return nnx.LayerNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
+
     def squeeze_excitation(
         self, channels: int, hidden: int, **options: Any
     ) -> nn.SqueezeExcitation:
@@ -79,6 +82,9 @@ class LayerFactory:
 
     def dropout(self, rate: float) -> nnx.Dropout:
         return nnx.Dropout(rate, rngs=self.rngs)
+
+    def stochastic_depth(self, rate: float) -> nn.StochasticDepth:
+        return nn.StochasticDepth(rate, rngs=self.rngs)
 
     def max_pool(
         self, window: Sequence[int], strides: int | Sequence[int] | None = None, **options: Any
@@ -100,6 +106,18 @@ class LayerFactory:
 def is_small(input_shape: Sequence[int]) -> bool:
     """Returns whether models designed for 224-pixel images should use their 32-pixel variant."""
     return min(input_shape[:2]) < 64
+
+
+def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
+    """Returns `stem`, or if it is None, 'small' or 'large' by the size of the input.
+
+    Raises:
+        ValueError: `stem` is another word.
+    """
+    stem = stem or ('small' if is_small(input_shape) else 'large')
+    if stem not in ('large', 'small'):
+        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
+    return stem
 
 
 class Model(nnx.Module):

@@ -16,8 +16,8 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, is_small
+from cnn_jax.models.base import Classifier, LayerFactory, choose_stem
+from cnn_jax.models.inverted_residual import conv_bn
 
 # Output channels and stride of each depthwise separable block.
 BLOCKS = (
@@ -31,8 +31,6 @@ BLOCKS = (
     (1024, 2),
     (1024, 1),
 )
-
-CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
 def mobilenet(
@@ -50,42 +48,19 @@ def mobilenet(
         stem: 'large' (the first convolution has stride 2) or 'small' (stride 1); None means
             'small' below 64 pixels, else 'large'.
     """
-    stem = stem or ('small' if is_small(input_shape) else 'large')
-    if stem not in ('large', 'small'):
-        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
-
-    def conv_bn_relu(
-        channels: int, features: int, window: int, strides: int, groups: int = 1
-    ) -> dict[str, Any]:
-        return {
-            'conv': make.conv(
-                channels,
-                features,
-                (window, window),
-                strides=strides,
-                padding=window // 2,
-                use_bias=False,
-                feature_group_count=groups,
-                # in a depthwise convolution, He's fan-out is the window size alone
-                kernel_init=CONV_INIT
-                if groups == 1
-                else nnx.initializers.normal((2 / window**2) ** 0.5),
-            ),
-            'bn': make.batch_norm(features),
-            'relu': nnx.relu,
-        }
-
+    strides = 2 if choose_stem(stem, input_shape) == 'large' else 1
     channels = max(1, round(32 * width))
-    stem_strides = 2 if stem == 'large' else 1
     layers: dict[str, Any] = {
-        'stem': nn.Layers(conv_bn_relu(input_shape[-1], channels, 3, stem_strides))
+        'stem': conv_bn(make, input_shape[-1], channels, 3, strides=strides, act=nnx.relu)
     }
     for i, (features, strides) in enumerate(BLOCKS, start=1):
         features = max(1, round(features * width))
         layers[f'block{i}'] = nn.Layers(
             {
-                'depthwise': nn.Layers(conv_bn_relu(channels, channels, 3, strides, channels)),
-                'pointwise': nn.Layers(conv_bn_relu(channels, features, 1, 1)),
+                'depthwise': conv_bn(
+                    make, channels, channels, 3, strides=strides, groups=channels, act=nnx.relu
+                ),
+                'pointwise': conv_bn(make, channels, features, 1, act=nnx.relu),
             }
         )
         channels = features

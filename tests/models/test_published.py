@@ -14,6 +14,7 @@ from cnn_jax.inspection import flops
 IMAGENET = {'input_shape': (224, 224, 3), 'num_classes': 1000}
 CIFAR = {'input_shape': (32, 32, 3), 'num_classes': 10}
 MNIST = {'input_shape': (28, 28, 1), 'num_classes': 10}
+SCALED_B1 = {'input_shape': (240, 240, 3), 'num_classes': 1000, 'depth': 1.1}
 SECONDS_4 = {'input_shape': (32000, 1), 'num_classes': 10}
 
 # Model, arguments, trainable parameters, and multiply-adds as (printed figure, tolerance) or None.
@@ -46,6 +47,15 @@ EXACT = [
     ('wrn28_10', CIFAR, 36_479_194, (5246.98e6, 0.001 * 5247e6)),
     # Howard et al. 2017, table 4 (569 M); Keras's summary (trainable)
     ('mobilenet', IMAGENET, 4_231_976, (569e6, 0.5e6)),
+    # torchvision, the models' weights tables (num_params, GFLOPS to three places)
+    ('mobilenet_v2', IMAGENET, 3_504_872, (0.301e9, 0.5e6)),
+    ('mobilenet_v3_large', IMAGENET, 5_483_032, (0.217e9, 0.5e6)),
+    ('mobilenet_v3_small', IMAGENET, 2_542_856, (0.057e9, 0.5e6)),
+    ('efficientnet_b0', IMAGENET, 5_288_548, (0.386e9, 0.5e6)),
+    ('efficientnet_b0', SCALED_B1, 7_794_184, (0.687e9, 0.5e6)),
+    ('convnext_tiny', IMAGENET, 28_589_128, (4.456e9, 0.5e6)),
+    ('convnext_small', IMAGENET, 50_223_688, (8.684e9, 0.5e6)),
+    ('convnext_base', IMAGENET, 88_591_464, (15.355e9, 0.5e6)),
     # Keras examples: "Simple MNIST convnet", "Variational AutoEncoder" (69,076 + 65,089)
     ('keras_mnist', MNIST, 34_826, None),
     ('vae', MNIST, 69_076 + 65_089, None),
