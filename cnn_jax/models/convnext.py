@@ -21,7 +21,8 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, choose_stem
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
+from cnn_jax.models.torchvision_names import positions
 
 # The authors' truncation of the normal at 100 standard deviations has no effect.
 INIT = nnx.initializers.normal(0.02)
@@ -32,10 +33,10 @@ class LayerScale(nnx.Module):
     """Multiplies each channel by a trainable factor (Touvron et al. 2021, arXiv:2103.17239)."""
 
     def __init__(self, channels: int, value: float):
-        self.scale = nnx.Param(jnp.full((channels,), value, jnp.float32))
+        self.layer_scale = nnx.Param(jnp.full((channels,), value, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return x * self.scale[...].astype(x.dtype)
+        return x * self.layer_scale[...].astype(x.dtype)
 
 
 def convnext(
@@ -64,7 +65,8 @@ def convnext(
         raise UserError(f'depths={tuple(depths)} must be one or more positive numbers')
     if width < 1:
         raise UserError(f'width={width} must be at least 1')
-    patch = 4 if choose_stem(stem, input_shape) == 'large' else 2
+    stem = choose_stem(stem, input_shape)
+    patch = 4 if stem == 'large' else 2
     layers: dict[str, Any] = {
         'stem': nn.Layers(
             {
@@ -92,7 +94,32 @@ def convnext(
     layers['pool'] = nn.GlobalAvgPool()
     layers['norm'] = make.layer_norm(channels, epsilon=EPSILON)
     layers['fc'] = make.linear(channels, num_classes, kernel_init=INIT)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(torchvision_names) if stem == 'large' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)
+
+
+def torchvision_names(layers: Sequence[str]) -> dict[str, str]:
+    """Maps the names of layers to torchvision's, whose blocks own their layer scale."""
+    places = positions(layers)
+    inside = {
+        'depthwise': '.block.0',
+        'norm': '.block.2',
+        'expand': '.block.3',
+        'gelu': '.block.4',
+        'project': '.block.5',
+        'scale': '',
+        'drop': '.stochastic_depth',
+    }
+    names = {}
+    for name in layers:
+        parts = name.split('.')
+        theirs = f'features.{places[parts[0]]}'
+        if len(parts) > 1:
+            theirs += f'.{places[".".join(parts[:2])]}'
+        if len(parts) > 2:
+            theirs += inside[parts[2]]
+        names[name] = theirs
+    return names | {'pool': 'avgpool', 'norm': 'classifier.0', 'fc': 'classifier.2'}
 
 
 def _patches(make: LayerFactory, channels: int, features: int, side: int) -> nn.Conv:

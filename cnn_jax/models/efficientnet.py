@@ -20,12 +20,13 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, choose_stem
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 from cnn_jax.models.inverted_residual import (
     check_width,
     conv_bn,
     inverted_residual,
     round_channels,
+    torchvision_names,
 )
 
 # Expansion factor, window, stride of the first block, output channels, and number of blocks.
@@ -70,7 +71,8 @@ def efficientnet(
         raise UserError(f'depth={depth} must be positive')
     counts = [math.ceil(count * depth) for *_, count in STAGES]
     channels = round_channels(32 * width)
-    strides = 2 if choose_stem(stem, input_shape) == 'large' else 1
+    stem = choose_stem(stem, input_shape)
+    strides = 2 if stem == 'large' else 1
     layers: dict[str, Any] = {
         'stem': conv_bn(make, input_shape[-1], channels, 3, strides=strides, act=nnx.silu)
     }
@@ -99,7 +101,8 @@ def efficientnet(
     layers['pool'] = nn.GlobalAvgPool()
     layers['dropout'] = make.dropout(dropout)
     layers['fc'] = make.linear(4 * channels, num_classes)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(torchvision_names) if stem == 'large' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)
 
 
 def _squeeze(make: LayerFactory, hidden: int, channels: int) -> nn.SqueezeExcitation:

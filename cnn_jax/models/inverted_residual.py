@@ -6,7 +6,7 @@ back to few, without an activation. MobileNetV3 adds squeeze-and-excitation afte
 convolution, EfficientNet adds stochastic depth. MobileNet has the depthwise convolution alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from flax import nnx
 from cnn_jax import nn
 from cnn_jax.errors import UserError
 from cnn_jax.models.base import LayerFactory
+from cnn_jax.models.torchvision_names import positions
 
 CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -116,3 +117,27 @@ def check_width(width: float) -> None:
     """Raises UserError unless `width`, the factor of all channel counts, is positive."""
     if width <= 0:
         raise UserError(f'width={width} must be positive')
+
+
+def torchvision_names(layers: Sequence[str], inside: str = 'block') -> dict[str, str]:
+    """Maps the names of layers to torchvision's, as `features.0.0` or `classifier.0`.
+
+    Args:
+        layers: the layers before 'pool' become modules of `features`, those after it of
+            `classifier`.
+        inside: name of the module that holds a block's layers without its shortcut.
+    """
+    place = positions(layers)
+    names: dict[str, str] = {}
+    for name in sorted(layers, key=len):  # a block before the layers in it
+        block, _, own = name.rpartition('.')
+        if not block:
+            after = place[name] - place['pool']
+            names[name] = f'classifier.{after - 1}' if after > 0 else f'features.{place[name]}'
+        elif own in ('expand', 'depthwise', 'squeeze', 'project'):
+            names[name] = f'{names[block]}.{inside}.{place[name]}'
+        else:
+            own = {'fc1': 'fc1', 'fc2': 'fc2', 'drop': 'stochastic_depth'}.get(own, place[name])
+            names[name] = f'{names[block]}.{own}'
+    names['pool'] = 'avgpool'
+    return {name: names[name] for name in layers}

@@ -15,13 +15,8 @@ from typing import Any
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.models.base import Classifier, LayerFactory, choose_stem
-from cnn_jax.models.inverted_residual import (
-    check_width,
-    conv_bn,
-    inverted_residual,
-    round_channels,
-)
+from cnn_jax.models import inverted_residual as shared
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 
 # Expansion factor, output channels, number of blocks, and stride of the first block.
 STAGES = (
@@ -53,18 +48,19 @@ def mobilenet_v2(
             'small' below 64 pixels, else 'large'.
         dropout: rate before the last layer.
     """
-    check_width(width)
-    channels = round_channels(32 * width)
-    strides = 2 if choose_stem(stem, input_shape) == 'large' else 1
+    shared.check_width(width)
+    channels = shared.round_channels(32 * width)
+    stem = choose_stem(stem, input_shape)
+    strides = 2 if stem == 'large' else 1
     layers: dict[str, Any] = {
-        'stem': conv_bn(make, input_shape[-1], channels, 3, strides=strides, act=nnx.relu6)
+        'stem': shared.conv_bn(make, input_shape[-1], channels, 3, strides=strides, act=nnx.relu6)
     }
     number = 0
     for factor, features, count, first_strides in STAGES:
-        features = round_channels(features * width)
+        features = shared.round_channels(features * width)
         for i in range(count):
             number += 1
-            layers[f'block{number}'] = inverted_residual(
+            layers[f'block{number}'] = shared.inverted_residual(
                 make,
                 channels,
                 factor * channels,
@@ -74,9 +70,23 @@ def mobilenet_v2(
                 act=nnx.relu6,
             )
             channels = features
-    last = round_channels(1280 * max(1.0, width))
-    layers['head'] = conv_bn(make, channels, last, 1, act=nnx.relu6)
+    last = shared.round_channels(1280 * max(1.0, width))
+    layers['head'] = shared.conv_bn(make, channels, last, 1, act=nnx.relu6)
     layers['pool'] = nn.GlobalAvgPool()
     layers['dropout'] = make.dropout(dropout)
     layers['fc'] = make.linear(last, num_classes)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(torchvision_names) if stem == 'large' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)
+
+
+def torchvision_names(layers: Sequence[str]) -> dict[str, str]:
+    """Maps the names of layers to torchvision's, where 'project' is no module of its own."""
+    names = shared.torchvision_names(layers, inside='conv')
+    del names['pool']  # a function there
+    for name in layers:
+        if name.endswith('.project'):
+            conv = names.pop(name)
+            before, _, place = conv.rpartition('.')
+            names[f'{name}.conv'] = conv
+            names[f'{name}.bn'] = f'{before}.{int(place) + 1}'
+    return names

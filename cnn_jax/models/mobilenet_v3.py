@@ -18,12 +18,13 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, LayerFactory, choose_stem
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 from cnn_jax.models.inverted_residual import (
     check_width,
     conv_bn,
     inverted_residual,
     round_channels,
+    torchvision_names,
 )
 
 # Window, expanded channels, output channels, squeeze-and-excitation, activation and stride of each
@@ -93,7 +94,8 @@ def mobilenet_v3(
         )
 
     channels = round_channels(16 * width)
-    strides = 2 if choose_stem(stem, input_shape) == 'large' else 1
+    stem = choose_stem(stem, input_shape)
+    strides = 2 if stem == 'large' else 1
     options: dict[str, Any] = {'act': nnx.hard_swish, 'norm': BATCH_NORM}
     layers: dict[str, Any] = {
         'stem': conv_bn(make, input_shape[-1], channels, 3, strides=strides, **options)
@@ -119,4 +121,5 @@ def mobilenet_v3(
     layers['hard_swish'] = nnx.hard_swish
     layers['dropout'] = make.dropout(dropout)
     layers['fc'] = make.linear(hidden, num_classes)
-    return Classifier(nn.Layers(layers), input_shape, num_classes)
+    theirs = Counterpart(torchvision_names) if stem == 'large' else None
+    return Classifier(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)

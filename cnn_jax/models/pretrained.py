@@ -187,7 +187,9 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
         return lambda module, args, y: results.update({name: y.detach().numpy().copy()})
 
     names = torchvision_names(model, all_layers=True)
-    names = {name: theirs for name, theirs in names.items() if name in maps}
+    # where several layers are one module of theirs, the last is the block that holds the others
+    last = {theirs: name for name, theirs in names.items() if name in maps}
+    names = {name: theirs for theirs, name in last.items()}
     modules = dict(torch_model.named_modules())
     hooks = [modules[theirs].register_forward_hook(keep(theirs)) for theirs in names.values()]
     torch_model.eval()
@@ -200,14 +202,23 @@ def compare_layers(model: Classifier, torch_model: Any, images: np.ndarray) -> l
     rows = []
     for name in names:
         ours, theirs = np.asarray(maps[name]), results[names[name]]
-        if theirs.ndim == 4:
-            theirs = theirs.transpose(0, 2, 3, 1)
-        theirs = theirs.reshape(ours.shape)
-        difference = float(np.max(np.abs(ours - theirs)))
+        difference = min(
+            float(np.max(np.abs(ours - y))) for y in _channels_last(theirs, ours.shape)
+        )
         rows.append(
             Difference(name, names[name], ours.shape, difference, float(np.max(np.abs(theirs))))
         )
     return rows
+
+
+def _channels_last(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Returns PyTorch's result in our layout: channels first, or last as inside of ConvNeXt.
+
+    Where the number of channels is the side of the maps, it can be either, so both are returned.
+    """
+    if value.ndim != 4 or len(shape) != 4:
+        return [value.reshape(shape)]
+    return [y for y in (value.transpose(0, 2, 3, 1), value) if y.shape == shape]
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

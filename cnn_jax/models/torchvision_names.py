@@ -24,6 +24,7 @@ Differences between the two layouts:
     | batch norm        | weight, running_mean, _var    | scale, mean, var                   |
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -90,6 +91,17 @@ def numbered(layers: Sequence[str]) -> dict[str, str]:
     names['avgpool'] = 'avgpool'
     dense = [name for name in layers[end + 1 :] if name != 'flatten']
     return names | {name: f'classifier.{i}' for i, name in enumerate(dense)}
+
+
+def positions(layers: Sequence[str]) -> dict[str, int]:
+    """Returns the place of each layer in its block, from 0, by the layer's name."""
+    counts: collections.Counter[str] = collections.Counter()
+    found = {}
+    for name in layers:
+        block = name.rpartition('.')[0]
+        found[name] = counts[block]
+        counts[block] += 1
+    return found
 
 
 def walk(module: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
