@@ -63,8 +63,8 @@ def efficientnet(
         stem: 'large' (the first convolution has stride 2) or 'small' (stride 1); None means
             'small' below 64 pixels, else 'large'.
         dropout: rate before the last layer.
-        drop_rate: rate of stochastic depth that the last block would be followed by; it rises
-            linearly from 0 in the first block.
+        drop_rate: rate of stochastic depth towards which the blocks' rates rise linearly, from 0 in
+            the first of n blocks to `drop_rate` * (n - 1) / n in the last.
     """
     check_width(width)
     if depth <= 0:

@@ -10,6 +10,7 @@ from cnn_jax import models, nn
 from cnn_jax.errors import UserTypeError
 from cnn_jax.models import Classifier, flat_features
 from cnn_jax.models.airbench import identity_init, whitening_kernel
+from cnn_jax.models.inverted_residual import round_channels
 
 # Arguments of `create` for one small model from every file of classification models.
 SMALL = {
@@ -176,6 +177,12 @@ def test_text_shorter_than_a_window_is_refused():
         ({'name': 'alexnet', 'stem': 'tiny'}, "stem='tiny' must be 'large' or 'small'"),
         ({'name': 'densenet121', 'counts': (2, 0)}, r'counts=\(2, 0\) and growth=32 must be'),
         ({'name': 'googlenet', 'transform_input': True}, 'transform_input=True needs 3 channels'),
+        ({'name': 'mobilenet_v2', 'width': 0.0}, 'mobilenet_v2: width=0.0 must be positive'),
+        ({'name': 'mobilenet_v3_small', 'size': 'tiny'}, "size='tiny' must be 'large' or 'small'"),
+        ({'name': 'efficientnet_b0', 'depth': -1.0}, 'depth=-1.0 must be positive'),
+        ({'name': 'convnext_tiny', 'stem': 'huge'}, "stem='huge' must be 'large' or 'small'"),
+        ({'name': 'convnext_tiny', 'depths': (3, 0)}, r'depths=\(3, 0\) must be one or more'),
+        ({'name': 'convnext_tiny', 'width': 0}, 'width=0 must be at least 1'),
         ({'name': 'vae', 'input_shape': (30, 30, 1)}, 'must be multiples of 4'),
         ({'name': 'dcgan_generator', 'input_shape': (9, 9, 1)}, 'must be even and at least 8'),
         ({'name': 'textcnn', 'input_shape': (9,)}, 'vocabulary_size=None must be given'),
@@ -212,6 +219,29 @@ def test_dropout_and_batch_norm_follow_train_and_eval():
     model.train()
     assert not np.array_equal(run(model, x)[0], run(model, x)[0])  # different dropout masks
     assert not np.array_equal(model.layers.bn1_1.mean[...], before)
+
+
+@pytest.mark.parametrize(
+    ('name', 'rate', 'blocks', 'last'),
+    [
+        # linear in the number of blocks before, of 16; seven of them have no shortcut
+        ('efficientnet_b0', 0.2, (2, 4, 6, 7, 9, 10, 12, 13, 14), 16),
+        ('convnext_tiny', 0.1, range(1, 18), 17),
+    ],
+)
+def test_stochastic_depth_rises_linearly(name, rate, blocks, last):
+    model = abstract(name, input_shape=(32, 32, 3))
+    drops = [m for _, m in nnx.iter_graph(model) if isinstance(m, nn.StochasticDepth)]
+    rates = sorted(drop.rate for drop in drops)
+    np.testing.assert_allclose(rates, [rate * block / last for block in blocks], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('channels', 'rounded'),
+    [(3, 8), (12, 16), (11, 16), (17, 16), (18, 24), (1280, 1280)],
+)
+def test_channels_are_rounded_to_multiples_of_8(channels, rounded):
+    assert round_channels(channels) == rounded
 
 
 def test_the_implementation_reaches_convolutions_and_the_pools_that_have_it():
