@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from cnn_jax import nn
-from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, flat_features, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem, flat_features
 from cnn_jax.models.torchvision_names import numbered
 
 # Features and window of each convolution after the first, and whether a pool follows.
@@ -44,9 +43,7 @@ def alexnet(
         dropout: rate before the two hidden dense layers.
         width: factor that multiplies all hidden widths.
     """
-    stem = stem or ('small' if is_small(input_shape) else 'large')
-    if stem not in ('large', 'small'):
-        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
+    stem = choose_stem(stem, input_shape)
     window, strides, side = (11, 4, 6) if stem == 'large' else (5, 1, 3)
     channels = max(1, round(64 * width))
     layers = {

@@ -18,7 +18,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 
 CONV_INIT = nnx.initializers.variance_scaling(2.0, 'fan_in', 'normal')
 
@@ -42,9 +42,7 @@ def densenet(
         stem: 'large' (7 x 7 of stride 2, then a pool of stride 2) or 'small' (3 x 3 of stride 1);
             None means 'small' below 64 pixels, else 'large'.
     """
-    stem = stem or ('small' if is_small(input_shape) else 'large')
-    if stem not in ('large', 'small'):
-        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
+    stem = choose_stem(stem, input_shape)
     if not counts or min(counts) < 1 or growth < 1:
         raise UserError(f'counts={tuple(counts)} and growth={growth} must be positive')
 

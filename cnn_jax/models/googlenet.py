@@ -20,7 +20,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 from cnn_jax.models.pretrained import MEAN, STD
 
 # Features of each block: 1 x 1; before and of the first 3 x 3; before and of the second 3 x 3;
@@ -60,9 +60,7 @@ def googlenet(
         transform_input: whether the inputs, standardised with ImageNet's statistics, are brought to
             [-1, 1] first, as torchvision's weights need.
     """
-    stem = stem or ('small' if is_small(input_shape) else 'large')
-    if stem not in ('large', 'small'):
-        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
+    stem = choose_stem(stem, input_shape)
     if transform_input and input_shape[-1] != 3:
         raise UserError(f'transform_input=True needs 3 channels, got {input_shape[-1]}')
 

@@ -35,7 +35,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
-from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, is_small
+from cnn_jax.models.base import Classifier, Counterpart, LayerFactory, choose_stem
 
 # Depth: blocks per stage, and whether they are bottlenecks (1 x 1, 3 x 3, 1 x 1). The paper does
 # not have 26, the smallest with bottlenecks.
@@ -92,9 +92,7 @@ def resnet(
     """
     if depth not in STAGES:
         raise UserError(f'depth={depth} must be one of {", ".join(map(str, STAGES))}')
-    stem = stem or ('small' if is_small(input_shape) else 'large')
-    if stem not in ('large', 'small'):
-        raise UserError(f"stem={stem!r} must be 'large' or 'small'")
+    stem = choose_stem(stem, input_shape)
     if stride_window not in (1, 3):
         raise UserError(f'stride_window={stride_window} must be 1 or 3')
     counts, bottleneck = STAGES[depth]

@@ -22,6 +22,7 @@ Differences between the two layouts:
     | dense after       | in = channel, row, column,    | in = row, column, channel,         |
     |   flattening      |   the last fastest            |   the last fastest                 |
     | batch norm        | weight, running_mean, _var    | scale, mean, var                   |
+    | layer scale       | layer_scale (channels, 1, 1)  | layer_scale (channels,)            |
 """
 
 import collections
