@@ -119,18 +119,11 @@ def test_gradients_and_batch_means_agree_with_torch(name):
 
 
 @pytest.mark.parametrize('name', FULL)
-def test_the_torch_networks_have_the_published_sizes_and_our_names(name):
+def test_the_torch_networks_have_the_published_sizes(name):
     build, arguments, published = FULL[name]
     with torch.device('meta'):
         network = build(*arguments, 1000)
     assert sum(p.numel() for p in network.parameters()) == published
-    model = nnx.eval_shape(
-        lambda: models.create(name, input_shape=(64, 64, 3), num_classes=1000, rngs=nnx.Rngs(0))
-    )
-    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    wanted = parameters(model)
-    assert set(wanted) == {key for key in shapes if not key.endswith('num_batches_tracked')}
-    assert all(parameter.takes(shapes[key]) for key, parameter in wanted.items())
 
 
 @pytest.mark.parametrize('name', SMALL)
