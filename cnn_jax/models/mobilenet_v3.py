@@ -1,8 +1,8 @@
 """MobileNetV3, large and small.
 
 Howard et al. 2019, "Searching for MobileNetV3", arXiv:1905.02244, tables 1 and 2: MobileNetV2's
-blocks with squeeze-and-excitation in some of them, hard swish in the later ones, and a dense hidden
-layer after the pool. As in torchvision, batch norm has epsilon 1e-3, and the
+blocks with squeeze-and-excitation in some of them and hard swish, or hard SiLU, in the later ones,
+and a dense hidden layer after the pool. As in torchvision, batch norm has epsilon 1e-3, and the
 squeeze-and-excitation has a quarter of the expanded channels, rounded to a multiple of 8.
 
     |       | input         | classes | parameters | MACs    |
@@ -37,28 +37,28 @@ BLOCKS = {
         (5, 72, 40, True, nnx.relu, 2),
         (5, 120, 40, True, nnx.relu, 1),
         (5, 120, 40, True, nnx.relu, 1),
-        (3, 240, 80, False, nnx.hard_swish, 2),
-        (3, 200, 80, False, nnx.hard_swish, 1),
-        (3, 184, 80, False, nnx.hard_swish, 1),
-        (3, 184, 80, False, nnx.hard_swish, 1),
-        (3, 480, 112, True, nnx.hard_swish, 1),
-        (3, 672, 112, True, nnx.hard_swish, 1),
-        (5, 672, 160, True, nnx.hard_swish, 2),
-        (5, 960, 160, True, nnx.hard_swish, 1),
-        (5, 960, 160, True, nnx.hard_swish, 1),
+        (3, 240, 80, False, nnx.hard_silu, 2),
+        (3, 200, 80, False, nnx.hard_silu, 1),
+        (3, 184, 80, False, nnx.hard_silu, 1),
+        (3, 184, 80, False, nnx.hard_silu, 1),
+        (3, 480, 112, True, nnx.hard_silu, 1),
+        (3, 672, 112, True, nnx.hard_silu, 1),
+        (5, 672, 160, True, nnx.hard_silu, 2),
+        (5, 960, 160, True, nnx.hard_silu, 1),
+        (5, 960, 160, True, nnx.hard_silu, 1),
     ),
     'small': (
         (3, 16, 16, True, nnx.relu, 2),
         (3, 72, 24, False, nnx.relu, 2),
         (3, 88, 24, False, nnx.relu, 1),
-        (5, 96, 40, True, nnx.hard_swish, 2),
-        (5, 240, 40, True, nnx.hard_swish, 1),
-        (5, 240, 40, True, nnx.hard_swish, 1),
-        (5, 120, 48, True, nnx.hard_swish, 1),
-        (5, 144, 48, True, nnx.hard_swish, 1),
-        (5, 288, 96, True, nnx.hard_swish, 2),
-        (5, 576, 96, True, nnx.hard_swish, 1),
-        (5, 576, 96, True, nnx.hard_swish, 1),
+        (5, 96, 40, True, nnx.hard_silu, 2),
+        (5, 240, 40, True, nnx.hard_silu, 1),
+        (5, 240, 40, True, nnx.hard_silu, 1),
+        (5, 120, 48, True, nnx.hard_silu, 1),
+        (5, 144, 48, True, nnx.hard_silu, 1),
+        (5, 288, 96, True, nnx.hard_silu, 2),
+        (5, 576, 96, True, nnx.hard_silu, 1),
+        (5, 576, 96, True, nnx.hard_silu, 1),
     ),
 }
 HIDDEN = {'large': 1280, 'small': 1024}  # units of the dense hidden layer
@@ -96,7 +96,7 @@ def mobilenet_v3(
     channels = round_channels(16 * width)
     stem = choose_stem(stem, input_shape)
     strides = 2 if stem == 'large' else 1
-    options: dict[str, Any] = {'act': nnx.hard_swish, 'norm': BATCH_NORM}
+    options: dict[str, Any] = {'act': nnx.hard_silu, 'norm': BATCH_NORM}
     layers: dict[str, Any] = {
         'stem': conv_bn(make, input_shape[-1], channels, 3, strides=strides, **options)
     }
@@ -118,7 +118,7 @@ def mobilenet_v3(
     layers['pool'] = nn.GlobalAvgPool()
     hidden = round_channels(HIDDEN[size] * width)
     layers['hidden'] = make.linear(6 * channels, hidden)
-    layers['hard_swish'] = nnx.hard_swish
+    layers['hard_silu'] = nnx.hard_silu
     layers['dropout'] = make.dropout(dropout)
     layers['fc'] = make.linear(hidden, num_classes)
     theirs = Counterpart(torchvision_names) if stem == 'large' else None

@@ -79,7 +79,7 @@ def test_every_layer_agrees_with_torch(name):
     with_weights = {key.rpartition('.')[0] for key in network.state_dict()}
     # of squeeze-and-excitation, only the result is recorded
     assert {key for key in with_weights - compared if not key.endswith(('fc1', 'fc2'))} == set()
-    assert rows[-1].shape == (4, 7)
+    assert rows[-1].shape == (4, 7) and rows[-1].torch_name.startswith('classifier.')
     # Before ReLU6, values are up to 20 times as large as after it, and so are rounding errors.
     tolerance = 1e-4 if name == 'mobilenet_v2' else 1e-5
     for row in rows:
