@@ -76,7 +76,7 @@ def main(argv):
         'results': results,
     }
     (output / 'results.json').write_text(json.dumps(written, indent=1) + '\n')
-    what = 'test loss' if f.model == 'autoencoder' else 'test accuracy'
+    what = {'autoencoder': 'test loss', 'unet': 'test mean IoU'}.get(f.model, 'test accuracy')
     print(f'\n{parity.table(found)}\n\n{_side_table(results, what)}\n')
     worst = max(values['float64'] for values in found.values())
     ours, theirs = results['jax']['test_mean'], results['torch']['test_mean']

@@ -8,7 +8,8 @@ receptive field, parameters, multiply-adds, bytes, arithmetic intensity, and the
 it. For the folder of a run, the script also draws filters (for signals with their spectra, for
 texts as the n-grams that they respond to most), feature maps at several depths, the confusion
 matrix and the most confident mistakes. For images it adds saliency and Grad-CAM, the patches that
-activate a layer most, and receptive fields drawn on an input.
+activate a layer most, and receptive fields drawn on an input. Runs of other tasks than
+classification have filters and feature maps alone.
 
 Exit codes: 0 success; 2 a flag is wrong, the model is unknown, or the folder has no checkpoint or
 belongs to another model.
@@ -129,6 +130,8 @@ def _draw(run, subject, output):
     runs.feature_maps(
         {n: maps[n] for n in _chosen(f.layers, maps)}, shown, path('feature_maps.png')
     )
+    if data.task != 'classification':
+        return drawn  # what follows is about the class of an example
 
     found = run.evaluate('test')
     runs.confusion_matrix(

@@ -4,6 +4,10 @@ Writes one row per image, per WAV file, and per line of a text file, including e
 stands for all images, WAV files or texts below it. The data set itself is not read: the folder of
 the run contains its input size, statistics and vocabulary.
 
+A run of segmentation writes a mask per image instead, in the size of the run's images:
+python experiments/predict.py --workdir=DIR --output=masks photos
+Pixels of masks/NAME.png are labels, and its palette has their colours.
+
 Exit codes: 0 success; 1 some files or lines could not be read (their rows have no class, and
 standard error has a line for each); 2 a flag or folder is wrong, or no input could be read.
 """
@@ -19,10 +23,10 @@ from cnn_jax import cli, training
 from cnn_jax.errors import UserError
 from cnn_jax.output import write_whole
 from cnn_jax.tables import printable
-from cnn_jax.training.prediction import classify
+from cnn_jax.training.prediction import classify, write_masks
 
 cli.define_path('workdir', None, 'folder of the run', required=True)
-cli.define_path('output', '', 'CSV file (default: standard output)')
+cli.define_path('output', '', 'CSV file (default: standard output); for masks, a folder')
 flags.DEFINE_integer('top', 1, 'classes per file, the most probable first', lower_bound=1)
 cli.define_checkpoint_flags()
 
@@ -32,14 +36,21 @@ def main(argv):
     with cli.bad_input():
         if not argv[1:]:
             raise UserError('no files: name images, WAV files, texts or folders after the flags')
-        if values.output and pathlib.Path(values.output).is_dir():
-            raise UserError(f'output={values.output!r} is a folder; name a file in it')
         with contextlib.redirect_stdout(sys.stderr):  # warnings must not end up among the rows
             run = training.load_run(
                 values.workdir, step=cli.checkpoint(), averaged=values.averaged, examples=False
             )
-        with open_output(values.output) as file:
-            count, problems = write(file, classify(run, argv[1:]), run.dataset.class_names)
+        found = classify(run, argv[1:])
+        if run.dataset.task == 'segmentation':
+            count, errors = write_masks(values.output, found, run.dataset.num_classes)
+            problems = len(errors)
+            for error in errors:
+                cli.report(error)
+        else:
+            if values.output and pathlib.Path(values.output).is_dir():
+                raise UserError(f'output={values.output!r} is a folder; name a file in it')
+            with open_output(values.output) as file:
+                count, problems = write(file, found, run.dataset.class_names)
     if values.output:
         print(f'{count} inputs by {values.workdir} at step {run.step}: {values.output}')
     return 0 if not problems else 1 if problems < count else cli.EXIT_BAD_INPUT

@@ -164,6 +164,21 @@ def images(folder: pathlib.Path) -> Format:
     return Format(seeds, lambda path: images.decode(path, 3, 16))
 
 
+def masks(folder: pathlib.Path) -> Format:
+    from PIL import Image
+
+    from cnn_jax.data import images, masks
+
+    seeds = []
+    labels = np.random.default_rng(0).integers(0, 5, (19, 23)).astype(np.uint8)
+    for mode in ('P', 'L', '1'):
+        for name in ('PNG', 'GIF', 'BMP', 'TIFF'):
+            file = io.BytesIO()
+            Image.fromarray(labels).convert(mode).save(file, name)
+            seeds.append(file.getvalue())
+    return Format(seeds, lambda path: (images.size_of(path), masks.decode(path, 16)))
+
+
 def wav(folder: pathlib.Path) -> Format:
     from cnn_jax.data import audio
 
@@ -372,6 +387,7 @@ def dataset(folder: pathlib.Path) -> Format:
 
 FORMATS: dict[str, Callable[[pathlib.Path], Format]] = {
     'image': images,
+    'mask': masks,
     'wav': wav,
     'text': texts,
     'idx': idx,

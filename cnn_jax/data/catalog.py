@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cnn_jax.data import readers
+from cnn_jax.data import mask_folders, readers, scenes
 from cnn_jax.data.readers import Parts
 from cnn_jax.registry import Registry
 from cnn_jax.tables import aligned
@@ -37,8 +37,12 @@ class Entry:
     @property
     def is_users(self) -> bool:
         """Whether the examples are the user's own files, so that they depend on the folder."""
-        own = (readers.read_image_folder, readers.read_audio_folder, readers.read_text_table)
-        return self.read in own
+        return self.read in (
+            readers.read_image_folder,
+            readers.read_audio_folder,
+            readers.read_text_table,
+            mask_folders.read_mask_folder,
+        )
 
 
 CATALOG: Registry[Entry] = Registry('data set')
@@ -174,12 +178,50 @@ register(
     source='https://image-net.org (an account is needed)',
 )
 register(
+    'digit_scenes',
+    scenes.of('digits', default_size=32),
+    kind='image',
+    shape=('size', 'size', 1),
+    sizes={'train': 4000, 'test': 1000},
+    classes=11,
+    licence='CC BY 4.0',
+    source='scenes composed of `digits`, with a mask',
+)
+register(
+    'mnist_scenes',
+    scenes.of('mnist', default_size=64),
+    kind='image',
+    shape=('size', 'size', 1),
+    sizes={'train': 4000, 'test': 1000},
+    classes=11,
+    licence='CC BY-SA 3.0',
+    source='scenes composed of `mnist`, with a mask',
+)
+register(
+    'fashion_scenes',
+    scenes.of('fashion_mnist', default_size=64),
+    kind='image',
+    shape=('size', 'size', 1),
+    sizes={'train': 4000, 'test': 1000},
+    classes=11,
+    licence='MIT',
+    source='scenes composed of `fashion_mnist`, with a mask',
+)
+register(
     'image_folder',
     readers.read_image_folder,
     kind='image',
     shape=('size', 'size', 'channels'),
     licence='yours',
     source='your files in <data_dir>/<class>/ or <data_dir>/{train,test,val}/<class>/',
+)
+register(
+    'mask_folder',
+    mask_folders.read_mask_folder,
+    kind='image',
+    shape=('size', 'size', 'channels'),
+    licence='yours',
+    source='your files in <data_dir>/{images,masks}/ or <data_dir>/<split>/{images,masks}/',
 )
 register(
     'audio_folder',

@@ -45,7 +45,7 @@ def read(
     """
     if not root.is_dir():
         raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
-    splits = _split_folders(root) or {'train': root}
+    splits = split_folders(root) or {'train': root}
     first = splits.get('train') or next(iter(splits.values()))
     classes = tuple(path.name for path in _folders(first))
     if not classes:
@@ -53,7 +53,9 @@ def read(
     found = {name: _labelled(path, classes, suffixes, advice) for name, path in splits.items()}
     if 'test' not in found and 'train' in found:
         if test or 'validation' not in found:
-            found |= _draw_test(*found['train'], test, root)
+            files, labels = found['train']
+            for name, rows in draw_test(len(files), test, root).items():
+                found[name] = [files[row] for row in rows], labels[rows]
         else:
             found['test'] = found.pop('validation')
     return {'train': ([], np.zeros(0, np.int32))} | found, classes
@@ -65,7 +67,7 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(p for p in inner if p.is_dir())
 
 
-def _split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns the split folders: those that have the name of a split and contain folders."""
     folders = _folders(root)
     found: dict[str, pathlib.Path] = {}
@@ -127,15 +129,22 @@ def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(files)
 
 
-def _draw_test(
-    files: list[pathlib.Path], labels: np.ndarray, share: float, root: pathlib.Path
-) -> dict[str, Labelled]:
-    held = round(share * len(files))
-    if not 0 < held < len(files):
+def draw_test(count: int, share: float, root: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the rows of the training and test splits, where only the first has a folder.
+
+    Args:
+        count: number of examples.
+        share: fraction of the examples that becomes the test split.
+        root: the folder, for the message of the error.
+
+    Raises:
+        UserError: one of the two splits would be empty.
+    """
+    held = round(share * count)
+    if not 0 < held < count:
         raise UserError(
-            f'{root} has no test folder, and test={share} of its {len(files)} files is {held}; '
+            f'{root} has no test folder, and test={share} of its {count} files is {held}; '
             'give the fraction to use as the test split, such as test=0.2'
         )
-    order = epoch_order(0, 0, len(files))
-    rows = {'train': np.sort(order[held:]), 'test': np.sort(order[:held])}
-    return {name: ([files[i] for i in chosen], labels[chosen]) for name, chosen in rows.items()}
+    order = epoch_order(0, 0, count)
+    return {'train': np.sort(order[held:]), 'test': np.sort(order[:held])}

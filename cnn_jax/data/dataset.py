@@ -12,7 +12,7 @@ from cnn_jax.errors import UserError, UserTypeError
 
 KINDS = ('image', 'audio', 'text', 'array')
 TASKS = ('classification', 'multilabel', 'regression', 'segmentation')
-IGNORE = 255  # label of pixels that do not count
+IGNORE = 255  # label of pixels that count neither in the loss nor in the metrics
 
 
 def _empty() -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data import images
+from cnn_jax.data import images, masks
 from cnn_jax.data.text import read_lines
 from cnn_jax.errors import UserError
 
@@ -41,11 +41,24 @@ class Features:
         """Returns the names of the features of one kind."""
         return [name for name, found in self.kinds.items() if found == kind]
 
+    def masks(self) -> list[str]:
+        """Returns the names of the image features whose pixels are labels."""
+        return [
+            name
+            for name in self.named('image')
+            if name == 'segmentation_mask' or self._about[name].get('useColormap')
+        ]
+
     def class_names(self, name: str) -> tuple[str, ...]:
-        """Returns the class names of a label; '0', '1', ... if the folder has none."""
+        """Returns the class names of a label; '0', '1', ... if the folder has none.
+
+        For a mask they are () if the folder has none, because their number is not known.
+        """
         file = self._path / f'{name}.labels.txt'
         if file.is_file():
             return tuple(line for line in read_lines(file) if line)
+        if self.kinds[name] == 'image':
+            return ()
         count = self._number(name, 'numClasses')
         if not 0 < count <= MOST_CLASSES:
             raise UserError(f'{self._path}: feature {name!r} has {count} classes')
@@ -64,12 +77,13 @@ class Features:
     def decoder(self, name: str, size: int = 0) -> Callable[[Any], Any]:
         """Returns a function that decodes the value stored under `name` in a TensorFlow Example.
 
-        An image is decoded to uint8 (H, W, C) (see `images.decode`), a label to int, a text to str,
-        and a tensor or audio to an array of the stored dtype.
+        An image is decoded to uint8 (H, W, C) (see `images.decode`), a mask to uint8 (H, W) (see
+        `masks.decode`), a label to int, a text to str, and a tensor or audio to an array of the
+        stored dtype.
 
         Args:
             name: name of the feature.
-            size: height and width of a decoded image; 0 keeps the size of the image.
+            size: height and width of a decoded image or mask; 0 keeps its size.
 
         Raises:
             ValueError: the feature does not exist, is damaged, or cannot be decoded.
@@ -81,6 +95,8 @@ class Features:
             dtype = np.dtype(about.get('dtype', 'float32'))
         except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f'{self._path}: feature {name!r} is damaged ({error!r})') from error
+        if name in self.masks():
+            return lambda feature: masks.decode(io.BytesIO(feature.bytes_list.value[0]), size)
         if kind == 'image':
             channels = 1 if shape and shape[-1] == 1 else 3
             return lambda feature: images.decode(

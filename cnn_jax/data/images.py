@@ -1,5 +1,7 @@
 """Decodes images to uint8 arrays with a given size and number of channels."""
 
+import os
+
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
@@ -27,7 +29,7 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
         ValueError: the file is not an image, is damaged or too large, or has floating-point or
             32-bit samples.
     """
-    where = getattr(file, 'name', file) if not hasattr(file, 'getvalue') else 'an image'
+    where = name_of(file, 'an image')
     try:
         with PIL.Image.open(file) as image:
             kind = image.format
@@ -41,7 +43,7 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
             if image.mode != _MODES[channels]:
                 image = image.convert(_MODES[channels])
             if size:
-                image = _square(image, size)
+                image = square(image, size)
             array = np.asarray(image)
     except UserError:
         raise
@@ -52,7 +54,18 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
     return array if array.ndim == 3 else array[..., None]
 
 
-def _square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
+def name_of(file, otherwise: str) -> str:
+    """Returns the path of a file for messages; `otherwise` for a file object without a name."""
+    path = isinstance(file, str | os.PathLike)
+    return str(file if path else getattr(file, 'name', otherwise))
+
+
+def square(
+    image: PIL.Image.Image,
+    size: int,
+    resampling: PIL.Image.Resampling = PIL.Image.Resampling.BILINEAR,
+) -> PIL.Image.Image:
+    """Crops `image` to a centred square and resizes it to `size` x `size` pixels."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -60,4 +73,21 @@ def _square(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
         image = image.crop((left, top, left + side, top + side))
     if side == size:
         return image
-    return image.resize((size, size), PIL.Image.Resampling.BILINEAR)
+    return image.resize((size, size), resampling)
+
+
+_ORIENTATION = 0x0112  # EXIF tag; values from 5 mean that rows and columns are exchanged
+
+
+def size_of(path) -> tuple[int, int]:
+    """Returns the height and width of an image file as `decode` shows it, without decoding it.
+
+    Raises:
+        ValueError: the file is not an image.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(_ORIENTATION, 1) > 4 else (height, width)
+    except Exception as error:  # damaged files raise many types of error
+        raise UserError(f'{path}: not an image that can be read ({first_line(error)})') from error

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_jax.data import audio, cache, class_folders, digits, mnist1d
+from cnn_jax.data import audio, cache, class_folders, digits, mnist1d, prepared_masks
 from cnn_jax.data import folder as folder_
 from cnn_jax.data import text as text_module
 from cnn_jax.data.dataset import Split
@@ -106,11 +106,23 @@ def images(name: str, default_size: int = 0) -> Callable[..., Parts]:
     return read
 
 
+def images_or_masks(name: str, default_target: str) -> Callable[..., Parts]:
+    """Returns a reader of images with masks, or with classes if the option `target` is ''."""
+
+    def read(place: Place, *, size: int = 0, target: str = default_target) -> Parts:
+        if not target:
+            return images(name)(place, size=size)
+        folder = place.open(name)
+        return prepared_masks.read(folder, roles(folder), target, size)
+
+    return read
+
+
 def read_image_folder(
     place: Place, *, size: int = 0, channels: int = 3, test: float = 0.0
 ) -> Parts:
     """Reads image files in <data_dir>/<class>/ or in <data_dir>/{train,test,val}/<class>/."""
-    root = _own_folder(place, 'image_folder')
+    root = own_folder(place, 'image_folder')
     splits, classes = folder_.read_images(
         root, size=size, channels=channels, test=test, memory=MEMORY_BYTES
     )
@@ -124,7 +136,7 @@ def read_audio_folder(
     for name, value in (('length', length), ('rate', rate)):
         if value < 1:
             raise UserError(f'{name}={value}; it must be at least 1')
-    root = _own_folder(place, 'audio_folder')
+    root = own_folder(place, 'audio_folder')
     splits, classes = folder_.read_recordings(root, length=length, rate=rate, test=test)
     return {'splits': splits, 'class_names': classes, 'meta': {'sample_rate': rate}}
 
@@ -149,7 +161,7 @@ def read_text_table(
         length: see `text.make_splits`.
         min_count: see `text.make_splits`.
     """
-    root = _own_folder(place, 'text_table')
+    root = own_folder(place, 'text_table')
     if not root.is_dir():
         raise FileNotFoundError(f'data_dir={str(root)!r} is not a folder')
     found: dict[str, tuple[list[str], list[str]]] = {}
@@ -197,7 +209,8 @@ def _as_labels(
     return np.array([number[name] for name in names], np.int32)
 
 
-def _own_folder(place: Place, name: str) -> pathlib.Path:
+def own_folder(place: Place, name: str) -> pathlib.Path:
+    """Returns the folder of the user's own files; raises UserError if `data_dir` is not given."""
     if place.data_dir is None:
         raise UserError(f'{name}: give the folder as data_dir')
     return pathlib.Path(place.data_dir).expanduser()
@@ -389,6 +402,8 @@ def any_prepared(place: Place, name: str) -> tuple[str, Callable[..., Parts]]:
     """
     folder = place.open(name)
     kinds = set(folder.features.kinds.values())
+    if found := folder.features.masks():
+        return 'image', images_or_masks(name, '' if 'classLabel' in kinds else found[0])
     if 'image' in kinds:
         return 'image', images(name)
     if 'audio' in kinds:

@@ -25,6 +25,7 @@ from cnn_jax.models import (
     dcgan,
     densenet,
     efficientnet,
+    fcn,
     googlenet,
     keras_mnist,
     lecture_cnn,
@@ -39,6 +40,7 @@ from cnn_jax.models import (
     resnet,
     small_cnn,
     textcnn,
+    unet,
     vgg,
     wide_resnet,
 )
@@ -71,7 +73,7 @@ class Entry:
     Attributes:
         build: see `register`.
         kinds: kinds of data that the model accepts: 'image', 'audio' or 'text'.
-        task: 'classification', 'autoencoder', 'generator' or 'discriminator'.
+        task: 'classification', 'segmentation', 'autoencoder', 'generator' or 'discriminator'.
         data_dependent_init: function that maps normalised training inputs to the values that
             replace initial ones, by name; None means that no values are replaced.
     """
@@ -177,6 +179,9 @@ register('mnist1d_cnn', mnist1d.cnn, kinds=('audio',))
 register('mlp', mnist1d.mlp, kinds=('image', 'audio'))
 register('logistic', mnist1d.logistic, kinds=('image', 'audio'))
 register('textcnn', textcnn.textcnn, kinds=('text',))
+register('unet', unet.unet, task='segmentation')
+register('fcn_resnet18', partial(fcn.fcn, depth=18), task='segmentation')
+register('fcn_resnet50', partial(fcn.fcn, depth=50), task='segmentation')
 register('autoencoder', autoencoder.autoencoder, task='autoencoder')
 register('vae', partial(autoencoder.autoencoder, variational=True), task='autoencoder')
 register('dcgan_generator', dcgan.generator, task='generator')
@@ -186,7 +191,8 @@ register('dcgan_discriminator', dcgan.discriminator, task='discriminator')
 def names(task: str | None = None) -> tuple[str, ...]:
     """Returns the names of all models, or of those for one task.
 
-    The tasks are 'classification', 'autoencoder', 'generator' and 'discriminator'.
+    The tasks are 'classification', 'segmentation', 'autoencoder', 'generator' and
+    'discriminator'.
     """
     return tuple(name for name, entry in MODELS.items() if task in (None, entry.task))
 

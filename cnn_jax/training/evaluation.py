@@ -42,7 +42,8 @@ class SplitEvaluator:
             inputs = dataset.normalize(batch['inputs'])
             logits = net.predict(params, model_state, inputs)
             if flips:
-                logits = (logits + net.predict(params, model_state, inputs[:, :, ::-1])) / 2
+                mirrored = net.predict(params, model_state, inputs[:, :, ::-1])
+                logits = (logits + (mirrored[:, :, ::-1] if objective.dense else mirrored)) / 2
             new = objective.sums(logits, batch['labels'], batch['weights'])
             return jax.tree.map(jnp.add, sums, new)
 

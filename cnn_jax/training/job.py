@@ -13,7 +13,7 @@ from cnn_jax import data, models
 from cnn_jax.data.order import steps_per_epoch
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
-from cnn_jax.training import augment, parallel
+from cnn_jax.training import augment, augment_masks, parallel
 from cnn_jax.training.config import RunConfig, TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import Evaluator, ObjectiveEvaluator
@@ -287,10 +287,16 @@ def task_parts(
     except UserError as error:
         raise UserError(f'model={config.model!r}: {error}') from error
     chosen = augment.parse(config.augment, dataset.kind)
+    if not chosen:
+        change = None
+    elif objective.dense:
+        change = augment_masks.make_augment(config)
+    else:
+        change = augment.make_augment(config, dataset.kind)
     return {
         'net': net,
         'objective': objective,
-        'augment': augment.make_augment(config, dataset.kind) if chosen else None,
+        'augment': change,
         'mixed_targets': augment.mixes(chosen),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from cnn_jax.data import Dataset, audio, class_folders, folder, images, text
 from cnn_jax.errors import UserError
 from cnn_jax.training.saved import SavedRun
+from cnn_jax.viz import masks
 
 BATCH = 64
 SUFFIXES = {'image': folder.IMAGES, 'audio': ('.wav',), 'text': ('.txt',)}
@@ -44,6 +45,38 @@ def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
         found = iter(predict(np.stack(rows)) if rows else ())
         for name, value in batch:
             yield name, value if isinstance(value, UserError) else next(found)
+
+
+def write_masks(
+    folder: str | pathlib.Path, found: Iterable[Named], num_classes: int
+) -> tuple[int, list[UserError]]:
+    """Writes each mask that `classify` yields as <folder>/<name of the image>.png.
+
+    See `viz.masks.save_mask` for the file.
+
+    Returns:
+        The number of inputs, and one error for each of which no mask was written: it cannot be
+        read, or an earlier one has the same name.
+
+    Raises:
+        UserError: `folder` is empty or a file.
+    """
+    if not folder or pathlib.Path(folder).is_file():
+        raise UserError(f'output={str(folder)!r}; it must be a folder for the masks')
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    count, errors = 0, []
+    image_of: dict[str, str] = {}
+    for name, value in found:
+        count += 1
+        stem = pathlib.Path(name).stem
+        if isinstance(value, UserError):
+            errors.append(value)
+        elif stem in image_of:
+            errors.append(UserError(f'{name}: {stem}.png is the mask of {image_of[stem]}'))
+        else:
+            image_of[stem] = name
+            masks.save_mask(value, num_classes, pathlib.Path(folder, f'{stem}.png'))
+    return count, errors
 
 
 def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:

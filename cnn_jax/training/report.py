@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import pathlib
 import sys
 import traceback
 from typing import Any
@@ -17,9 +18,10 @@ from cnn_jax.training.loop import train
 from cnn_jax.training.processes import is_first
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState
 from cnn_jax.training.workdir import Workdir, read_metrics
-from cnn_jax.viz import runs
+from cnn_jax.viz import masks, runs
 
 EXAMPLES = 4  # number of test images whose feature maps are drawn
+MASKS = 6  # number of images whose masks are drawn
 
 
 def complete(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
@@ -46,7 +48,7 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
     """Draws learning curves and the confusion matrix; for images also filters and feature maps.
 
     The confusion matrix needs one class per example, and the feature maps a model that can record
-    them (`models.Classifier`).
+    them (`models.Classifier`). For segmentation, true and predicted masks are drawn.
     """
     net, dataset, params, model_state = job.net, job.dataset, state.params, state.model_state
     folder = workdir.pictures
@@ -61,6 +63,8 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
             folder / 'confusion_matrix.png',
             title=f'{dataset.name}, {split}',
         )
+    if dataset.task == 'segmentation':
+        _draw_masks(job, state, folder / 'masks.png')
     if dataset.kind != 'image':
         return
     kernels = [name for name, p in params.items() if name.endswith('kernel') and p.ndim == 4]
@@ -71,6 +75,19 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
     inputs = dataset.splits[job.watched or 'train'].inputs[:EXAMPLES]
     maps = layer_results(net, dataset, params, model_state, inputs)
     runs.feature_maps(maps, inputs, folder / 'feature_maps.png', title=dataset.name)
+
+
+def _draw_masks(job: Job, state: TrainState, path: pathlib.Path) -> None:
+    split = job.dataset.splits[job.watched or 'train'].take(slice(MASKS))
+
+    @jax.jit
+    def predict(params, model_state, inputs):
+        outputs = job.net.predict(params, model_state, job.dataset.normalize(inputs))
+        return job.objective.predictions(outputs)
+
+    predicted = predict(state.params, state.model_state, split.inputs[:])
+    title = f'{job.dataset.name}, {job.watched or "train"}'
+    masks.draw(split.inputs[:], split.labels, predicted, job.dataset.class_names, path, title=title)
 
 
 def layer_results(

@@ -113,6 +113,7 @@ def make_step(
         targets = objective.targets(labels, mixed=mixed_targets)
         if augment:
             inputs, targets = augment(jax.random.fold_in(key, 1), inputs, targets)
+            labels = targets if objective.dense else labels
         parts = {'inputs': inputs, 'labels': labels, 'targets': targets}
         measured, model_state, grads = whole(
             state.params, state.model_state, jax.random.fold_in(key, 2), parts

@@ -40,6 +40,7 @@ def test_script(tmp_path):
         ('cifar_resnet20', 'width=4'),
         ('m5', 'features=(4,4,8,8)'),
         ('textcnn', 'embedding=6,filters=3'),
+        ('unet', 'width=2,depth=1,batch_norm=True'),
     ],
 )
 def test_networks(model, options, tmp_path, shared_data):

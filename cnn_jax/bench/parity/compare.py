@@ -49,6 +49,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     'm5': ('fsdd', {}),
     'textcnn': ('trec', {'dropout': 0.0}),
     'autoencoder': ('digits', {}),
+    'unet': ('digit_scenes', {}),
 }
 KEPT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 # Fields of a recipe that the PyTorch side does not implement.
@@ -129,6 +130,8 @@ def prepare(folder: pathlib.Path, plan: Plan, dataset: Dataset) -> dict[str, Any
     }
     net = jax_side.make_net(task, 'float32')
     augment.parse(config.augment, dataset.kind)
+    if config.augment and dataset.task == 'segmentation':
+        raise UserError(f'augment={config.augment!r}: masks are compared without augmentation')
     (folder / 'task.json').write_text(json.dumps(task, indent=1) + '\n')
     order = np.stack(
         [

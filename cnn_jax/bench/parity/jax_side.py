@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from cnn_jax import models
-from cnn_jax.bench.parity.measure import measure
+from cnn_jax.bench.parity.measure import mean_iou, measure
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.optimizer import make_optimizer
 from cnn_jax.training.state import FunctionalModel
@@ -97,16 +97,21 @@ class Run:
         return float(loss)
 
     def test(self):
-        """Returns the test accuracy, or the test loss for pixels."""
+        """Returns the test accuracy, the test loss for pixels, or the mean IoU for masks."""
         predict = jax.jit(functools.partial(_predict, self.net))
-        total, size = 0.0, len(self.data['test_inputs'])
+        total, size, predicted = 0.0, len(self.data['test_inputs']), []
         for start in range(0, size, 250):
             x, y = self.batch(slice(start, start + 250), split='test')
             logits = predict(self.params, self.model_state, x)
             if self.task['loss'] == 'pixels':
                 total += float(optax.sigmoid_binary_cross_entropy(logits, y).mean()) * len(y)
+            elif y.ndim > 1:
+                predicted.append(np.asarray(logits.argmax(-1)))
             else:
                 total += float((logits.argmax(1) == y).sum())
+        if predicted:
+            masks = self.data['test_labels']
+            return mean_iou(masks, np.concatenate(predicted), self.task['num_classes'])
         return total / size
 
 

@@ -21,6 +21,16 @@ def batches_of(folder, order, number):
     return list(zip(steps, inputs, strict=True))
 
 
+def mean_iou(labels, predicted, classes):
+    """Returns the mean intersection over union of the classes that occur in either mask."""
+    found = []
+    for c in range(classes):
+        union = np.count_nonzero((labels == c) | (predicted == c))
+        if union:
+            found.append(np.count_nonzero((labels == c) & (predicted == c)) / union)
+    return float(np.mean(found))
+
+
 def measure(folder, side, run_class):
     """Runs the task in a folder (see `compare`) and writes FOLDER/<side>.npz.
 

@@ -170,11 +170,67 @@ def dcgan_generator(p, z):
     return torch.tanh(F.conv_transpose2d(x, p['layers/image/kernel'], stride=2, padding=1))
 
 
+def unet(p, x, padding=1):
+    def two(x, at):
+        for i in (1, 2):
+            x = conv(p, f'{at}/conv{i}', x, padding=padding)
+            if f'{at}/bn{i}/scale' in p:
+                x = batch_norm(p, f'{at}/bn{i}', x)
+            x = F.relu(x)
+        return x
+
+    levels = list(count(p, 'down{}/conv1/kernel', start=1))
+    skips = []
+    for level in levels:
+        skips.append(two(x, f'down{level}'))
+        x = F.max_pool2d(skips[-1], 2)
+    x = two(x, 'bottom')
+    for level in reversed(levels):
+        at = f'upsample{level}'
+        x = F.conv_transpose2d(x, p[f'{at}/kernel'], p[f'{at}/bias'], stride=2)
+        skip = skips.pop()
+        top, left = ((a - b) // 2 for a, b in zip(skip.shape[2:], x.shape[2:], strict=True))
+        skip = skip[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+        x = two(torch.cat([skip, x], 1), f'up{level}')
+    return conv(p, 'logits', x)
+
+
+def fcn_resnet(p, images):
+    """ResNet with the large stem, its last two stages dilated; dropout is not applied."""
+    x = F.relu(batch_norm(p, 'layers/bn1', conv(p, 'layers/conv1', images, stride=2, padding=3)))
+    x = F.max_pool2d(x, 3, 2, 1)
+    dilations = {1: (1, 1), 2: (1, 1), 3: (1, 2), 4: (2, 4)}  # of the first block, of the others
+    for stage, (first, others) in dilations.items():
+        for i in count(p, f'layers/layer{stage}/block{{}}/conv1/kernel'):
+            at = f'layers/layer{stage}/block{i}'
+            y, stride = x, 2 if stage == 2 and i == 0 else 1
+            dilation = others if i else first
+            convolutions = list(count(p, f'{at}/conv{{}}/kernel', start=1))
+            for n in convolutions:
+                options = {}
+                if p[f'{at}/conv{n}/kernel'].shape[-1] == 3:
+                    # A bottleneck has its stride here; otherwise the first convolution has it.
+                    own = stride if n == 1 or len(convolutions) == 3 else 1
+                    options = {'stride': own, 'padding': dilation, 'dilation': dilation}
+                y = batch_norm(p, f'{at}/bn{n}', conv(p, f'{at}/conv{n}', y, **options))
+                if n < len(convolutions):
+                    y = F.relu(y)
+            if f'{at}/shortcut/conv/kernel' in p:
+                x = conv(p, f'{at}/shortcut/conv', x, stride=stride)
+                x = batch_norm(p, f'{at}/shortcut/bn', x)
+            x = F.relu(x + y)
+    at = 'layers/classifier'
+    x = F.relu(batch_norm(p, f'{at}/bn', conv(p, f'{at}/conv', x, padding=1)))
+    return F.interpolate(conv(p, f'{at}/logits', x), images.shape[2:], mode='bilinear')
+
+
 NETWORKS = {
     'airbench': airbench,
     'autoencoder': autoencoder,
     'cifar_resnet20': cifar_resnet,
     'dcgan_generator': dcgan_generator,
+    'fcn_resnet18': fcn_resnet,
+    'fcn_resnet50': fcn_resnet,
     'lecture_cnn': lecture_cnn,
     'lenet5': lenet5,
     'm5': m5,
@@ -183,15 +239,16 @@ NETWORKS = {
     'nin': nin,
     'se_resnet50': se_resnet,
     'textcnn': textcnn,
+    'unet': unet,
     'vgg16': vgg16,
     'vgg16_bn': vgg16,
     'wrn28_10': wide_resnet,
 }
 
 
-def count(p, pattern):
-    """Yields 0, 1, ... while a parameter of that name exists."""
-    i = 0
+def count(p, pattern, start=0):
+    """Yields start, start + 1, ... while a parameter of that name exists."""
+    i = start
     while pattern.format(i) in p:
         yield i
         i += 1
@@ -228,7 +285,11 @@ def same(x, window, stride):
 
 
 def is_transposed(name):
-    return 'deconv' in name or name in ('decoder/logits/kernel', 'layers/image/kernel')
+    return (
+        'deconv' in name
+        or 'upsample' in name
+        or name in ('decoder/logits/kernel', 'layers/image/kernel')
+    )
 
 
 def to_torch(name, array):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from measure import measure  # noqa: E402
+from measure import mean_iou, measure  # noqa: E402
 from torch_networks import NETWORKS, from_torch, to_torch  # noqa: E402
 
 
@@ -69,6 +69,8 @@ class Run:
 
     def gradient(self, rows, inputs=None):
         logits, _ = self._backward(rows, inputs)
+        if self.data['train_labels'].ndim > 1:
+            logits = logits.movedim(1, -1)  # of every pixel, channels last as in JAX
         return logits.detach().numpy(), self._arrays(lambda p: p.grad)
 
     def step(self, rows, inputs=None):
@@ -94,17 +96,22 @@ class Run:
         return {n: from_torch(n, what(self.p[n]).detach().numpy().copy()) for n in self.trained}
 
     def test(self):
-        """Returns the test accuracy, or the test loss for pixels."""
+        """Returns the test accuracy, the test loss for pixels, or the mean IoU for masks."""
         self.p['training'] = False
-        total, size = 0.0, len(self.data['test_inputs'])
+        total, size, predicted = 0.0, len(self.data['test_inputs']), []
         with torch.no_grad():
             for start in range(0, size, 250):
                 x, labels = self.batch(slice(start, start + 250), split='test')
                 logits = self.network(self.p, x)
                 if self.task['loss'] == 'pixels':
                     total += float(loss_of(self.task, logits, labels)) * len(labels)
+                elif labels.ndim > 1:
+                    predicted.append(logits.argmax(1).numpy())
                 else:
                     total += float((logits.argmax(1) == labels).sum())
+        if predicted:
+            masks = self.data['test_labels']
+            return mean_iou(masks, np.concatenate(predicted), self.task['num_classes'])
         return total / size
 
 

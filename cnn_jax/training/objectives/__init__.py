@@ -16,6 +16,7 @@ from cnn_jax.training.objectives.classification import Classification
 from cnn_jax.training.objectives.multilabel import MultiLabel
 from cnn_jax.training.objectives.own import OwnLoss
 from cnn_jax.training.objectives.regression import Regression
+from cnn_jax.training.objectives.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from cnn_jax.data import Dataset
@@ -28,6 +29,7 @@ __all__ = [
     'Objective',
     'OwnLoss',
     'Regression',
+    'Segmentation',
     'make_objective',
 ]
 
@@ -53,6 +55,13 @@ def _regression(config: TrainConfig, dataset: Dataset) -> Objective:
         )
     mean = dataset.splits['train'].labels.mean(0, dtype='float64')
     return Regression(dataset.num_classes, tuple(map(float, mean)))
+
+
+@OBJECTIVES.register('segmentation')
+def _segmentation(config: TrainConfig, dataset: Dataset) -> Objective:
+    if config.label_smoothing:
+        raise UserError(f'label_smoothing={config.label_smoothing}: does not apply to masks')
+    return Segmentation(dataset.num_classes)
 
 
 def make_objective(config: TrainConfig, dataset: Dataset) -> Objective:

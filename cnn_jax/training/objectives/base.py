@@ -18,9 +18,12 @@ class Objective:
     Attributes:
         metric: the metric of `summary` that describes a model in one number and ranks checkpoints:
             'loss' (lower is better), or another (higher is better).
+        dense: whether labels (N, H, W) and outputs (N, H, W, ...) have the axes of an image, so
+            that whatever moves or mirrors an image moves them, too.
     """
 
     metric: str = 'loss'
+    dense: bool = False
 
     def check(self, outputs: Any, labels: Any) -> None:
         """Checks what the model returns.

@@ -33,6 +33,10 @@ class OwnLoss(Objective):
     task: Objective | None = None
     metric: str = 'loss'
 
+    @property
+    def dense(self) -> bool:  # type: ignore[override]
+        return self.task is not None and self.task.dense
+
     def check(self, outputs: Any, labels: Any) -> None:
         """Checks the results of the functions.
 
