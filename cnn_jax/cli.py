@@ -234,7 +234,7 @@ def training_errors() -> Iterator[None]:
         fail(f'{stop}; run the same command again to resume', EXIT_INTERRUPTED)
     except training.NotFiniteError as error:
         fail(error, EXIT_NOT_FINITE)
-    except (training.DamagedError, training.MismatchError) as error:
+    except UserError as error:  # damaged or foreign checkpoints; a tracker that cannot be opened
         fail(error)
     except OSError as error:
         if isinstance(error, training.SaveError) or error.errno in NO_ROOM:

@@ -6,6 +6,8 @@
 #                    module, conda, a container)
 #   CNN_JAX_EXTRAS   extras to install, for example "test,compare,cpu" (default: those the script needs)
 #   PYTHON           the interpreter that creates the environment (default: the first 3.11+ on PATH)
+#   JAX_COMPILATION_CACHE_DIR  where compiled programs are kept (default: see use_compilation_cache; empty:
+#                    nowhere)
 # pip reads its own variables as usual (PIP_CONSTRAINT, PIP_INDEX_URL, ...).
 
 set -euo pipefail
@@ -89,6 +91,16 @@ own_flags() {
         esac
         shift
     done
+}
+
+# use_compilation_cache: lets the next start of the same program skip its compilation. There is one folder per
+# type of CPU, because compiled programs use the instructions of the machine, and a home folder may be shared.
+use_compilation_cache() {
+    local home=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}} cpu
+    cpu=$({ uname -m && grep -m 1 -E '^(flags|Features)' /proc/cpuinfo; } 2>/dev/null | cksum | cut -d ' ' -f 1) || true
+    [[ -z $home ]] || export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$home/cnn_jax/jax-$cpu}
+    # JAX's own default, one second, leaves out most programs of small networks.
+    export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.2}
 }
 
 is_new_enough() {

@@ -21,6 +21,7 @@ source "$root/launch/platform.sh"
 own_flags "$@"
 ensure_environment "$(extras_of_machine)"
 platform_flags "$(platform_of_machine)"
+use_compilation_cache
 command=("$python" "$root/experiments/train.py" ${flags[@]+"${flags[@]}"})
 workdir=$(flag_value workdir '' ${flags[@]+"${flags[@]}"})
 if $dry_run || [[ -z $workdir ]] || ! may_log_in "$workdir"; then

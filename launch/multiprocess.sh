@@ -87,6 +87,7 @@ end_others() {
 
 ensure_environment "$(extras_of_machine)"
 platform_flags "$(platform_of_machine)" "$processes"
+use_compilation_cache
 if $dry_run; then
     for ((i = 0; i < processes; i++)); do
         command_of "$i" "${port:-PORT}"

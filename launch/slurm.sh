@@ -24,6 +24,7 @@ source "$root/launch/platform.sh"
 if [[ -n ${SLURM_LAUNCH:-} ]]; then
     trap : TERM # preemption may also signal this shell, which must survive to requeue
     code=0
+    use_compilation_cache
     srun --kill-on-bad-exit=1 "$@" || code=$?
     if ((code == 75)); then
         say "stopped and saved; requeueing job $SLURM_JOB_ID"

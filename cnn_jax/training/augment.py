@@ -1,16 +1,19 @@
-"""Augments training examples inside jit: crop, flip, cutout and erase; mixup and cutmix.
+"""Augments training examples inside jit: policies, crop, flip, cutout, erase; mixup and cutmix.
 
 A text such as 'crop:4,flip,mixup:0.2' selects the augmentations, which are applied in the order of
 the table below. Inputs are already normalised, so 0 is the mean of the data. Random numbers are
 drawn per example, except that mixup and cutmix draw one mixing ratio per batch, as in the papers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from cnn_jax.data.dataset import normalize
 from cnn_jax.errors import UserError
+from cnn_jax.training.augment_policies import Policy, apply, rand_augment, trivial_augment
 from cnn_jax.training.config import TrainConfig
 
 Array = jax.Array
@@ -90,6 +93,11 @@ def _box(key: Array, shape: tuple[int, ...], height, width) -> Array:
     return inside
 
 
+# name -> function of the numbers after the name
+_POLICIES: dict[str, Callable[..., Policy]] = {
+    'randaugment': rand_augment,
+    'trivial': trivial_augment,
+}
 # name -> (function, default value, whether the value is a probability)
 _ON_IMAGES: dict[str, tuple[Callable, float | None, bool]] = {
     'crop': (crop, None, False),
@@ -102,23 +110,27 @@ _ON_PAIRS: dict[str, tuple[Callable, float | None, bool]] = {
     'cutmix': (cutmix, 1.0, False),
 }
 _TABLE = _ON_IMAGES | _ON_PAIRS
+_NAMES = (*_TABLE, *_POLICIES)
 _PIXELS = ('crop', 'cutout')
 
 
-def parse(text: str, kind: str) -> dict[str, float]:
+def parse(text: str, kind: str) -> dict[str, float | Policy]:
     """Parses a text: 'crop:4,flip' -> {'crop': 4.0, 'flip': 0.5}.
 
     Raises:
         ValueError: a name is unknown, a value is missing or out of range, or an augmentation does
             not apply to data of this kind.
     """
-    chosen = {}
+    chosen: dict[str, float | Policy] = {}
     for part in filter(None, text.split(',')):
         name, _, value = part.strip().partition(':')
-        if name not in _TABLE or name in chosen:
-            raise UserError(f'augment={text!r}: {name!r} must be one of {", ".join(_TABLE)}, once')
+        if name not in _NAMES or name in chosen:
+            raise UserError(f'augment={text!r}: {name!r} must be one of {", ".join(_NAMES)}, once')
         if kind != 'image' and (name != 'mixup' or kind == 'text'):
             raise UserError(f'augment={text!r}: {name} does not apply to {kind} data')
+        if name in _POLICIES:
+            chosen[name] = _policy(text, name, value)
+            continue
         _, default, is_probability = _TABLE[name]
         try:
             number = float(value) if value or default is None else default
@@ -132,22 +144,43 @@ def parse(text: str, kind: str) -> dict[str, float]:
     return chosen
 
 
-def mixes(chosen: dict[str, float]) -> bool:
+def _policy(text: str, name: str, values: str) -> Policy:
+    try:
+        return _POLICIES[name](*map(int, filter(None, values.split(':'))))
+    except UserError as error:
+        raise UserError(f'augment={text!r}: {error}') from None
+    except (ValueError, TypeError):
+        raise UserError(
+            f'augment={text!r}: write randaugment:2:9 (operations, strength) or trivial'
+        ) from None
+
+
+def mixes(chosen: dict[str, float | Policy]) -> bool:
     """Returns whether targets are mixed, so that labels must be given as distributions."""
     return bool(set(chosen) & set(_ON_PAIRS))
 
 
-def make_augment(config: TrainConfig, kind: str) -> Callable[[Array, Array, Array], tuple]:
+def make_augment(
+    config: TrainConfig, kind: str, *, mean: Sequence[float] = (), std: Sequence[float] = ()
+) -> Callable[[Array, Array, Array], tuple]:
     """Returns the function (key, inputs, targets) -> (inputs, targets) for `config.augment`.
 
     Inputs are normalised, (N, H, W, C) for images. Targets are (N, classes) if `mixes`; otherwise
     they may be anything and are returned unchanged. With both mixup and cutmix, each step draws
     one of the two at random.
+
+    `mean` and `std` are those of the data set's normalisation, from which the policies recover
+    images in [0, 1].
     """
     chosen = parse(config.augment, kind)
+    policies = [chosen[name] for name in _POLICIES if name in chosen]
     pairs = [(_ON_PAIRS[name][0], chosen[name]) for name in _ON_PAIRS if name in chosen]
 
     def augment(key, inputs, targets):
+        for i, policy in enumerate(policies):
+            images = inputs * np.float32(std or 1) + np.float32(mean or 0)
+            images = apply(policy, jax.random.fold_in(key, len(_NAMES) + i), images)
+            inputs = normalize(images, mean=mean, std=std)
         for i, (name, (function, _, _)) in enumerate(_ON_IMAGES.items()):
             if name in chosen:
                 inputs = function(jax.random.fold_in(key, i), inputs, chosen[name])

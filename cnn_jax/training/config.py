@@ -17,6 +17,7 @@ from cnn_jax import plugins
 from cnn_jax.errors import UserError
 from cnn_jax.training import durations
 from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
+from cnn_jax.training.tracking import TRACKERS
 
 SCHEMA = 1
 
@@ -152,6 +153,11 @@ class RunConfig:
         at_least=0,
         identity=False,
     )
+    track: str = option(
+        '',
+        "where to record the metrics as well: 'wandb', 'mlflow', or both, separated by commas",
+        identity=False,
+    )
     profile_steps: str = option(
         '',
         "steps to profile, 'first,last', after compilation; written to <workdir>/profile",
@@ -170,7 +176,7 @@ class RunConfig:
             _check(field, getattr(self, field.name))
         for name in ('warmup', 'eval_every', 'checkpoint_every'):
             _parsed(self, name, durations.check)
-        for name in ('model_options', 'milestones', 'profile_steps'):
+        for name in ('model_options', 'milestones', 'track', 'profile_steps'):
             _parsed(self, name, lambda _: getattr(self, f'read_{name}')())  # noqa: B023
         lengths = [name for name in ('epochs', 'steps', 'examples') if getattr(self, name)]
         if not lengths:
@@ -203,6 +209,13 @@ class RunConfig:
         if sorted(set(values)) != values or not 0 < values[0] <= values[-1] < 1:
             raise UserError('must be increasing fractions between 0 and 1, such as 0.5,0.75')
         return values
+
+    def read_track(self) -> list[str]:
+        """Parses `track` into names of trackers."""
+        names = [name for part in self.track.split(',') if (name := part.strip())]
+        for name in names:
+            TRACKERS.lookup(name)
+        return names
 
     def read_profile_steps(self) -> tuple[int, int] | None:
         """Returns the first and last step to profile, or None."""
@@ -273,6 +286,11 @@ class TrainConfig(RunConfig):
     label_smoothing: float = option(
         0.0, 'fraction of the target spread evenly over all classes', at_least=0.0, below=1.0
     )
+    class_weights: str = option(
+        '',
+        "weights of the classes in the training loss: 'balanced', or one number per class: '1,2.5'",
+        is_new=True,
+    )
     ema: float = option(
         0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
     )
@@ -285,7 +303,29 @@ class TrainConfig(RunConfig):
     augment: str = option(
         '',
         "augmentation of training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,"
-        "cutmix:1'",
+        "cutmix:1' or 'randaugment:2:9' or 'trivial'",
+    )
+    freeze: str = option(
+        '',
+        "parameters that keep their initial values, by patterns: 'layers/conv1/*,layers/stage1*'",
+        is_new=True,
+    )
+    rate_factors: str = option(
+        '',
+        "factors of the learning rate of parameters, by patterns: 'layers/fc/*=10,*/bias=2'",
+        is_new=True,
+    )
+    layer_decay: float = option(
+        1.0,
+        'factor of the learning rate from each layer to the one before it; 1: the same rate',
+        at_least=0.0,
+        is_new=True,
+    )
+    early_stopping: int = option(
+        0,
+        'stop after this many evaluations without a better score on the validation split; 0: never',
+        at_least=0,
+        is_new=True,
     )
     parallel: str = option(
         'jit',
@@ -301,10 +341,45 @@ class TrainConfig(RunConfig):
             raise UserError(
                 f'accumulate={self.accumulate}: must divide batch_size={self.batch_size}'
             )
+        if self.early_stopping and not self.keep_best:
+            raise UserError(
+                f'keep_best={self.keep_best}: must be at least 1 with '
+                f'early_stopping={self.early_stopping}'
+            )
+        _parsed(self, 'rate_factors', lambda _: self.read_rate_factors())
+        _parsed(self, 'class_weights', lambda _: self.read_class_weights())
+        if self.class_weights and self.label_smoothing:
+            raise UserError(
+                f'class_weights={self.class_weights!r} and label_smoothing={self.label_smoothing}: '
+                'give one of them'
+            )
         if self.init_from and self.pretrained:
             raise UserError(
                 f'init_from={self.init_from!r} and pretrained={self.pretrained!r}: give one of them'
             )
+
+    def read_class_weights(self) -> list[float] | str:
+        """Parses `class_weights` into numbers, at least one above 0, or 'balanced' or ''."""
+        if self.class_weights in ('', 'balanced'):
+            return self.class_weights
+        weights = [float(part) for part in self.class_weights.split(',')]
+        if not all(0 <= w < math.inf for w in weights) or not any(weights):
+            raise UserError('must be balanced, or numbers of at least 0, such as 1,2.5')
+        return weights
+
+    def read_freeze(self) -> list[str]:
+        """Parses `freeze` into patterns of parameter names."""
+        return [pattern for part in self.freeze.split(',') if (pattern := part.strip())]
+
+    def read_rate_factors(self) -> dict[str, float]:
+        """Parses `rate_factors` into patterns of parameter names and their factors."""
+        factors = {}
+        for part in filter(None, self.rate_factors.split(',')):
+            pattern, _, text = part.strip().rpartition('=')
+            factors[pattern] = float(text) if pattern else math.nan
+            if not 0 <= factors[pattern] < math.inf:
+                raise UserError(f'{part!r} must be a pattern and a factor, such as layers/fc/*=10')
+        return factors
 
 
 @dataclasses.dataclass(frozen=True)

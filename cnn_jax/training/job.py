@@ -1,7 +1,7 @@
 """Builds a job from a configuration: data, model, optimiser, and the length of the run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +13,7 @@ from cnn_jax import data, models
 from cnn_jax.data.order import steps_per_epoch
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
-from cnn_jax.training import augment, augment_masks, parallel
+from cnn_jax.training import augment, augment_masks, parallel, param_groups, tracking
 from cnn_jax.training.config import RunConfig, TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import Evaluator, ObjectiveEvaluator
@@ -93,6 +93,11 @@ class BaseJob:
         """Draws the pictures of the finished run."""
 
     @property
+    def patience(self) -> int:
+        """The number of evaluations without a better score that end the run; 0 means no limit."""
+        return 0
+
+    @property
     def watched(self) -> str | None:
         """The split that is evaluated during training and whose score ranks checkpoints."""
         return next((n for n in ('validation', 'test') if n in self.dataset.splits), None)
@@ -107,6 +112,7 @@ class Job(BaseJob):
         objective: what the model is trained for.
         augment: see `step.make_step`.
         mixed_targets: whether `augment` mixes targets.
+        factors: factors of the learning rate by parameter name, see `param_groups`.
     """
 
     config: TrainConfig
@@ -114,6 +120,7 @@ class Job(BaseJob):
     objective: Objective
     augment: Callable[..., Any] | None = None
     mixed_targets: bool = False
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def parallel(self) -> Jit:
@@ -138,6 +145,10 @@ class Job(BaseJob):
             own = from_torchvision(self.net, state, self.config.pretrained)
             return self._with_weights(state, own)
         return state
+
+    @property
+    def patience(self) -> int:
+        return self.config.early_stopping
 
     @property
     def num_parameters(self) -> dict[str, int]:
@@ -178,6 +189,7 @@ class Job(BaseJob):
             accumulate=config.accumulate,
             unroll=self.devices.platform == 'cpu',
             remat=config.remat,
+            frozen=param_groups.frozen(self.factors),
             seed=config.seed,
             axis_name=self.parallel.axis_name,
         )
@@ -265,7 +277,17 @@ def make_job(config: TrainConfig) -> Job:
     net = make_net(config, dataset)
     if config.pretrained:
         check_torchvision(net, config.pretrained)
-    return Job(**task_parts(config, dataset, net), **common_parts(config, dataset, devices))
+    factors = param_groups.rate_factors(config, net, normalized_example(dataset))
+    return Job(
+        **task_parts(config, dataset, net),
+        **common_parts(config, dataset, devices, factors=factors),
+        factors=factors,
+    )
+
+
+def normalized_example(dataset: data.Dataset) -> jax.ShapeDtypeStruct:
+    """Returns the shape and dtype of a batch of one normalised example."""
+    return jax.eval_shape(dataset.normalize, batch_shapes(dataset, 1)['inputs'])
 
 
 def task_parts(
@@ -279,20 +301,31 @@ def task_parts(
     `objective`: by default that of the data set's task.
 
     Raises:
-        UserError: the model's output or the augmentation does not fit the data set.
+        UserError: the model's output or the augmentation does not fit the data set, or there is no
+            validation split for early stopping.
     """
+    if config.early_stopping and 'validation' not in dataset.splits:
+        raise UserError(
+            f'early_stopping={config.early_stopping}: {dataset.name} has no validation split to '
+            'watch; validation=0.1 holds out a tenth of the training examples'
+        )
     objective = objective or make_objective(config, dataset)
     try:
         check_fit(net, objective, dataset)
     except UserError as error:
         raise UserError(f'model={config.model!r}: {error}') from error
     chosen = augment.parse(config.augment, dataset.kind)
+    if config.class_weights and augment.mixes(chosen):
+        raise UserError(
+            f'class_weights={config.class_weights!r} and augment={config.augment!r}: mixed targets '
+            'have no class; give one of them'
+        )
     if not chosen:
         change = None
     elif objective.dense:
         change = augment_masks.make_augment(config)
     else:
-        change = augment.make_augment(config, dataset.kind)
+        change = augment.make_augment(config, dataset.kind, mean=dataset.mean, std=dataset.std)
     return {
         'net': net,
         'objective': objective,
@@ -306,14 +339,17 @@ def common_parts(
     dataset: data.Dataset,
     devices: Devices,
     schedule: Schedule | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Returns the fields of `BaseJob`.
 
-    `schedule`: by default that of the configuration.
+    `schedule`: by default that of the configuration. `factors`: see `make_optimizer`.
 
     Raises:
         ValueError: the durations do not fit the data.
+        MissingPackageError: the package of a tracker is not installed.
     """
+    tracking.check(config.read_track())
     per_epoch = steps_per_epoch(len(dataset.splits['train']), config.batch_size)
     total = config.total_steps(per_epoch)
     if schedule is None:
@@ -322,7 +358,7 @@ def common_parts(
         'config': config,
         'dataset': dataset,
         'schedule': schedule,
-        'optimizer': make_optimizer(config, schedule),
+        'optimizer': make_optimizer(config, schedule, factors),
         'devices': devices,
         'steps_per_epoch': per_epoch,
         'total_steps': total,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cnn_jax.training.checkpoints import Checkpoints, first_of
 from cnn_jax.training.devices import peak_memory
+from cnn_jax.training.early_stopping import Progress, progress
 from cnn_jax.training.evaluation import NOT_EVALUATED
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import BaseJob
@@ -18,7 +19,8 @@ from cnn_jax.training.processes import end_with_peers, is_first, say
 from cnn_jax.training.profile import Profiler
 from cnn_jax.training.state import TrainState
 from cnn_jax.training.step import several_steps
-from cnn_jax.training.workdir import MetricsLog, Workdir, WorkdirError
+from cnn_jax.training.tracking import TensorBoard, Trackers
+from cnn_jax.training.workdir import MetricsLog, Workdir, WorkdirError, read_metrics
 
 STEPS_PER_CALL = 50  # on accelerators; see `step.several_steps`
 OF_THE_STEP = ('grad_norm', 'learning_rate')  # metrics that do not describe training examples
@@ -35,9 +37,12 @@ class Interrupted(Exception):
 def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
     """Trains to the last step, starting from the newest checkpoint in the folder if there is one.
 
+    With a `patience` of the job, training may end earlier, and a checkpoint with the best score
+    is kept, too.
+
     Returns:
-        The final state, and the content for `result.json`: the step and the metrics of every split
-        that was evaluated.
+        The final state, and the content for `result.json`: the step, the metrics of every split
+        that was evaluated, and under 'early_stopping' the step and score of the best evaluation.
 
     Raises:
         Interrupted: SIGTERM or SIGINT was received; the state has been saved.
@@ -57,15 +62,33 @@ def train(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]]:
         )
         stack.enter_context(end_with_peers())  # exits before checkpoints.close, which waits
         state, start = _begin(job, workdir, checkpoints)
-        log = MetricsLog(workdir.path, start) if is_first() else None
-        if log:
+        log = None
+        if is_first():
+            sinks = TensorBoard(workdir.path, start), Trackers(workdir.path, config)
+            log = MetricsLog(workdir.path, start, sinks)
             stack.callback(log.close)
         profiler = Profiler(config.read_profile_steps(), workdir.path / 'profile')
         stack.callback(profiler.close)
-        run = _Run(job, checkpoints, log, interrupt, profiler)
+        so_far = progress(read_metrics(workdir.path), _score_name(job), start)
+        run = _Run(job, checkpoints, log, interrupt, profiler, so_far)
         stack.callback(run.prefetcher.close)
-        state = run.to_end(state, start)
-        return state, run.evaluator.final(state, job.total_steps)
+        state, step = run.to_end(state, start)
+        result = run.evaluator.final(state, step)
+        if job.patience:
+            best = run.progress
+            stopped = step < job.total_steps
+            result['early_stopping'] = {
+                'stopped_early': stopped,
+                'best_step': best.best_step,
+                'best_score': best.best_score,
+            }
+            if stopped:
+                say(
+                    f'stopped early at step {step} of {job.total_steps}: no better {job.watched} '
+                    f'score than {best.best_score:.4f} at step {best.best_step} in {best.since} '
+                    'evaluations; a checkpoint with that score is kept (--step=best)'
+                )
+        return state, result
 
 
 def load_state(job: BaseJob, workdir: Workdir) -> TrainState:
@@ -90,6 +113,10 @@ def _begin(job: BaseJob, workdir: Workdir, checkpoints: Checkpoints) -> tuple[Tr
     return TrainState.from_dict(saved), meta['step']
 
 
+def _score_name(job: BaseJob) -> str:
+    return f'{job.watched}_score'
+
+
 class _Run:
     """The parts of one run and its mutable state between steps."""
 
@@ -100,7 +127,9 @@ class _Run:
         log: MetricsLog | None,
         interrupt: Interrupt,
         profiler: Profiler,
+        so_far: Progress,
     ):
+        self.progress = so_far
         self.job, self.checkpoints, self.log = job, checkpoints, log
         self.interrupt, self.profiler = interrupt, profiler
         config, devices, dataset = job.config, job.devices, job.dataset
@@ -123,22 +152,28 @@ class _Run:
     def is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.job.total_steps
 
-    def to_end(self, state: TrainState, start: int) -> TrainState:
-        """Trains to the last step and returns the state."""
+    def is_out_of_patience(self) -> bool:
+        return 0 < self.job.patience <= self.progress.since
+
+    def to_end(self, state: TrainState, start: int) -> tuple[TrainState, int]:
+        """Trains to the last step, or until patience runs out; returns the state and its step."""
         step, total = start, self.job.total_steps
         hidden = None if is_first() else True  # None hides the bar only where there is no terminal
         with tqdm(total=total, initial=start, unit='step', disable=hidden, leave=False) as bar:
-            while step < total:
+            while step < total and not self.is_out_of_patience():
                 ends = [step + each - step % each for each in (self.eval_every, self.save_every)]
                 state, step, stop = self.to_step(state, step, min(*ends, total), bar)
-                score = self.evaluate(state, step) if self.is_due(step, self.eval_every) else None
+                evaluates = self.is_due(step, self.eval_every)
+                score = self.evaluate(state, step) if evaluates else None
                 stop = stop or self.interrupt.at(step)
-                if stop or self.is_due(step, self.save_every):
+                is_best = self.job.patience > 0 and evaluates and self.progress.since == 0
+                is_last = stop or self.is_out_of_patience()
+                if is_last or is_best or self.is_due(step, self.save_every):
                     self.checkpoints.save(step, state.to_dict(), score=score)
                 if stop:
                     self.checkpoints.wait()
                     raise Interrupted(f'{stop}: stopped after step {step} of {total}, saved')
-        return state
+        return state, step
 
     def to_step(
         self, state: TrainState, step: int, end: int, bar: tqdm
@@ -200,6 +235,9 @@ class _Run:
         watched = self.job.watched
         found = self.evaluator.evaluate(state, step, watched) if watched else NOT_EVALUATED
         row = self.at(step) | speed | {'memory_peak_bytes': peak_memory()} | found.metrics
+        self.progress = self.progress.after(step, found.score)
+        if self.job.patience:
+            row[_score_name(self.job)] = found.score
         if self.log:
             self.log.write(row)
         losses = [f'{n.replace("_", " ")} {self.last[n]:.4f}' for n in self.job.losses]

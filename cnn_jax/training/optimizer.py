@@ -13,7 +13,7 @@ def lion(config, schedule):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -135,18 +135,61 @@ def lars(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
     )
 
 
-def make_optimizer(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config: RunConfig, schedule: Schedule, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
     """Returns the optimiser of a configuration for `{name: array}` parameters.
 
     Weight decay applies only to kernels. It is decoupled for adamw and muon, and added to the
     gradient for sgd, adam and lars.
+
+    Args:
+        config: the configuration.
+        schedule: step -> learning rate.
+        factors: name -> factor of the learning rate; 1 for parameters that are not named. A
+            parameter with a factor of 0 is frozen: no update, no weight decay, no state, and no
+            share in the norm that `clip_norm` limits.
     """
+    factors = factors or {}
     main = OPTIMIZERS.lookup(config.optimizer)(config, schedule)
     if config.clip_norm:
         main = optax.chain(optax.clip_by_global_norm(config.clip_norm), main)
+    if set(factors.values()) - {0.0}:
+        main = optax.chain(main, scale_rates(factors))
     if config.max_norm:
         main = optax.chain(main, keep_norm(config.max_norm))
+    if frozen := {name for name, factor in factors.items() if factor == 0}:
+        main = freeze(main, frozen)
     return main
+
+
+def scale_rates(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies updates by the factors of their parameters; names without a factor keep theirs.
+
+    After an optimiser, this multiplies the learning rate, since all updates of the optimisers here
+    are proportional to it.
+    """
+
+    def update(updates, state, params=None):
+        del params
+        return {name: factors.get(name, 1.0) * each for name, each in updates.items()}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def freeze(
+    inner: optax.GradientTransformation, names: Collection[str]
+) -> optax.GradientTransformation:
+    """Applies `inner` to all parameters except those named, whose updates are zero."""
+
+    def trained(values):
+        return {name: value for name, value in values.items() if name not in names}
+
+    def update(updates, state, params):
+        new, state = inner.update(trained(updates), state, trained(params))
+        return {name: new.get(name, jnp.zeros_like(each)) for name, each in updates.items()}, state
+
+    return optax.GradientTransformation(lambda params: inner.init(trained(params)), update)
 
 
 def _decay_in_gradient(config: RunConfig) -> optax.GradientTransformation:

@@ -16,7 +16,7 @@ from cnn_jax.data.own import as_inputs
 from cnn_jax.errors import UserError
 from cnn_jax.models.own import build
 from cnn_jax.training import job as jobs
-from cnn_jax.training import loop, program
+from cnn_jax.training import loop, param_groups, program
 from cnn_jax.training.config import FitConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.objectives import Objective, OwnLoss, make_objective
@@ -199,8 +199,14 @@ def _job(
     devices = Devices.all()
     devices.check_batch(config.batch_size, config.accumulate)
     schedule = learning_rate if callable(learning_rate) else None
-    parts = jobs.common_parts(config, dataset, devices, schedule)
+    factors = param_groups.rate_factors(config, net, jobs.normalized_example(dataset))
+    parts = jobs.common_parts(config, dataset, devices, schedule, factors) | {'factors': factors}
     if not isinstance(optimizer, str):
+        if factors:
+            raise UserError(
+                'freeze, rate_factors and layer_decay: apply to optimisers by name; with your own, '
+                'use optax.partition'
+            )
         parts['optimizer'], parts['schedule'] = _optimizer(optimizer), schedule
     objective = _objective(config, dataset, net, loss, metrics, best)
     parts |= jobs.task_parts(config, dataset, net, objective)

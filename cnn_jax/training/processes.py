@@ -86,11 +86,22 @@ def agree(problem: str | None) -> None:
         return
     limit = 400
     text = (problem or '').encode()[:limit].ljust(limit)
-    with end_with_peers():
-        told = multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8))
-    message = bytes(told.tolist()).decode(errors='ignore').strip()
+    told = values_of_first(np.frombuffer(text, np.uint8))
+    message = told.tobytes().decode(errors='ignore').strip()
     if message and not is_first():
         raise UserError(f'process 0: {message}')
+
+
+def values_of_first(values: np.ndarray) -> np.ndarray:
+    """Returns the array of the first process, bit by bit; every process must call this.
+
+    The arrays of all processes must have the same shape and dtype.
+    """
+    if not are_several():
+        return values
+    with end_with_peers():  # as bytes, because JAX would round 64-bit numbers
+        told = multihost_utils.broadcast_one_to_all(np.frombuffer(values.tobytes(), np.uint8))
+    return np.frombuffer(bytes(told.tolist()), values.dtype).reshape(values.shape)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Builds a training step as a pure function, and runs several steps in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ def make_step(
     accumulate: int = 1,
     unroll: bool = False,
     remat: bool = False,
+    frozen: Collection[str] = (),
     seed: int = 0,
     axis_name: str | None = None,
 ) -> Step:
@@ -58,6 +59,8 @@ def make_step(
             thread).
         remat: whether to keep only the results of convolutions and matrix products for the
             backward pass and recompute everything else.
+        frozen: names of parameters that the optimiser leaves unchanged; their gradients are not
+            computed, and are zero.
         seed: seed of all random numbers.
         axis_name: name of the mapped axis if the function runs once per device (pmap). Losses and
             gradients are then averaged over this axis. Each device computes its own batch
@@ -71,6 +74,7 @@ def make_step(
     forward = jax.checkpoint(net.train, policy=_kept) if remat else net.train
 
     def loss_and_more(params: Arrays, model_state: Arrays, key: jax.Array, part: Batch):
+        params = {n: jax.lax.stop_gradient(p) if n in frozen else p for n, p in params.items()}
         outputs, model_state = forward(params, model_state, key, part['inputs'])
         loss = objective.loss(outputs, part['targets'])
         measured = objective.step_metrics(outputs, part['labels'])

@@ -6,6 +6,7 @@ dataset.json    description of the data set without its examples (`Dataset.descr
 checkpoints/    one folder per step
 metrics.jsonl   metrics, one JSON object per line
 events.*        the same metrics for TensorBoard
+tracking.json   the ids of the run in other trackers (`tracking`)
 result.json     the final metrics; written last, so its presence means that the run is finished
 pictures/       PNG files
 """
@@ -18,7 +19,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from cnn_jax.data import Dataset
@@ -28,6 +29,7 @@ from cnn_jax.output import write_whole
 from cnn_jax.training import processes
 from cnn_jax.training.config import RunConfig
 from cnn_jax.training.tasks import read_config_text
+from cnn_jax.training.tracking import Sink
 
 CONFIG, METRICS, RESULT, LOCK = 'config.json', 'metrics.jsonl', 'result.json', '.lock'
 DATASET = 'dataset.json'
@@ -254,32 +256,31 @@ def finite(values: Any) -> Any:
 
 
 class MetricsLog:
-    """Writes rows of metrics to metrics.jsonl and to TensorBoard.
+    """Writes rows of metrics to metrics.jsonl and to other sinks.
 
     Args:
         folder: the folder of the run.
         step: the step from which the run resumes. Later rows, left by a killed run, are removed.
+        sinks: what else receives the rows.
     """
 
-    def __init__(self, folder: pathlib.Path, step: int):
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, folder: pathlib.Path, step: int, sinks: Sequence[Sink] = ()):
         kept = [row for row in read_metrics(folder) if row['step'] <= step]
         lines = ''.join(json.dumps(row) + '\n' for row in kept)
         write_atomically(folder / METRICS, lines)
         self._file = open(folder / METRICS, 'a', buffering=1)
-        self._board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
+        self._sinks = sinks
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Writes `row`, a 'step' and numbers named '<split>_<metric>' or '<metric>'."""
         self._file.write(json.dumps(finite(row)) + '\n')
-        for name, value in row.items():
-            if name not in ('step', 'epoch'):
-                self._board.add_scalar(name.replace('_', '/', 1), value, row['step'])
+        for sink in self._sinks:
+            sink.write(row)
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """launch/local.sh and launch/test.sh on a fresh checkout: install, rerun, repair, report errors."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,6 +57,20 @@ def test_huge_pages_on_a_cpu_unless_the_user_says_otherwise(fresh, of_the_user):
     run = checkout.launch(fresh, 'local.sh', CNN_JAX_PYTHON=str(python), **variables)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == (of_the_user or 'glibc.malloc.hugetlb=1')
+
+
+@pytest.mark.parametrize('of_the_user', [None, '', '/mine'])
+def test_compiled_programs_are_kept_unless_the_user_says_otherwise(fresh, of_the_user):
+    python = fresh / 'python'
+    wanted = 'echo "$JAX_COMPILATION_CACHE_DIR $JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"'
+    checkout.executable(python, f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n{wanted}')
+    variables = {} if of_the_user is None else {'JAX_COMPILATION_CACHE_DIR': of_the_user}
+    run = checkout.launch(
+        fresh, 'local.sh', CNN_JAX_PYTHON=str(python), XDG_CACHE_HOME='/cache', **variables
+    )
+    assert run.returncode == 0, run.stderr
+    folder = r'/cache/cnn_jax/jax-\d+' if of_the_user is None else of_the_user
+    assert re.fullmatch(folder + ' 0.2', run.stdout.strip('\n'))
 
 
 def test_other_extras_or_another_pyproject_install_again(installed):

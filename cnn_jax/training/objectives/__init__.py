@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cnn_jax.errors import UserError
 from cnn_jax.registry import Registry
 from cnn_jax.training.objectives.base import Objective
-from cnn_jax.training.objectives.classification import Classification
+from cnn_jax.training.objectives.classification import Classification, balanced
 from cnn_jax.training.objectives.multilabel import MultiLabel
 from cnn_jax.training.objectives.own import OwnLoss
 from cnn_jax.training.objectives.regression import Regression
@@ -39,7 +39,18 @@ OBJECTIVES: Registry[Callable[[TrainConfig, Dataset], Objective]] = Registry('ta
 
 @OBJECTIVES.register('classification')
 def _classification(config: TrainConfig, dataset: Dataset) -> Objective:
-    return Classification(dataset.num_classes, config.label_smoothing)
+    given = config.read_class_weights()
+    weights = (
+        balanced(dataset.splits['train'].labels, dataset.class_names)
+        if given == 'balanced'
+        else tuple(map(float, given))
+    )
+    if weights and len(weights) != dataset.num_classes:
+        raise UserError(
+            f'class_weights={config.class_weights!r}: has {len(weights)} numbers, must be one for '
+            f'each of the {dataset.num_classes} classes'
+        )
+    return Classification(dataset.num_classes, config.label_smoothing, weights)
 
 
 @OBJECTIVES.register('multilabel')
@@ -71,4 +82,9 @@ def make_objective(config: TrainConfig, dataset: Dataset) -> Objective:
         UserError: no objective is registered for the task, or it does not use a field of the
             configuration.
     """
+    if config.class_weights and dataset.task != 'classification':
+        raise UserError(
+            f'class_weights={config.class_weights!r}: applies to classification, not to '
+            f'{dataset.task}'
+        )
     return OBJECTIVES.lookup(dataset.task)(config, dataset)
