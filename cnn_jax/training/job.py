@@ -130,7 +130,10 @@ class Job(BaseJob):
         return init_state(self.net, self.optimizer, self.config.seed, ema=self.config.ema > 0)
 
     def init(self) -> TrainState:
-        state = super().init()
+        return self.prepare(super().init())
+
+    def prepare(self, state: TrainState) -> TrainState:
+        """Returns an initial state with the values that come from the data or from files."""
         train = self.dataset.splits['train'].inputs
         fixed = models.data_dependent_init(
             self.config.model, lambda n: self.dataset.normalize(jnp.asarray(train[:n]))

@@ -245,8 +245,12 @@ class _Run:
         line += f'  {found.line}'
         if speed:
             line += f'  {speed["examples_per_second"]:,.0f} examples/s'
-        say(line)
+        self.tell(line)
         return found.score
+
+    def tell(self, line: str) -> None:
+        """Prints a line about this run."""
+        say(line)
 
 
 class _Stopwatch:

@@ -193,7 +193,8 @@ def freeze(
 
 
 def _decay_in_gradient(config: RunConfig) -> optax.GradientTransformation:
-    if not config.weight_decay:
+    # It is an array where runs that differ in it train together (`members`).
+    if isinstance(config.weight_decay, float) and not config.weight_decay:
         return optax.identity()
     return optax.add_decayed_weights(config.weight_decay, mask=is_kernel)
 

@@ -33,15 +33,20 @@ def complete(job: BaseJob, workdir: Workdir) -> tuple[TrainState, dict[str, Any]
     """
     state, result = train(job, workdir)
     if is_first():
-        try:
-            job.draw(workdir, state, result)
-        except Exception as error:
-            if os.environ.get('CNN_JAX_TRACEBACK'):
-                traceback.print_exc()
-            problem = printable(' '.join(first_line(error).split()))
-            print(f'warning: not all pictures could be drawn ({problem})', file=sys.stderr)
+        draw_or_warn(job, workdir, state, result)
         workdir.finish(result)
     return state, result
+
+
+def draw_or_warn(job: BaseJob, workdir: Workdir, state: TrainState, result: dict[str, Any]) -> None:
+    """Draws the pictures of a job; prints a warning if that fails."""
+    try:
+        job.draw(workdir, state, result)
+    except Exception as error:
+        if os.environ.get('CNN_JAX_TRACEBACK'):
+            traceback.print_exc()
+        problem = printable(' '.join(first_line(error).split()))
+        print(f'warning: not all pictures could be drawn ({problem})', file=sys.stderr)
 
 
 def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) -> None:

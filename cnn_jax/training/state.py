@@ -77,8 +77,8 @@ class FunctionalModel:
         return sum(leaf.size for leaf in self.params.values())
 
     def init(self, seed: int) -> tuple[Arrays, Arrays]:
-        """Returns the initial parameters and model state; traceable."""
-        _, params, _, model_state = _split(self._make(nnx.Rngs(seed)))
+        """Returns the initial parameters and model state; traceable, also in `seed`."""
+        _, params, _, model_state = _split(self._make(nnx.Rngs(jax.random.key(seed))))
         return _named(params), _named(model_state)
 
     def merge(

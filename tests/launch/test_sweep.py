@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import pytest
 
 from launch import sweep_table
+from tests.launch import checkout
 from tests.launch.checkout import ROOT
 
 RUN = ['--dataset=digits', '--batch_size=256', '--model_options=features=(4,),hidden=()']
@@ -87,6 +89,11 @@ def test_dry_run_prints_every_combination(tmp_path):
         (['--seeds=a'], '--seeds=a: must be integers'),
         (['--recipes=none.flags'], 'no such file: none.flags'),
         (['stray'], 'flags are written --name=value'),
+        (['--together=0'], '--together=0: must be an integer of at least 1'),
+        (['--jobs=two'], '--jobs=two: must be an integer of at least 1'),
+        (['--array=0'], '--array=0: must be an integer of at least 1'),
+        (['--array=1', '--jobs=2'], '--jobs=2: not with --array'),
+        (['--sbatch=--account=me'], 'needs --array=N'),
     ],
 )
 def test_wrong_calls_are_one_line(tmp_path, flags, message):
@@ -137,3 +144,103 @@ def test_values_with_commas_are_separated_by_semicolons(tmp_path):
         ('flip', '0.5'),
         ('flip', '0.9'),
     ]
+
+
+@pytest.mark.slow
+def test_runs_train_together_in_programs_side_by_side(tmp_path):
+    flags = ['--seeds=0,1', '--epochs=1', '--grid=model=lecture_cnn,nonexistent', '--together=2']
+    done = sweep(tmp_path, *flags, '--jobs=2')
+    assert done.returncode == 1, done.stderr
+    for seed in (0, 1):
+        assert f'failed: model=nonexistent, seed {seed} (exit code 2)' in done.stderr
+        folder = tmp_path / 'model=lecture_cnn' / f'seed{seed}'
+        assert json.loads((folder / 'config.json').read_text())['seed'] == seed
+        assert (folder / 'result.json').exists()
+    assert '| model=lecture_cnn | 2 of 2 |' in done.stdout
+    log = tmp_path / 'logs/model=lecture_cnn,seed0,and1more.log'
+    assert re.search(r'all: test accuracy 0\.\d+ \+- 0\.\d+ \(2 seeds\)', log.read_text())
+
+    evaluated = subprocess.run(
+        [sys.executable, 'experiments/evaluate.py', f'--workdir={folder}'],
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+    )
+    result = json.loads((folder / 'result.json').read_text())
+    assert f'{result["test"]["accuracy"]:.4f}' in evaluated.stdout, evaluated.stderr
+    again = sweep(tmp_path, *flags[:2], '--grid=model=lecture_cnn', '--together=2', '--jobs=2')
+    assert again.returncode == 0 and again.stderr.count('already finished') == 2
+
+
+def test_programs_share_what_is_equal(tmp_path):
+    done = sweep(
+        tmp_path,
+        '--dry_run',
+        '--together=3',
+        '--seeds=0,1',
+        '--grid=optimizer=sgd,adamw',
+        '--grid=learning_rate=1e-2,1e-3',
+    )
+    lines = done.stdout.replace('\\', '').splitlines()
+    assert len(lines) == 4
+    assert [line.count('--run=') for line in lines] == [3, 0, 3, 0]
+    for line in lines[::2]:
+        assert line.index('--optimizer=') < line.index('--run=')
+        assert line.count('--seed=0') == 2 and line.count('--learning_rate=1e-3') == 1
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Runs sweep.sh in a checkout with stand-ins for Slurm; returns the process and the calls."""
+    folder, calls = checkout.make(tmp_path / 'checkout'), tmp_path / 'calls'
+    shutil.copy(ROOT / 'launch/sweep_table.py', folder / 'launch')
+    array = 'for a in "$@"; do [[ $a != --array=*%* ]] || tasks=${a#--array=}; done'
+    skip = 'while [[ $1 == --* ]]; do shift; done'
+    run = 'for t in ${tasks//,/ }; do SLURM_JOB_ID=4$t SLURM_ARRAY_TASK_ID=$t bash "$@"; done'
+    for name, body in {
+        'sbatch': f'{array}; tasks=${{tasks%\\%*}}; {skip}; {run}',
+        'srun': f'{skip}; exec "$@"',
+        'scontrol': ':',
+    }.items():
+        record = f'#!/usr/bin/env bash\necho "{name} $*" >>"$CALLS"\n'
+        checkout.executable(tmp_path / 'bin' / name, f'{record}{body}\n')
+
+    def call(*flags):
+        calls.write_text('')
+        done = checkout.launch(
+            folder,
+            'sweep.sh',
+            '--sweepdir=runs/a',
+            *flags,
+            PATH=f'{tmp_path}/bin:{os.environ["PATH"]}',
+            CALLS=str(calls),
+            CNN_JAX_PYTHON=sys.executable,
+            PYTHONPATH=str(folder),
+        )
+        return done, calls.read_text().splitlines()
+
+    call.folder = folder
+    return call
+
+
+def test_slurm_array_has_a_limit_and_skips_finished_runs(slurm):
+    flags = ['--seeds=0,1,2', '--array=2', '--sbatch=--account=me']
+    finished = slurm.folder / 'runs/a/run/seed1'
+    finished.mkdir(parents=True)
+    (finished / 'result.json').write_text('{}')
+    done, calls = slurm(*flags)
+    assert done.returncode == 0, done.stderr
+    options = calls[0].split()
+    assert '--array=0,2%2' in options and '--account=me' in options and '--requeue' in options
+    assert '--gpus-per-node=1' in options and '--output=runs/a/logs/slurm-%A_%a.log' in options
+    assert [call.split()[0] for call in calls] == ['sbatch', 'srun', 'srun']
+    assert 'trained --seed=0 --workdir=runs/a/run/seed0' in done.stdout
+    assert (slurm.folder / 'runs/a/run/seed2/result.json').exists()
+    done, calls = slurm(*flags)
+    assert done.returncode == 2 and calls == [] and 'all runs are finished' in done.stderr
+
+
+def test_slurm_array_task_that_was_preempted_goes_back_into_the_queue(slurm):
+    _, calls = slurm('--array=1', '--gpus_per_node=0', '--code=75')
+    assert calls[-1] == 'scontrol requeue 40'
