@@ -28,6 +28,7 @@
 # saving (run it again to resume).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/platform.sh"
+use_compilation_cache
 
 given=("$@")
 own_flags "$@"

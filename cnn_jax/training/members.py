@@ -170,6 +170,9 @@ def make_members(configs: Sequence[TrainConfig]) -> Members:
             f'parallel={configs[0].parallel!r}: runs that train together divide the devices among '
             'themselves, which needs jit'
         )
+    for name in ('early_stopping', 'track', 'profile_steps'):
+        if value := getattr(configs[0], name):
+            raise UserError(f'{name}={value!r}: not for runs that train together; use train.py')
     first = make_job(configs[0])
     train = first.dataset.splits['train']
     if (size := train.inputs.nbytes) > RESIDENT_BYTES:
@@ -179,7 +182,9 @@ def make_members(configs: Sequence[TrainConfig]) -> Members:
         )
     devices = _devices_for(len(configs))
     jobs = [
-        dataclasses.replace(first, **common_parts(config, first.dataset, devices))
+        dataclasses.replace(
+            first, **common_parts(config, first.dataset, devices, factors=first.factors)
+        )
         for config in configs
     ]
     fields = _differing(configs)
@@ -267,5 +272,5 @@ def _traced(jobs: Sequence[Job], member: Arrays) -> Job:
     config = copy.copy(first.config)
     for name, value in changed.items():
         object.__setattr__(config, name, value)  # not checked: arrays are not of the declared type
-    optimizer = make_optimizer(config, schedule)
+    optimizer = make_optimizer(config, schedule, first.factors)
     return dataclasses.replace(first, config=config, schedule=schedule, optimizer=optimizer)

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cnn_jax.training.checkpoints import Checkpoints
+from cnn_jax.training.early_stopping import Progress
 from cnn_jax.training.evaluation import Evaluator
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import Job
@@ -23,6 +24,7 @@ from cnn_jax.training.members import Members
 from cnn_jax.training.prefetch import Prefetcher
 from cnn_jax.training.processes import say
 from cnn_jax.training.state import TrainState
+from cnn_jax.training.tracking import TensorBoard
 from cnn_jax.training.workdir import MetricsLog, Workdir
 
 Result = tuple[TrainState, dict[str, Any]]
@@ -64,7 +66,10 @@ def train_members(members: Members, workdirs: Sequence[Workdir]) -> list[Result 
                 say(f'resuming {len(some)} runs at step {start} of {some.jobs[0].total_steps}')
             states = [TrainState.from_dict(found[i][0]) for i in chosen] if start else some.init()
             with contextlib.ExitStack() as closing:
-                logs = [MetricsLog(workdirs[i].path, start) for i in chosen]
+                logs = [
+                    MetricsLog(path := workdirs[i].path, start, [TensorBoard(path, start)])
+                    for i in chosen
+                ]
                 for log in logs:
                     closing.callback(log.close)
                 run = _Together(some, [checkpoints[i] for i in chosen], logs, interrupt)
@@ -88,6 +93,7 @@ class _Member(_Run):
         self.name, self.job, self.checkpoints, self.log = name, job, checkpoints, log
         self.evaluator, self.prefetcher = evaluator, prefetcher
         self.stopwatch = _Stopwatch(job.config.batch_size, prefetcher)
+        self.progress = Progress()
         self.failed: NotFiniteError | None = None
 
     def tell(self, line: str) -> None:
