@@ -1,5 +1,6 @@
 """Makes a model of a user's own class or function."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -85,7 +86,11 @@ def build(
 
 
 def _parameters(model: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    # The metaclass of Flax's modules hides the parameters of the class.
+    # The metaclass of Flax's modules hides the parameters of a class, and of a partial of it.
+    if isinstance(model, functools.partial):
+        known = dict(list(_parameters(model.func).items())[len(model.args) :])
+        given = {n: p for n, p in known.items() if n in model.keywords}
+        return known | {n: p.replace(default=model.keywords[n]) for n, p in given.items()}
     signature = inspect.signature(model.__init__ if isinstance(model, type) else model)
     known = dict(signature.parameters)
     if isinstance(model, type):

@@ -241,10 +241,9 @@ def _objective(config, dataset, net, loss, metrics, best) -> Objective:
     if loss is None and not metrics and not best:
         return task
     if loss is not None:
-        if config.label_smoothing:
-            raise UserError(
-                f'label_smoothing={config.label_smoothing}: a loss of your own has none'
-            )
+        for name in ('label_smoothing', 'class_weights'):
+            if value := getattr(config, name):
+                raise UserError(f'{name}={value!r}: does not apply to a loss of your own')
         try:
             jobs.check_fit(net, task, dataset)
         except UserError:
