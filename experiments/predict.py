@@ -1,8 +1,9 @@
-"""Classifies files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
+"""Predicts for files, as CSV: python experiments/predict.py --workdir=DIR a.png b.png > classes.csv
 
 Writes one row per image, per WAV file, and per line of a text file, including empty lines. A folder
 stands for all images, WAV files or texts below it. The data set itself is not read: the folder of
-the run contains its input size, statistics and vocabulary.
+the run contains its input size, statistics and vocabulary. A row has the most probable class and
+its probability, or for regression the values.
 
 A run of segmentation writes a mask per image instead, in the size of the run's images:
 python experiments/predict.py --workdir=DIR --output=masks photos
@@ -50,7 +51,7 @@ def main(argv):
             if values.output and pathlib.Path(values.output).is_dir():
                 raise UserError(f'output={values.output!r} is a folder; name a file in it')
             with open_output(values.output) as file:
-                count, problems = write(file, found, run.dataset.class_names)
+                count, problems = write(file, found, run.dataset)
     if values.output:
         print(f'{count} inputs by {values.workdir} at step {run.step}: {values.output}')
     return 0 if not problems else 1 if problems < count else cli.EXIT_BAD_INPUT
@@ -65,21 +66,25 @@ def open_output(path):
     return contextlib.nullcontext(sys.stdout)
 
 
-def write(file, found, class_names):
+def write(file, found, dataset):
     """Writes the rows; returns the number of inputs and the number that could not be read."""
     shown = printable if file.isatty() else str
     writer = csv.writer(file, lineterminator='\n')
-    writer.writerow(['file', 'class', 'probability'])
+    names, is_regression = dataset.class_names, dataset.task == 'regression'
+    writer.writerow(['file', *(names if is_regression else ('class', 'probability'))])
     count = problems = 0
     for name, value in found:
         count += 1
         if isinstance(value, UserError):
             problems += 1
             cli.report(value)
-            writer.writerow([shown(name), '', ''])
+            writer.writerow([shown(name), *[''] * (len(names) if is_regression else 2)])
+            continue
+        if is_regression:
+            writer.writerow([shown(name), *(f'{number:.6g}' for number in value)])
             continue
         for label in value.argsort()[::-1][: flags.FLAGS.top]:
-            writer.writerow([shown(name), shown(class_names[label]), f'{value[label]:.6f}'])
+            writer.writerow([shown(name), shown(names[label]), f'{value[label]:.6f}'])
     return count, problems
 
 

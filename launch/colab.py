@@ -89,35 +89,29 @@ if USE_DRIVE:
 
 # %% [markdown]
 # ## Train
+#
+# Your own `nnx.Module` can stand in the place of `MODEL`, and your own arrays, as a pair (images, labels) or
+# `{'train': ..., 'test': ...}`, in the place of `DATASET`.
 
 # %%
 from cnn_jax import training
 
-config = training.TrainConfig(
-    dataset=DATASET,
-    data_dir=DATA_DIR,
-    model=MODEL,
-    epochs=EPOCHS,
-    batch_size=BATCH_SIZE,
-    dtype=DTYPE,
-)
-workdir = training.Workdir(WORKDIR, config)
-
 
 def train():
     """Trains to the end, from the newest checkpoint in the folder if there is one."""
-    if workdir.result() is None:
-        job = training.make_job(config)
-        with workdir.hold():
-            state, result = training.train(job, workdir)
-            training.draw(workdir, job, state, result)
-            workdir.finish(result)
-    result = workdir.result()
-    accuracy = result['test']['accuracy']
-    print(f'finished at step {result["step"]}: test accuracy {accuracy:.4f}, in {workdir.path}')
+    return training.fit(
+        MODEL,
+        DATASET,
+        workdir=WORKDIR,
+        data_dir=DATA_DIR,
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        dtype=DTYPE,
+    )
 
 
-train()
+run = train()
+print(f'test accuracy {run.metrics["test"]["accuracy"]:.4f}')
 
 # %% [markdown]
 # ## Learning curves, confusion matrix, filters of the first layer, and feature maps
@@ -126,7 +120,7 @@ train()
 from IPython.display import Image, display
 
 for name in ('learning_curves', 'confusion_matrix', 'filters', 'feature_maps'):
-    display(Image(filename=workdir.pictures / f'{name}.png'))
+    display(Image(filename=run.workdir.pictures / f'{name}.png'))
 
 # %% [markdown]
 # ## The same convolution with every kernel

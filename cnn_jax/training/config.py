@@ -5,50 +5,20 @@ determine the numerical results of a run. Two configurations that differ in such
 different runs, which cannot share a working folder.
 """
 
-import ast
 import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 from cnn_jax import plugins
 from cnn_jax.errors import UserError
 from cnn_jax.training import durations
+from cnn_jax.training.fields import arguments, check, option, parsed
 from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from cnn_jax.training.tracking import TRACKERS
 
 SCHEMA = 1
-
-
-def option(
-    default,
-    text,
-    *,
-    choices=(),
-    at_least=None,
-    below=None,
-    identity=True,
-    is_path=False,
-    is_new=False,
-):
-    """Returns a dataclass field with its default, help text, allowed values and flags.
-
-    `is_new` marks a field that earlier versions lack. The identity leaves such a field out while it
-    has its default. The name of the default folder is derived from the identity, so runs of
-    earlier versions are still found.
-    """
-    metadata = {
-        'help': text,
-        'choices': choices,
-        'at_least': at_least,
-        'below': below,
-        'identity': identity,
-        'is_path': is_path,
-        'is_new': is_new,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +135,7 @@ class RunConfig:
     )
 
     def __post_init__(self):
-        _check(type(self).__dataclass_fields__['plugin'], self.plugin)
+        check(type(self).__dataclass_fields__['plugin'], self.plugin)
         object.__setattr__(self, 'plugin', plugins.load(self.plugin))  # before names are looked up
         for name in ('dataset', 'model'):
             if isinstance(value := getattr(self, name), str):
@@ -173,11 +143,11 @@ class RunConfig:
         for field in dataclasses.fields(self):
             if field.type is float and type(getattr(self, field.name)) is int:
                 object.__setattr__(self, field.name, float(getattr(self, field.name)))
-            _check(field, getattr(self, field.name))
+            check(field, getattr(self, field.name))
         for name in ('warmup', 'eval_every', 'checkpoint_every'):
-            _parsed(self, name, durations.check)
+            parsed(self, name, durations.check)
         for name in ('model_options', 'milestones', 'track', 'profile_steps'):
-            _parsed(self, name, lambda _: getattr(self, f'read_{name}')())  # noqa: B023
+            parsed(self, name, lambda _: getattr(self, f'read_{name}')())  # noqa: B023
         lengths = [name for name in ('epochs', 'steps', 'examples') if getattr(self, name)]
         if not lengths:
             raise UserError(f'epochs={self.epochs}: must be above 0, or give steps or examples')
@@ -201,7 +171,7 @@ class RunConfig:
 
     def read_model_options(self) -> dict[str, Any]:
         """Parses `model_options` into a dictionary of Python literals; a bare word is a string."""
-        return _arguments(self.model_options)
+        return arguments(self.model_options)
 
     def read_milestones(self) -> list[float]:
         """Parses `milestones` into increasing numbers between 0 and 1."""
@@ -346,8 +316,8 @@ class TrainConfig(RunConfig):
                 f'keep_best={self.keep_best}: must be at least 1 with '
                 f'early_stopping={self.early_stopping}'
             )
-        _parsed(self, 'rate_factors', lambda _: self.read_rate_factors())
-        _parsed(self, 'class_weights', lambda _: self.read_class_weights())
+        parsed(self, 'rate_factors', lambda _: self.read_rate_factors())
+        parsed(self, 'class_weights', lambda _: self.read_class_weights())
         if self.class_weights and self.label_smoothing:
             raise UserError(
                 f'class_weights={self.class_weights!r} and label_smoothing={self.label_smoothing}: '
@@ -387,9 +357,18 @@ class FitConfig(TrainConfig):
     """The configuration of a run of `training.fit`.
 
     What was given as an object is not part of it: `program.json` in the folder identifies it.
+
+    Attributes:
+        OWN: the data set, and the beginning of the model, of a run that was given these as objects.
     """
 
     task: ClassVar[str] = 'fit'
+    OWN: ClassVar[str] = 'own'
+
+    @property
+    def has_names(self) -> bool:
+        """Whether model and data set can be made from the configuration alone."""
+        return self.dataset != self.OWN and not self.model.startswith(f'{self.OWN}:')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -417,36 +396,3 @@ DCGAN = {
     'weight_decay': 0.0,
     'schedule': 'constant',
 }
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    call = ast.parse(f'f({text})', mode='eval').body
-    if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
-        raise UserError('must have the form name=value,name=value')
-    return {
-        str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
-        for k in call.keywords
-    }
-
-
-def _parsed(config: RunConfig, name: str, parse: Callable[[str], Any]) -> None:
-    value = getattr(config, name)
-    try:
-        parse(value)
-    except (ValueError, SyntaxError, TypeError) as error:
-        raise UserError(f'{name}={value!r}: {error}') from error
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    name, rules, kind = field.name, field.metadata, field.type
-    assert isinstance(kind, type)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f'{name}={value!r}: must be of type {kind.__name__}')
-    if rules['choices'] and value not in rules['choices']:
-        raise UserError(f'{name}={value!r}: must be one of {", ".join(rules["choices"])}')
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f'{name}={value}: must be finite')
-    if rules['at_least'] is not None and value < rules['at_least']:
-        raise UserError(f'{name}={value}: must be at least {rules["at_least"]}')
-    if rules['below'] is not None and value >= rules['below']:
-        raise UserError(f'{name}={value}: must be below {rules["below"]}')

@@ -162,7 +162,10 @@ def _config(model, data, optimizer, learning_rate, augment, options) -> FitConfi
     if unknown := set(options) - (fields - taken):
         name = sorted(unknown)[0]
         raise UserError(f'{name}: fit has no such argument; see TrainConfig for the others')
-    named: dict[str, Any] = {'model': _name(model), 'dataset': data if _is_name(data) else 'own'}
+    named: dict[str, Any] = {
+        'model': _name(model),
+        'dataset': data if _is_name(data) else FitConfig.OWN,
+    }
     if isinstance(optimizer, str):
         named['optimizer'] = optimizer
     if not callable(learning_rate):
@@ -180,7 +183,7 @@ def _name(model: Any) -> str:
     if isinstance(model, str):
         return model
     kind = model if hasattr(model, '__qualname__') else type(model)
-    return f'own:{kind.__qualname__.rpartition(".")[2]}'
+    return f'{FitConfig.OWN}:{kind.__qualname__.rpartition(".")[2]}'
 
 
 def _dataset(data: Any, config: FitConfig) -> Dataset:

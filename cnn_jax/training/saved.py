@@ -74,7 +74,7 @@ def load_run(
         raise WorkdirError(
             f'workdir={str(path)!r} holds a run of {config.task}, not of {TrainConfig.task}'
         )
-    if isinstance(config, FitConfig):
+    if isinstance(config, FitConfig) and not config.has_names:
         raise WorkdirError(
             f'workdir={str(path)!r} holds a run of training.fit, whose model and data are objects '
             'of a program: run that program again, which returns the finished run'

@@ -33,7 +33,8 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
     text = ''.join(output.get('text', '') for output in outputs if output.output_type == 'stream')
-    assert text.count('finished at step') == 2 and 'resuming' not in text
+    assert text.count('test accuracy') == 2 and text.count('already finished at step') == 1
+    assert 'resuming' not in text
     assert sum('image/png' in output.get('data', {}) for output in outputs) == 4
     assert 'largest difference from lax' in text
     if folder := os.environ.get('CNN_JAX_KEEP_NOTEBOOK'):

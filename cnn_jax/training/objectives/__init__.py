@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cnn_jax.errors import UserError
 from cnn_jax.registry import Registry
 from cnn_jax.training.objectives.base import Objective
@@ -64,8 +66,9 @@ def _regression(config: TrainConfig, dataset: Dataset) -> Objective:
         raise UserError(
             f'label_smoothing={config.label_smoothing}: applies to classes, not to regression'
         )
-    mean = dataset.splits['train'].labels.mean(0, dtype='float64')
-    return Regression(dataset.num_classes, tuple(map(float, mean)))
+    labels = dataset.splits['train'].labels  # none if a run is loaded without its examples
+    centre = labels.mean(0, dtype='float64') if len(labels) else np.zeros(dataset.num_classes)
+    return Regression(dataset.num_classes, tuple(centre.tolist()))
 
 
 @OBJECTIVES.register('segmentation')
