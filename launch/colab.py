@@ -90,8 +90,8 @@ if USE_DRIVE:
 # %% [markdown]
 # ## Train
 #
-# Your own `nnx.Module` can stand in the place of `MODEL`, and your own arrays, as a pair (images, labels) or
-# `{'train': ..., 'test': ...}`, in the place of `DATASET`.
+# Your own `nnx.Module` can stand in the place of `MODEL`, and your own arrays, as a pair (images,
+# labels) or `{'train': ..., 'test': ...}`, in the place of `DATASET`.
 
 # %%
 from cnn_jax import training
