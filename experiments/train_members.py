@@ -67,9 +67,10 @@ def main(argv):
         with cli.bad_input():
             pairs = [read_run(text) for text in flags.FLAGS.run]
             finished = [(c, w) for c, w in pairs if w.result() and not w.moved_data()]
+            pairs = [pair for pair in pairs if pair not in finished]
+            members.divide_cores(len(pairs))  # before anything asks JAX for its devices
             for _, workdir in finished:
                 say(f'already finished: {task.summary(workdir.result())}, in {workdir.path}')
-            pairs = [pair for pair in pairs if pair not in finished]
             if finished and not pairs:
                 return
             configs, workdirs = [c for c, _ in pairs], [w for _, w in pairs]
@@ -84,7 +85,7 @@ def main(argv):
         say(
             f'training {len(together)} runs of {first.config.model} on {first.config.dataset} '
             f'({len(dataset.splits["train"]):,} examples), {first.total_steps} steps of '
-            f'{first.config.batch_size}, on {first.devices}'
+            f'{first.config.batch_size}, on {together.devices}'
         )
         with cli.training_errors():
             found = members_loop.train_members(together, workdirs)

@@ -3,11 +3,15 @@
     python tools/members_speed.py --members=8                  # the defaults of train.py: digits
     python tools/members_speed.py --members=8 --flagfile=experiments/recipes/mnist1d_cnn.flags
 
-Both ways alternate in one process, so other load on the machine affects both alike. Prints the
-median and the quartiles of the time in which every run has done one step.
+Each way has a process with the settings of its script. The two alternate, so other load on the
+machine affects both alike. Prints the median and the quartiles of the time in which every run has
+done one step.
 """
 
+import contextlib
 import dataclasses
+import subprocess
+import sys
 import time
 
 import jax
@@ -22,23 +26,28 @@ from cnn_jax.training.step import several_steps
 cli.define_flags(training.TrainConfig)
 flags.DEFINE_integer('members', 8, 'number of runs', lower_bound=2)
 flags.DEFINE_integer('rounds', 20, 'number of rounds', lower_bound=1)
-STEPS = 4  # per round
+WAYS = ('one by one', 'together')
+flags.DEFINE_enum('only', None, WAYS, 'serve one way: time a round for every line that is read')
+STEPS = 20  # per round
 
 
 def together(some):
-    """Returns a function that does one step of every run in one call."""
-    call, feed = some.compile(1), some.prefetcher(1)
-    arguments, state = feed.get(0, 1), [some.stack(some.init())]
+    """Returns a function that does `STEPS` steps of every run, in as few calls as the loop."""
+    call, feed, state = some.compile(), some.prefetcher(), [some.stack(some.init())]
 
-    def step():
-        state[0], metrics = call(state[0], *arguments)
+    def steps():
+        done = 0
+        while done < STEPS:
+            count = min(feed.room(done), STEPS - done)
+            state[0], metrics = call(state[0], *feed.get(done, count))
+            done += count
         return metrics
 
-    return step
+    return steps
 
 
 def one_by_one(some):
-    """Returns a function that does one step of every run, each in a call of its own."""
+    """Returns a function that does `STEPS` steps of every run, each in a call of its own."""
     job = some.jobs[0]
     split = job.dataset.splits['train']
     way = job.parallel
@@ -47,36 +56,61 @@ def one_by_one(some):
     call = way.compile(several_steps(job.step(), 1, resident=True), True)
     states = some.init()
 
-    def step():
+    def steps():
         for i, state in enumerate(states):
-            states[i], metrics = call(state, *arguments)
+            for _ in range(STEPS):
+                state, metrics = call(state, *arguments)
+            states[i] = state
         return metrics
 
-    return step
+    return steps
 
 
-def main(argv):
-    del argv
+def serve(way):
+    """Prints the milliseconds in which every run does one step, for every line that is read."""
     with cli.bad_input():
         config = cli.from_flags(training.TrainConfig)
         count = flags.FLAGS.members
         configs = [dataclasses.replace(config, seed=seed) for seed in range(count)]
+        if way == 'together':
+            members.divide_cores(count)
         some = members.make_members(configs)
-    ways = {'one by one': one_by_one(some), 'together': together(some)}
-    times = {name: [] for name in ways}
-    for number in range(flags.FLAGS.rounds + 1):
-        for name, step in ways.items():
-            begun = time.perf_counter()
-            for _ in range(STEPS):
-                metrics = step()
-            jax.block_until_ready(metrics)
-            if number:  # the first round compiles
-                times[name].append((time.perf_counter() - begun) / STEPS * 1e3)
-    medians = {name: np.median(values) for name, values in times.items()}
-    for name, values in times.items():
+    steps = together(some) if way == 'together' else one_by_one(some)
+    jax.block_until_ready(steps())  # compiles
+    print('ready', flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        jax.block_until_ready(steps())
+        print((time.perf_counter() - begun) / STEPS * 1e3, flush=True)
+
+
+def start(way):
+    command = [sys.executable, *sys.argv, f'--only={way}']
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def main(argv):
+    del argv
+    if flags.FLAGS.only:
+        return serve(flags.FLAGS.only)
+    times = {way: [] for way in WAYS}
+    with contextlib.ExitStack() as stack:
+        servers = {way: stack.enter_context(start(way)) for way in WAYS}
+        for way, server in servers.items():
+            if not server.stdout.readline():
+                sys.exit(f'{way}: ended with exit code {server.wait()}')
+        for _ in range(flags.FLAGS.rounds):
+            for way, server in servers.items():
+                print(file=server.stdin)
+                times[way].append(float(server.stdout.readline()))
+    medians = {way: np.median(values) for way, values in times.items()}
+    for way, values in times.items():
         low, high = np.percentile(values, [25, 75])
-        print(f'{name:10}  {medians[name]:.2f} ms, quartiles {low:.2f} to {high:.2f}')
-    print(f'{count} runs together: {medians["one by one"] / medians["together"]:.2f} times as fast')
+        print(f'{way:10}  {medians[way]:.2f} ms, quartiles {low:.2f} to {high:.2f}')
+    gain = medians['one by one'] / medians['together']
+    print(f'{flags.FLAGS.members} runs together: {gain:.2f} times as fast')
 
 
 if __name__ == '__main__':

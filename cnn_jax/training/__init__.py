@@ -10,6 +10,8 @@ with optional_packages('train'):
     from cnn_jax.training.config import TrainConfig
     from cnn_jax.training.job import Job, load_data, make_job, make_net
     from cnn_jax.training.loop import Interrupted, NotFiniteError, train
+    from cnn_jax.training.members import Members, divide_cores, make_members
+    from cnn_jax.training.members_loop import train_members
     from cnn_jax.training.metrics import class_table, summary
     from cnn_jax.training.objectives import Objective
     from cnn_jax.training.own import Fitted, fit
@@ -26,6 +28,7 @@ __all__ = [
     'Interrupted',
     'Job',
     'FunctionalModel',
+    'Members',
     'MismatchError',
     'NotFiniteError',
     'Objective',
@@ -36,18 +39,21 @@ __all__ = [
     'Workdir',
     'WorkdirError',
     'class_table',
+    'divide_cores',
     'draw',
     'fit',
     'init_state',
     'load_data',
     'load_run',
     'make_job',
+    'make_members',
     'make_net',
     'make_step',
     'read_config',
     'read_metrics',
     'summary',
     'train',
+    'train_members',
 ]
 
 

@@ -265,13 +265,13 @@ def check_fit(net: FunctionalModel, objective: Objective, dataset: data.Dataset)
     return list(objective.summary(ones))
 
 
-def make_job(config: TrainConfig) -> Job:
-    """Builds the job of a configuration.
+def make_job(config: TrainConfig, devices: Devices | None = None) -> Job:
+    """Builds the job of a configuration for `devices`, by default all.
 
     Raises:
         ValueError, TypeError, OSError: the configuration is invalid; nothing has run yet.
     """
-    devices = Devices.all()
+    devices = devices or Devices.all()
     devices.check_batch(config.batch_size, config.accumulate)
     parallel.WAYS[config.parallel](devices).check()
     if config.init_from:

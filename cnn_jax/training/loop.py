@@ -11,7 +11,7 @@ from tqdm import tqdm
 from cnn_jax.training.checkpoints import Checkpoints, first_of
 from cnn_jax.training.devices import peak_memory
 from cnn_jax.training.early_stopping import Progress, progress
-from cnn_jax.training.evaluation import NOT_EVALUATED
+from cnn_jax.training.evaluation import NOT_EVALUATED, Evaluation
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import BaseJob
 from cnn_jax.training.prefetch import Prefetcher
@@ -164,7 +164,7 @@ class _Run:
                 ends = [step + each - step % each for each in (self.eval_every, self.save_every)]
                 state, step, stop = self.to_step(state, step, min(*ends, total), bar)
                 evaluates = self.is_due(step, self.eval_every)
-                score = self.evaluate(state, step) if evaluates else None
+                score = self.report(self.evaluate(state, step), step) if evaluates else None
                 stop = stop or self.interrupt.at(step)
                 is_best = self.job.patience > 0 and evaluates and self.progress.since == 0
                 is_last = stop or self.is_out_of_patience()
@@ -228,12 +228,15 @@ class _Run:
             'learning_rate or clip_norm may help'
         )
 
-    def evaluate(self, state: TrainState, step: int) -> float | None:
-        """Evaluates the watched split, if any, prints a line, and returns the checkpoint score."""
+    def evaluate(self, state: TrainState, step: int) -> Evaluation:
+        """Evaluates the watched split, if any."""
+        watched = self.job.watched
+        return self.evaluator.evaluate(state, step, watched) if watched else NOT_EVALUATED
+
+    def report(self, found: Evaluation, step: int) -> float | None:
+        """Logs and prints an evaluation, and returns the score of the checkpoint."""
         epochs = self.job.total_steps / self.job.steps_per_epoch
         speed = self.stopwatch.read()
-        watched = self.job.watched
-        found = self.evaluator.evaluate(state, step, watched) if watched else NOT_EVALUATED
         row = self.at(step) | speed | {'memory_peak_bytes': peak_memory()} | found.metrics
         self.progress = self.progress.after(step, found.score)
         if self.job.patience:

@@ -8,7 +8,9 @@ up to rounding.
 
 import copy
 import dataclasses
+import functools
 import math
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,19 +18,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from cnn_jax import machine
 from cnn_jax.data import Loader
+from cnn_jax.data.loader import evaluation_batches
 from cnn_jax.errors import UserError
+from cnn_jax.ops.kernels.onednn import build as onednn
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.devices import AXIS, Devices
+from cnn_jax.training.evaluation import BatchSums, Sums, evaluated_params
 from cnn_jax.training.job import Job, common_parts, make_job
+from cnn_jax.training.loop import STEPS_PER_CALL
 from cnn_jax.training.optimizer import make_optimizer
 from cnn_jax.training.parallel import Jit
 from cnn_jax.training.prefetch import RESIDENT_BYTES, Prefetcher
 from cnn_jax.training.state import Arrays, TrainState
 from cnn_jax.training.step import several_steps
 
+CPU_STEPS_PER_CALL = 10
 VARIES = ('seed', 'learning_rate', 'weight_decay')  # fields in which members may differ
 
 
@@ -37,7 +45,7 @@ class Members:
     """The members of one program; see `make_members`.
 
     Attributes:
-        jobs: the job of each member, all with the same network, data set and devices.
+        jobs: the job of each member, on one device; all have the same network and data set.
         names: a name for each member, such as 'seed=0,learning_rate=0.01'.
     """
 
@@ -49,17 +57,27 @@ class Members:
 
     def take(self, chosen: Sequence[int]) -> 'Members':
         """Returns the members with these indices."""
-        jobs = tuple(self.jobs[i] for i in chosen)
-        devices = _devices_for(len(jobs))
         return Members(
-            tuple(dataclasses.replace(job, devices=devices) for job in jobs),
+            tuple(self.jobs[i] for i in chosen),
             tuple(self.names[i] for i in chosen),
         )
 
+    @functools.cached_property
+    def devices(self) -> Devices:
+        """The devices, as many as divide the members evenly."""
+        everything = jax.devices()
+        return Devices.all(everything[: math.gcd(len(self), len(everything))])
+
     @property
-    def sharding(self) -> NamedSharding:
-        """Divides the members over the devices."""
-        return self.jobs[0].devices.rows()
+    def steps_per_call(self) -> int:
+        """The number of steps of one call.
+
+        XLA's CPU backend runs a loop over steps on one thread. That costs nothing where a device
+        has one core; few steps, so that a signal need not wait for long.
+        """
+        if self.devices.platform != 'cpu':
+            return STEPS_PER_CALL
+        return CPU_STEPS_PER_CALL if machine.cores() <= self.devices.count else 1
 
     def init(self) -> list[TrainState]:
         """Returns the state of each member before its first step, as its own `Job.init` does."""
@@ -77,19 +95,14 @@ class Members:
     def stack(self, states: Sequence[TrainState]) -> TrainState:
         """Returns the states stacked along a new leading axis, divided over the devices."""
         stacked = jax.tree.map(lambda *leaves: np.stack(jax.device_get(leaves)), *states)
-        return jax.device_put(stacked, self.sharding)
+        return jax.device_put(stacked, self.devices.rows())
 
-    def unstack(self) -> Callable[[TrainState], list[TrainState]]:
-        """Returns the function that undoes `stack`."""
-        count = len(self)
+    def unstack(self, stacked: TrainState) -> list[TrainState]:
+        """Returns the state of each member in NumPy arrays of their own."""
+        host = jax.device_get(stacked)
+        return [jax.tree.map(np.array, _member(host, i)) for i in range(len(self))]
 
-        def unstack(stacked):
-            leaves, tree = jax.tree.flatten(stacked)
-            return [jax.tree.unflatten(tree, [leaf[i] for leaf in leaves]) for i in range(count)]
-
-        return jax.jit(unstack, out_shardings=self.jobs[0].devices.replicated)
-
-    def compile(self, steps_per_call: int) -> Callable[..., tuple[TrainState, Arrays]]:
+    def compile(self) -> Callable[..., tuple[TrainState, Arrays]]:
         """Returns (stacked state, data, rows, count) -> (stacked state, metrics).
 
         The arguments are those of `step.several_steps` for data that are kept on the devices, and
@@ -99,42 +112,67 @@ class Members:
 
         def one(state, member, data, rows, count):
             step = _traced(jobs, member).step()
-            return several_steps(step, steps_per_call, resident=True)(state, data, rows, count)
+            calls = several_steps(step, self.steps_per_call, resident=True)
+            return calls(state, data, rows, count)
 
-        calls = jax.vmap(one, in_axes=(0, 0, None, 0, None))
-        devices = jobs[0].devices
-        if devices.count > 1:
+        compiled = self._map(one, in_axes=(0, 0, None, 0, None))
+        scalars = self.devices.put_rows(_scalars(jobs))
+        return lambda state, data, rows, count: compiled(state, scalars, data, rows, count)
+
+    def evaluator(self, split: str) -> Callable[[TrainState], list[Sums]]:
+        """Returns stacked state -> `evaluation.Sums` of each member on a split."""
+        first = self.jobs[0]
+        examples, size = first.dataset.splits[split], first.config.batch_size
+        sums = BatchSums(first.net, first.objective, first.dataset)
+        add = self._map(sums.add, in_axes=(0, 0, 0, None))
+        zero = jax.tree.map(lambda a: np.stack([a] * len(self)), sums.zero(examples))
+
+        def of_params(params: Arrays, model_state: Arrays) -> Arrays:
+            found = self.devices.put_rows(zero)
+            for batch in evaluation_batches(examples, size):
+                found = add(found, params, model_state, self.devices.put(batch))
+            return jax.device_get(found)
+
+        def of_state(stacked: TrainState) -> list[Sums]:
+            all_params = evaluated_params(stacked).items()
+            found = {name: of_params(params, stacked.model_state) for name, params in all_params}
+            return [_member(found, i) for i in range(len(self))]
+
+        return of_state
+
+    def _map(self, function: Callable, in_axes: Sequence[int | None]) -> Callable:
+        """Compiles a function of one member for all members; the first argument is donated."""
+        mapped = jax.vmap(function, in_axes)
+        if self.devices.count > 1:
             each, same = PartitionSpec(AXIS), PartitionSpec()
-            calls = jax.shard_map(
-                calls,
-                mesh=devices.mesh,
-                in_specs=(each, each, same, each, same),
+            mapped = jax.shard_map(
+                mapped,
+                mesh=self.devices.mesh,
+                in_specs=tuple(same if axis is None else each for axis in in_axes),
                 out_specs=each,
                 check_vma=False,
             )
-        compiled = jax.jit(calls, donate_argnums=0)
-        scalars = jax.device_put(_scalars(jobs), self.sharding)
-        return lambda state, data, rows, count: compiled(state, scalars, data, rows, count)
+        return jax.jit(mapped, donate_argnums=0)
 
-    def prefetcher(self, steps_per_call: int) -> Prefetcher:
+    def prefetcher(self) -> Prefetcher:
         """Returns the source of the arguments `data`, `rows` and `count`."""
-        return _MembersPrefetcher(self, steps_per_call)
+        return _MembersPrefetcher(self)
 
 
 class _MembersPrefetcher(Prefetcher):
     """Prepares the rows of all members; each has the order of its own seed."""
 
-    def __init__(self, members: Members, steps_per_call: int):
+    def __init__(self, members: Members):
         first = members.jobs[0]
         split, size = first.dataset.splits['train'], first.config.batch_size
         self._loaders = [Loader(split, size, seed=job.config.seed) for job in members.jobs]
-        self._sharding = members.sharding
+        self._sharding = members.devices.rows()
         super().__init__(
             split,
             size,
             seed=first.config.seed,
-            steps_per_call=steps_per_call,
-            parallel=Jit(first.devices),
+            steps_per_call=members.steps_per_call,
+            parallel=Jit(members.devices),
             resident=True,
         )
 
@@ -173,19 +211,17 @@ def make_members(configs: Sequence[TrainConfig]) -> Members:
     for name in ('early_stopping', 'track', 'profile_steps'):
         if value := getattr(configs[0], name):
             raise UserError(f'{name}={value!r}: not for runs that train together; use train.py')
-    first = make_job(configs[0])
+    one_device = Devices.all(jax.devices()[:1])
+    first = make_job(configs[0], one_device)
     train = first.dataset.splits['train']
     if (size := train.inputs.nbytes) > RESIDENT_BYTES:
         raise UserError(
             f'dataset={configs[0].dataset!r}: the training examples of runs that train together '
             f'must fit in {RESIDENT_BYTES >> 20} MiB, not {size >> 20}'
         )
-    devices = _devices_for(len(configs))
+    parts = functools.partial(common_parts, dataset=first.dataset, devices=one_device)
     jobs = [
-        dataclasses.replace(
-            first, **common_parts(config, first.dataset, devices, factors=first.factors)
-        )
-        for config in configs
+        dataclasses.replace(first, **parts(config, factors=first.factors)) for config in configs
     ]
     fields = _differing(configs)
     names = [','.join(f'{f}={getattr(c, f)}' for f in fields) or 'run' for c in configs]
@@ -221,10 +257,22 @@ def spread(configs: Sequence[TrainConfig], results: Sequence[Mapping[str, Any]])
     ]
 
 
-def _devices_for(count: int) -> Devices:
-    """Returns as many devices as divide `count` members, and any batch for all devices, evenly."""
-    everything = jax.devices()
-    return Devices.all(everything[: math.gcd(count, len(everything))])
+def divide_cores(count: int) -> None:
+    """Makes the CPU several devices, among which `count` members are divided evenly.
+
+    One operation of a small network is too little work to be divided among cores; members on
+    different devices are independent of each other.
+
+    Call this before JAX computes anything. It has no effect on accelerators, nor if the number of
+    CPU devices has been set already.
+    """
+    set_by_flag = 'xla_force_host_platform_device_count' in os.environ.get('XLA_FLAGS', '')
+    if jax.config.jax_num_cpu_devices >= 0 or set_by_flag:
+        return
+    devices = math.gcd(count, machine.cores())
+    jax.config.update('jax_num_cpu_devices', devices)
+    if devices > 1:
+        onednn.divide(devices)
 
 
 def _differing(configs: Sequence[TrainConfig]) -> list[str]:
@@ -245,8 +293,8 @@ def _scalars(jobs: Sequence[Job]) -> Arrays:
     }
 
 
-def _member(scalars: Arrays, i: int) -> Arrays:
-    return {name: values[i] for name, values in scalars.items()}
+def _member(stacked: Any, i: int) -> Any:
+    return jax.tree.map(lambda a: a[i], stacked)
 
 
 def _schedules(jobs: Sequence[Job]) -> dict[float, Callable[[Any], Any]]:

@@ -1,6 +1,7 @@
 """Trains several runs in one program; each has the folder of a run of its own."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from cnn_jax.training.checkpoints import Checkpoints
+from cnn_jax.training.delayed import DelayedCheckpoints
 from cnn_jax.training.early_stopping import Progress
-from cnn_jax.training.evaluation import Evaluator
+from cnn_jax.training.evaluation import NOT_EVALUATED, Evaluation, evaluation, final_metrics
 from cnn_jax.training.interrupt import Interrupt
 from cnn_jax.training.job import Job
 from cnn_jax.training.loop import (
-    STEPS_PER_CALL,
     Interrupted,
     NotFiniteError,
     _Run,
@@ -87,17 +88,22 @@ class _Member(_Run):
         job: Job,
         checkpoints: Checkpoints,
         log: MetricsLog,
-        evaluator: Evaluator,
         prefetcher: Prefetcher,
     ):
         self.name, self.job, self.checkpoints, self.log = name, job, checkpoints, log
-        self.evaluator, self.prefetcher = evaluator, prefetcher
+        self.prefetcher = prefetcher
         self.stopwatch = _Stopwatch(job.config.batch_size, prefetcher)
         self.progress = Progress()
         self.failed: NotFiniteError | None = None
+        keep = {'keep_last': job.config.keep_last, 'keep_best': job.config.keep_best}
+        self.delayed = DelayedCheckpoints(checkpoints, job.devices, **keep)
 
     def tell(self, line: str) -> None:
         say(f'{self.name}: {line}')
+
+    def what_is_not_finite(self, *found) -> str:
+        self.delayed.write()  # nothing will follow, and the message names the newest checkpoint
+        return super().what_is_not_finite(*found)
 
 
 class _Together:
@@ -112,12 +118,12 @@ class _Together:
     ):
         self.members, self.interrupt = members, interrupt
         self.job = first = members.jobs[0]
-        steps_per_call = 1 if first.devices.platform == 'cpu' else STEPS_PER_CALL
-        self.prefetcher = members.prefetcher(steps_per_call)
-        self.call, self.unstack = members.compile(steps_per_call), members.unstack()
-        evaluator = first.evaluator()  # one compilation for all
+        self.prefetcher = members.prefetcher()
+        self.call = members.compile()
+        splits = [name for name in first.dataset.splits if name != 'train']
+        self.evaluators = {split: members.evaluator(split) for split in splits}
         self.runs = [
-            _Member(*each, evaluator, self.prefetcher)
+            _Member(*each, self.prefetcher)
             for each in zip(members.names, members.jobs, checkpoints, logs, strict=True)
         ]
         every = lambda text: max(1, first.config.in_steps(text, first.steps_per_epoch))  # noqa: E731
@@ -141,9 +147,12 @@ class _Together:
                     for _, run in self.active:
                         run.checkpoints.wait()
                     raise Interrupted(f'{stop}: stopped after step {step} of {total}, saved')
-        states = self.unstack(stacked)
+        states = self.members.unstack(stacked)
+        found = {split: evaluate(stacked) for split, evaluate in self.evaluators.items()}
+        result = functools.partial(final_metrics, self.job.objective, total)
         return [
-            run.failed or (states[i], run.evaluator.final(states[i], total))
+            run.failed
+            or (run.job.devices.put(states[i]), result({n: sums[i] for n, sums in found.items()}))
             for i, run in enumerate(self.runs)
         ]
 
@@ -181,16 +190,29 @@ class _Together:
                 run.failed = error
                 run.tell(f'given up: {error}')
 
+    def evaluate(self, stacked: TrainState) -> list[Evaluation]:
+        watched = self.job.watched
+        if watched is None:
+            return [NOT_EVALUATED] * len(self.runs)
+        return [
+            evaluation(self.job.objective, watched, sums)
+            for sums in self.evaluators[watched](stacked)
+        ]
+
     def visit(self, stacked: TrainState, step: int, stop: str | None) -> str | None:
         """Evaluates and saves the members if either is due; returns the signal, if any."""
         is_due = lambda every: step % every == 0 or step == self.job.total_steps  # noqa: E731
-        states = self.unstack(stacked)
-        scores: list[float | None] = [None] * len(states)
+        scores: list[float | None] = [None] * len(self.runs)
         if is_due(self.eval_every):
+            found = self.evaluate(stacked)
             for i, run in self.active:
-                scores[i] = run.evaluate(states[i], step)
+                scores[i] = run.report(found[i], step)
         stop = stop or self.interrupt.at(step)
         if stop or is_due(self.save_every):
+            states = self.members.unstack(stacked)
             for i, run in self.active:
-                run.checkpoints.save(step, states[i].to_dict(), score=scores[i])
+                run.delayed.add(step, states[i].to_dict(), score=scores[i])
+        is_last = bool(stop) or step == self.job.total_steps
+        for _, run in self.active:
+            run.delayed.write(now=is_last)
         return stop

@@ -169,8 +169,10 @@ def test_runs_train_together_in_programs_side_by_side(tmp_path):
     )
     result = json.loads((folder / 'result.json').read_text())
     assert f'{result["test"]["accuracy"]:.4f}' in evaluated.stdout, evaluated.stderr
-    again = sweep(tmp_path, *flags[:2], '--grid=model=lecture_cnn', '--together=2', '--jobs=2')
+    more = ['--seeds=0,1,2', '--epochs=1', '--grid=model=lecture_cnn', '--together=3']
+    again = sweep(tmp_path, *more)
     assert again.returncode == 0 and again.stderr.count('already finished') == 2
+    assert (tmp_path / 'model=lecture_cnn' / 'seed2' / 'result.json').exists()
 
 
 def test_programs_share_what_is_equal(tmp_path):

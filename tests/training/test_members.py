@@ -77,10 +77,10 @@ def test_stopped_members_resume_and_a_diverged_one_is_given_up(tmp_path, monkeyp
     assert isinstance(undisturbed[2], training.NotFiniteError)
     assert 'step ' in str(undisturbed[2]) and not math.isnan(undisturbed[0][1]['test']['loss'])
 
-    stop = lambda _, step: 'SIGTERM' if step == 3 else None  # noqa: E731
+    stop = lambda _, step: 'SIGTERM' if step == 4 else None  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(members_loop.Interrupt, 'at', stop)
-        with pytest.raises(training.Interrupted, match='after step 3 of 6, saved'):
+        with pytest.raises(training.Interrupted, match='after step 4 of 6, saved'):
             together(tmp_path / 'stopped', configs[:2])
     resumed = together(tmp_path / 'stopped', configs[:2])
     for (state, result), (other, expected) in zip(resumed, undisturbed[:2], strict=True):

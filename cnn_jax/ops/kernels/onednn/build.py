@@ -68,6 +68,15 @@ def load_if_built() -> None:
             load()
 
 
+def divide(count: int) -> None:
+    """Lets `count` calls run at the same time, each on an equal share of the threads.
+
+    Call this before the first convolution. It has no effect without the native library.
+    """
+    with contextlib.suppress(Unavailable):
+        load().CnnJaxDivide(count)
+
+
 @functools.cache
 def _load() -> ctypes.CDLL | str:
     try:

@@ -461,6 +461,7 @@ class Slots {
 };
 
 Slots* slots = nullptr;
+int threads_per_call = 0;  // 0: as many as OpenMP chooses
 std::atomic<pid_t> owner = 0;  // the process of the first call, which owns the OpenMP threads
 std::vector<int> processors;  // the processors that this process may use
 
@@ -544,6 +545,8 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   Problem p;
   std::memcpy(&p, problem.begin(), sizeof p);
   void* const buffers[] = {a.untyped_data(), b.untyped_data(), out->untyped_data()};
+  // The number belongs to the calling thread, and XLA has many.
+  if (threads_per_call) omp_set_num_threads(threads_per_call);
   try {
     slots->With([&](Slot& slot) { team.Spread([&] { slot.Run(p, buffers); }); });
   } catch (const std::exception& error) {
@@ -570,6 +573,14 @@ extern "C" void CnnJaxStart(int count) {
     if (CPU_ISSET(i, &set)) processors.push_back(i);
   }
   slots = new Slots(count);  // never freed, because XLA's threads may outlive `main`
+}
+
+// Lets `count` calls run at the same time, each on an equal share of the threads. Must be called
+// before the handler runs.
+extern "C" void CnnJaxDivide(int count) {
+  threads_per_call = std::max(1, omp_get_max_threads() / count);
+  delete slots;
+  slots = new Slots(count);
 }
 
 // Returns the id of the process whose calls work, or 0 before the first call.
