@@ -136,7 +136,7 @@ def train(config_class: type) -> None:
             return
         job = task.make_job(config, workdir.path)
         workdir.check_dataset(job.dataset)
-        lock = workdir.hold()
+        lock = workdir.hold(job.dataset.task)
         if processes.is_first():
             workdir.describe(job.dataset)
     parameters = ', '.join(f'{name} {n:,}' for name, n in job.num_parameters.items())

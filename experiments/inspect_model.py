@@ -99,6 +99,7 @@ def _subject(run):
     numbers = cli.integers('images')
     if max(numbers) >= len(test):
         raise UserError(f'images={",".join(f.images)!r}: must lie in [0, {len(test)})')
+    attribution.unwrap(model, run.dataset.normalize(test.inputs[:1]))
     names = attribution.layer_names(model)
     if unknown := set(f.layers) - set(names):
         raise UserError(f'layers: {min(unknown)!r} is not one of {", ".join(names)}')

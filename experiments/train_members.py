@@ -79,7 +79,7 @@ def main(argv):
             for workdir in workdirs:
                 workdir.check_dataset(dataset)
             for workdir in workdirs:
-                held.enter_context(workdir.hold())
+                held.enter_context(workdir.hold(dataset.task))
                 workdir.describe(dataset)
         first = together.jobs[0]
         say(

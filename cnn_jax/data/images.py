@@ -12,18 +12,19 @@ _MODES = {1: 'L', 3: 'RGB'}
 _EIGHT_BITS = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
-def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
+def decode(file, channels: int = 3, size: int | tuple[int, int] = 0) -> np.ndarray:
     """Decodes an image file to uint8 (H, W, channels).
 
     Images in other modes are converted. Palette, CMYK and YCbCr images become RGB; grey images get
     three equal channels; colour becomes grey by ITU-R 601 luma. The upper 8 of 16 bits are kept,
     and transparency is dropped. The EXIF orientation is applied. If `size` is given, the image is
-    cropped to a centred square and resized with bilinear interpolation, antialiased when shrinking.
+    cropped about its centre to the shape of the result and resized with bilinear interpolation,
+    antialiased when shrinking.
 
     Args:
         file: a path, or a binary file object.
         channels: 1 or 3.
-        size: height and width of the result; 0 keeps the size of the image.
+        size: height and width of the result, or one number for both; 0 keeps the size of the image.
 
     Raises:
         ValueError: the file is not an image, is damaged or too large, or has floating-point or
@@ -43,7 +44,7 @@ def decode(file, channels: int = 3, size: int = 0) -> np.ndarray:
             if image.mode != _MODES[channels]:
                 image = image.convert(_MODES[channels])
             if size:
-                image = square(image, size)
+                image = fit(image, size)
             array = np.asarray(image)
     except UserError:
         raise
@@ -60,20 +61,24 @@ def name_of(file, otherwise: str) -> str:
     return str(file if path else getattr(file, 'name', otherwise))
 
 
-def square(
+def fit(
     image: PIL.Image.Image,
-    size: int,
+    size: int | tuple[int, int],
     resampling: PIL.Image.Resampling = PIL.Image.Resampling.BILINEAR,
 ) -> PIL.Image.Image:
-    """Crops `image` to a centred square and resizes it to `size` x `size` pixels."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    if width != height:
-        image = image.crop((left, top, left + side, top + side))
-    if side == size:
+    """Crops `image` about its centre to the shape of `size`, and resizes it.
+
+    `size` is (height, width), or one number for both.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    scale = min(image.width / width, image.height / height)
+    wide, high = round(width * scale), round(height * scale)
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    if (wide, high) != image.size:
+        image = image.crop((left, top, left + wide, top + high))
+    if (wide, high) == (width, height):
         return image
-    return image.resize((size, size), resampling)
+    return image.resize((width, height), resampling)
 
 
 _ORIENTATION = 0x0112  # EXIF tag; values from 5 mean that rows and columns are exchanged

@@ -36,7 +36,7 @@ def decode(file, size: int = 0) -> np.ndarray:
                     'with a palette, or grey with 8 bits'
                 )
             if size:
-                mask = images.square(mask, size, PIL.Image.Resampling.NEAREST)
+                mask = images.fit(mask, size, PIL.Image.Resampling.NEAREST)
             return np.asarray(mask).astype(np.uint8)
     except UserError:
         raise

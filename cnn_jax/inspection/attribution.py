@@ -21,6 +21,25 @@ def layer_names(model: nnx.Module) -> tuple[str, ...]:
     return model.layers.layer_names if hasattr(model, 'layers') else ()
 
 
+def unwrap(model: nnx.Module, inputs) -> None:
+    """Replaces each wrapper of a layer, such as Flax's SpectralNorm, by its layer, in place.
+
+    A wrapper writes the parameters of its layer when it is called, which JAX does not allow inside
+    of a transformation of a function that merely uses the model. In evaluation mode they are always
+    the same, so one call with `inputs` sets them.
+    """
+    wrappers = [
+        (module, name, child)
+        for _, module in nnx.iter_modules(model)
+        for name, child in vars(module).items()
+        if hasattr(child, 'layer_instance')
+    ]
+    if wrappers:
+        model(inputs)
+    for module, name, child in wrappers:
+        setattr(module, name, child.layer_instance)
+
+
 def split(model: nnx.Module, layer: str):
     """Splits a model after `layer` into two functions: input to output of `layer`, and to logits.
 

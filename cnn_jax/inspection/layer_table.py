@@ -13,7 +13,7 @@ from cnn_jax.inspection import flops, layers
 from cnn_jax.ops.geometry import ReceptiveField, receptive_field
 
 _CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose, nn.ConvTranspose)
-_NO_FIELD = (nnx.Linear, nnx.ConvTranspose, nn.ConvTranspose, nn.BlurPool)
+_NO_FIELD = (nnx.ConvTranspose, nn.ConvTranspose, nn.BlurPool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,9 @@ def _padding_before(layer, size, window, stride, dilation) -> int:
 
 def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
     """Formats the table for a terminal, with totals."""
+    width = max(22, *(len(row.layer.name) + 2 for row in table))
     head = (
-        f'{"layer":<22}{"type":<16}{"output":<16}{"window":<9}{"stride":<8}{"padding":<12}'
+        f'{"layer":<{width}}{"type":<16}{"output":<16}{"window":<9}{"stride":<8}{"padding":<12}'
         f'{"field":>6}{"parameters":>13}{"MACs":>15}{"MB":>9}{"FLOP/B":>9}  kernel'
     )
     lines = [head]
@@ -148,7 +149,7 @@ def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
         layer = row.layer
         field = row.field.size if row.field and layer.window else ''
         lines.append(
-            f'{layer.name:<22}{layer.type:<16}{_times(layer.output_shape):<16}'
+            f'{layer.name:<{width}}{layer.type:<16}{_times(layer.output_shape):<16}'
             f'{_times(layer.window):<9}{_short(layer.strides):<8}{_pairs(row.padding):<12}'
             f'{field:>6}{layer.parameters:>13,}{layer.macs:>15,}{row.bytes / 1e6:>9.2f}'
             f'{row.intensity:>9.2f}  {row.kernel}'.rstrip()
@@ -157,7 +158,7 @@ def text(table: Sequence[LayerRow], batch_size: int = 1) -> str:
     macs = sum(row.layer.macs for row in table)
     size = sum(row.bytes for row in table)
     lines.append(
-        f'{"total":<89}{parameters:>13,}{macs:>15,}{size / 1e6:>9.2f}'
+        f'{"total":<{width + 67}}{parameters:>13,}{macs:>15,}{size / 1e6:>9.2f}'
         f'{2 * macs * batch_size / size:>9.2f}'
     )
     lines.append(

@@ -23,17 +23,26 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.models import resnet
-from cnn_jax.models.base import LayerFactory, feature_size
+from cnn_jax.models.base import Counterpart, LayerFactory, feature_size
 from cnn_jax.models.segmenter import Segmenter
+from cnn_jax.models.torchvision_names import positions
 
 
 class FCN(Segmenter):
     """A chain of layers whose logits are upsampled to the size of the image; see `Segmenter`."""
 
-    def __init__(self, layers: nn.Layers, input_shape: Sequence[int], num_classes: int):
+    def __init__(
+        self,
+        layers: nn.Layers,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        torchvision: Counterpart | None = None,
+    ):
         super().__init__(input_shape, num_classes)
         feature_size(layers, input_shape)
         self.layers = layers
+        self.torchvision = torchvision
 
     def __call__(
         self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None
@@ -64,9 +73,8 @@ def fcn(
             image's height and width.
         dropout: rate of the dropout before the last convolution.
     """
-    classifier = resnet.resnet(
-        make, input_shape, num_classes, depth=depth, stem=stem, width=width
-    ).layers
+    whole = resnet.resnet(make, input_shape, num_classes, depth=depth, stem=stem, width=width)
+    classifier = whole.layers
     channels = classifier.fc.in_features
     layers = {name: layer for name, layer in classifier.items() if name not in ('pool', 'fc')}
     dilate(layers['layer3'], 1)
@@ -88,7 +96,18 @@ def fcn(
             'logits': make.conv(inner, num_classes, (1, 1)),
         }
     )
-    return FCN(nn.Layers(layers), input_shape, num_classes)
+    is_theirs = whole.torchvision is not None and resnet.STAGES[depth][1]
+    theirs = Counterpart(torchvision_names, unused=('aux_classifier.',)) if is_theirs else None
+    return FCN(nn.Layers(layers), input_shape, num_classes, torchvision=theirs)
+
+
+def torchvision_names(layers: Sequence[str]) -> dict[str, str]:
+    """Maps the names of layers to torchvision's: a ResNet under `backbone`, and a numbered head."""
+    head = [name for name in layers if name.partition('.')[0] == 'classifier']
+    backbone = resnet.torchvision_names([name for name in layers if name not in head])
+    names = {name: f'backbone.{theirs}' for name, theirs in backbone.items()}
+    at = positions(head)
+    return names | {name: f'classifier.{at[name]}' if '.' in name else name for name in head}
 
 
 def dilate(stage: nn.Layers, before: int) -> None:

@@ -75,8 +75,8 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=_rank,
             best_mode='max',
+            # Orbax writes nothing else unless it saves. Its own `read_only` would log warnings.
             create=not read_only,
-            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 

@@ -30,6 +30,7 @@ class RunConfig:
     """
 
     task: ClassVar[str] = ''
+    tasks: ClassVar[tuple[str, ...]] = ()  # others, whose configurations have the same fields
 
     dataset: str = option(
         'digits',
@@ -196,8 +197,9 @@ class RunConfig:
             raise UserError('must be the first and the last step, such as 10,20')
         return first, last
 
-    def to_json(self) -> str:
-        head = {'schema': SCHEMA, 'task': self.task}
+    def to_json(self, task: str = '') -> str:
+        """Returns the fields as JSON, with `task` if it is one of `tasks`, or else `self.task`."""
+        head = {'schema': SCHEMA, 'task': task if task in self.tasks else self.task}
         return json.dumps(head | dataclasses.asdict(self), indent=2) + '\n'
 
     @classmethod
@@ -211,7 +213,7 @@ class RunConfig:
         if not isinstance(values, dict) or values.pop('schema', None) != SCHEMA:
             raise UserError(f'not a training configuration of schema {SCHEMA}')
         task = values.pop('task', TrainConfig.task)
-        if task != cls.task:
+        if task not in (cls.task, *cls.tasks):
             raise UserError(f'a run of {task}, not of {cls.task}')
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(values) - known:
@@ -238,9 +240,10 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(RunConfig):
-    """The configuration of a run that trains a classifier."""
+    """The configuration of a run that trains one model for the task of its data set."""
 
     task: ClassVar[str] = 'classification'
+    tasks: ClassVar[tuple[str, ...]] = ('multilabel', 'regression', 'segmentation')
 
     init_from: str = option('', 'folder of a run whose weights to start from', is_path=True)
     pretrained: str = option(
@@ -274,6 +277,11 @@ class TrainConfig(RunConfig):
         '',
         "augmentation of training images, such as 'crop:4,flip,cutout:8,erase:0.25,mixup:0.2,"
         "cutmix:1' or 'randaugment:2:9' or 'trivial'",
+    )
+    progressive: str = option(
+        '',
+        "sides of smaller training images, each up to a fraction of the training: '14:0.4,20:0.7'",
+        is_new=True,
     )
     freeze: str = option(
         '',
@@ -363,6 +371,7 @@ class FitConfig(TrainConfig):
     """
 
     task: ClassVar[str] = 'fit'
+    tasks: ClassVar[tuple[str, ...]] = ()
     OWN: ClassVar[str] = 'own'
 
     @property

@@ -13,7 +13,7 @@ from cnn_jax import data, models
 from cnn_jax.data.order import steps_per_epoch
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
-from cnn_jax.training import augment, augment_masks, parallel, param_groups, tracking
+from cnn_jax.training import augment, augment_masks, parallel, param_groups, progressive, tracking
 from cnn_jax.training.config import RunConfig, TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import Evaluator, ObjectiveEvaluator
@@ -59,6 +59,10 @@ class BaseJob:
     def step(self) -> Step:
         """Returns the function for one training step."""
         raise NotImplementedError
+
+    def stages(self) -> list[tuple[int, Step]]:
+        """Returns the stages of the training: the number of steps at its end, and its step."""
+        return [(self.total_steps, self.step())]
 
     def evaluator(self) -> Evaluator:
         """Returns the evaluator of the states of this run."""
@@ -176,6 +180,17 @@ class Job(BaseJob):
         return ObjectiveEvaluator(
             self.net, self.objective, self.dataset, self.devices, self.config.batch_size
         )
+
+    def stages(self) -> list[tuple[int, Step]]:
+        smaller = [
+            (round(stage.end * self.total_steps), self._at(stage).step())
+            for stage in progressive.parse(self.config.progressive, self.dataset)
+        ]
+        return smaller + super().stages()
+
+    def _at(self, stage: progressive.Stage) -> 'Job':
+        net, augment = self.net.for_inputs(stage.shape), stage.after(self.augment)
+        return dataclasses.replace(self, net=net, augment=augment)
 
     def step(self) -> Step:
         config = self.config
@@ -304,8 +319,8 @@ def task_parts(
     `objective`: by default that of the data set's task.
 
     Raises:
-        UserError: the model's output or the augmentation does not fit the data set, or there is no
-            validation split for early stopping.
+        UserError: the model's output, the augmentation or the stages of progressive resizing do not
+            fit the data set, or there is no validation split for early stopping.
     """
     if config.early_stopping and 'validation' not in dataset.splits:
         raise UserError(
@@ -317,6 +332,7 @@ def task_parts(
         check_fit(net, objective, dataset)
     except UserError as error:
         raise UserError(f'model={config.model!r}: {error}') from error
+    progressive.check(config.progressive, dataset, net, objective)
     chosen = augment.parse(config.augment, dataset.kind)
     if config.class_weights and augment.mixes(chosen):
         raise UserError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -141,8 +142,11 @@ class _Run:
             steps_per_call=self.steps_per_call,
             parallel=job.parallel,
         )
-        calls = several_steps(job.step(), self.steps_per_call, self.prefetcher.resident)
-        self.call = job.parallel.compile(calls, self.prefetcher.resident)
+        resident = self.prefetcher.resident
+        compile_ = lambda s: job.parallel.compile(  # noqa: E731
+            several_steps(s, self.steps_per_call, resident), resident
+        )
+        self.stages = [(end, compile_(step)) for end, step in job.stages()]
         self.evaluator = job.evaluator()
         self.stopwatch = _Stopwatch(config.batch_size, self.prefetcher)
         # Intervals in steps; evaluations and checkpoints also happen at the last step.
@@ -161,8 +165,9 @@ class _Run:
         hidden = None if is_first() else True  # None hides the bar only where there is no terminal
         with tqdm(total=total, initial=start, unit='step', disable=hidden, leave=False) as bar:
             while step < total and not self.is_out_of_patience():
+                until, call = self.stage(step)
                 ends = [step + each - step % each for each in (self.eval_every, self.save_every)]
-                state, step, stop = self.to_step(state, step, min(*ends, total), bar)
+                state, step, stop = self.to_step(call, state, step, min(*ends, until), bar)
                 evaluates = self.is_due(step, self.eval_every)
                 score = self.report(self.evaluate(state, step), step) if evaluates else None
                 stop = stop or self.interrupt.at(step)
@@ -175,8 +180,15 @@ class _Run:
                     raise Interrupted(f'{stop}: stopped after step {step} of {total}, saved')
         return state, step
 
+    def stage(self, step: int) -> tuple[int, Callable[..., Any]]:
+        """Returns where the stage ends that `step` belongs to, and the function for its steps."""
+        while self.stages[0][0] <= step:
+            self.stages.pop(0)
+            self.stopwatch.expect_compilation()
+        return self.stages[0]
+
     def to_step(
-        self, state: TrainState, step: int, end: int, bar: tqdm
+        self, call: Callable[..., Any], state: TrainState, step: int, end: int, bar: tqdm
     ) -> tuple[TrainState, int, str | None]:
         """Trains to step `end` or until a signal arrives; checks and logs all metrics."""
         self.stopwatch.resume()
@@ -184,7 +196,7 @@ class _Run:
         while step < end and not stop:
             count = self.profiler.at(step, min(self.prefetcher.room(step), end - step))
             with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
-                state, metrics = self.call(state, *self.prefetcher.get(step, count))
+                state, metrics = call(state, *self.prefetcher.get(step, count))
             # The devices run this call while the host reads the metrics of the previous call.
             if pending is not None:
                 self.record(*pending, bar)
@@ -259,13 +271,17 @@ class _Run:
 class _Stopwatch:
     """Measures the speed of training steps.
 
-    Excludes evaluations, saves, and the first call, which compiles.
+    Excludes evaluations, saves, and calls that compile: the first one of every stage.
     """
 
     def __init__(self, batch_size: int, prefetcher: Prefetcher):
         self._batch_size, self._prefetcher = batch_size, prefetcher
-        self._compiled = False
         self._begun: float | None = None
+        self.expect_compilation()
+
+    def expect_compilation(self) -> None:
+        """Discards what was measured since the last reading, and excludes the next call."""
+        self._compiled = False
         self._reset()
 
     def _reset(self) -> None:

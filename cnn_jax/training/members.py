@@ -208,7 +208,7 @@ def make_members(configs: Sequence[TrainConfig]) -> Members:
             f'parallel={configs[0].parallel!r}: runs that train together divide the devices among '
             'themselves, which needs jit'
         )
-    for name in ('early_stopping', 'track', 'profile_steps'):
+    for name in ('early_stopping', 'progressive', 'track', 'profile_steps'):
         if value := getattr(configs[0], name):
             raise UserError(f'{name}={value!r}: not for runs that train together; use train.py')
     one_device = Devices.all(jax.devices()[:1])

@@ -100,10 +100,10 @@ def read_inputs(dataset: Dataset, files: Sequence[str]) -> Inputs:
 def read_each(dataset: Dataset, files: Iterable[str]) -> Iterator[Named]:
     """Reads image, audio or text files in the same way as the data set of the run.
 
-    Images are cropped to a square and resized to the size of the data set. Recordings are cut or
-    padded with silence. Every line of a text file is one input. Words that are not in the
-    vocabulary become the unknown word, and a line without words becomes one unknown word. Lines
-    end with LF or CR LF.
+    Images are cropped about their centres to the shape of the data set's, and resized. Recordings
+    are cut or padded with silence. Every line of a text file is one input. Words that are not in
+    the vocabulary become the unknown word, and a line without words becomes one unknown word.
+    Lines end with LF or CR LF.
 
     Args:
         dataset: the data set of the run.
@@ -173,13 +173,9 @@ def _image(dataset: Dataset, file: str) -> Iterator[Named]:
     height, width, channels = dataset.input_shape
 
     def read() -> np.ndarray:
-        if height != width:
-            raise UserError(
-                f'{dataset.name} has images of {height} x {width}: only squares are supported'
-            )
         if advice := folder.NOT_IMAGES.get(pathlib.Path(file).suffix.lower()):
             raise UserError(f'{file} cannot be read; {advice}')
-        return images.decode(file, channels, height)
+        return images.decode(file, channels, (height, width))
 
     yield _attempt(file, read)
 

@@ -1,6 +1,5 @@
 """Completes a run: trains, draws its pictures, and writes its result."""
 
-import inspect
 import os
 import pathlib
 import sys
@@ -75,7 +74,7 @@ def draw(workdir: Workdir, job: Job, state: TrainState, result: dict[str, Any]) 
     kernels = [name for name, p in params.items() if name.endswith('kernel') and p.ndim == 4]
     if kernels:
         runs.filters(np.asarray(params[kernels[0]]), folder / 'filters.png', title=kernels[0])
-    if 'intermediates' not in inspect.signature(net.model).parameters:
+    if not net.records_layers:
         return
     inputs = dataset.splits[job.watched or 'train'].inputs[:EXAMPLES]
     maps = layer_results(net, dataset, params, model_state, inputs)

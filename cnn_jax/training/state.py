@@ -8,13 +8,17 @@ The state does not include random streams (dropout). Every step derives its keys
 the step number, so a resumed run draws the same random numbers as an uninterrupted one.
 """
 
-from collections.abc import Callable
+import copy
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+
+from cnn_jax.models import Model
 
 Arrays = dict[str, jax.Array]
 
@@ -75,6 +79,24 @@ class FunctionalModel:
     @property
     def num_parameters(self) -> int:
         return sum(leaf.size for leaf in self.params.values())
+
+    @property
+    def records_layers(self) -> bool:
+        """Whether the model can record the results of its layers; see `predict`."""
+        return 'intermediates' in inspect.signature(self.model).parameters
+
+    def for_inputs(self, shape: Sequence[int]) -> 'FunctionalModel':
+        """Returns a model of the same layers and parameters that takes inputs of another shape.
+
+        Only a `Model` checks the shape of its inputs. Whether the layers can be applied to `shape`
+        is not checked here.
+        """
+        other = copy.copy(self)
+        other.model = nnx.merge(self._graphdef, *_split(self.model)[1:])
+        if isinstance(other.model, Model):
+            other.model.input_shape = tuple(shape)
+        other._graphdef = _split(other.model)[0]
+        return other
 
     def init(self, seed: int) -> tuple[Arrays, Arrays]:
         """Returns the initial parameters and model state; traceable, also in `seed`."""

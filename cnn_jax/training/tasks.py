@@ -19,8 +19,8 @@ class Task:
     """The description of a task.
 
     Attributes:
-        config: the configuration class, whose `task` is the name under which the task is
-            registered.
+        config: the configuration class; the task is registered under its `task`, or under one of
+            its `tasks`.
         make_job: (config, folder of the run) -> a `job.BaseJob`. It raises UserError or OSError
             for an invalid configuration, before anything is computed or written.
         summary: content of `result.json` -> summary of the results, for the last line of a script.
@@ -86,7 +86,8 @@ def _describe_generation(result: Mapping[str, Any]) -> str:
     return f'{describe(dict(result))}{lacking}'
 
 
-TASKS.register('classification', Task(TrainConfig, _make_training_job, _describe_training))
+for _task in (TrainConfig.task, *TrainConfig.tasks):
+    TASKS.register(_task, Task(TrainConfig, _make_training_job, _describe_training))
 TASKS.register('fit', Task(FitConfig, _refuse_fit, _describe_training))
 TASKS.register(
     'generation',

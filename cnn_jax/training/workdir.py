@@ -60,10 +60,13 @@ class Workdir:
         self._config = config
         self._check_owner()
 
-    def hold(self) -> IO:
+    def hold(self, task: str = '') -> IO:
         """Creates the folder and its configuration file, and locks the folder.
 
         With several processes the first process does this, and all of them raise its error.
+
+        Args:
+            task: the task of the data set, for a new configuration file; see `RunConfig.to_json`.
 
         Returns:
             The lock. Use it as a context manager or call `close`. The lock is also released when
@@ -77,14 +80,14 @@ class Workdir:
             processes.agree(None)
             return io.StringIO()
         try:
-            lock = self._take()
+            lock = self._take(task)
         except WorkdirError as error:
             processes.agree(str(error))
             raise
         processes.agree(None)
         return lock
 
-    def _take(self) -> IO:
+    def _take(self, task: str) -> IO:
         lock = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -92,7 +95,7 @@ class Workdir:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check_owner()  # again: another process may have written before
             if not (self.path / CONFIG).exists():
-                write_atomically(self.path / CONFIG, self._config.to_json())
+                write_atomically(self.path / CONFIG, self._config.to_json(task))
             return lock
         except (OSError, WorkdirError) as error:
             if lock is not None:

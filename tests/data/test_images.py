@@ -43,6 +43,18 @@ def test_the_middle_is_kept_when_an_image_is_made_square():
     np.testing.assert_array_equal(images.decode(stored(square, 'RGB'), size=4), square)
 
 
+def test_the_middle_is_kept_in_the_shape_of_the_result():
+    image = np.zeros((10, 24, 3), np.uint8)
+    image[:, 2:22] = 90  # what is left of 24 columns in the ratio of 4 : 8
+    np.testing.assert_array_equal(
+        images.decode(stored(image, 'RGB'), size=(4, 8)), [[[90] * 3] * 8] * 4
+    )
+    tall = stored(image.transpose(1, 0, 2), 'RGB')
+    np.testing.assert_array_equal(images.decode(tall, size=(8, 4)), [[[90] * 3] * 4] * 8)
+    as_it_is = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    np.testing.assert_array_equal(images.decode(stored(as_it_is, 'RGB'), size=(4, 6)), as_it_is)
+
+
 def test_of_16_bits_the_upper_8_are_kept():
     deep = np.array([[0, 255, 256], [32767, 65280, 65535]], np.uint16)
     wanted = [[0, 0, 1], [127, 255, 255]]

@@ -160,3 +160,20 @@ def test_pictures(model, tmp_path):
     pictures.examples(list(IMAGES), ['x', 'y', 'z'], tmp_path / 'e.png')
     for name in 'arpe':
         assert imread(tmp_path / f'{name}.png').std() > 0.01
+
+
+@pytest.mark.skipif(not hasattr(nnx, 'SpectralNorm'), reason='new in flax 0.12')
+def test_a_model_with_spectral_norm_can_be_differentiated():
+    rngs = nnx.Rngs(0)
+    layers = {
+        'conv': nnx.SpectralNorm(nn.Conv(1, 4, (3, 3), rngs=rngs), rngs=rngs),
+        'pool': nn.GlobalAvgPool(),
+        'logits': nnx.Linear(4, 2, rngs=rngs),
+    }
+    model = Classifier(nn.Layers(layers), (6, 6, 1), 2)
+    model.eval()
+    x = jax.random.normal(jax.random.key(0), (3, 6, 6, 1))
+    expected = nnx.clone(model)(x)
+    attribution.unwrap(model, x[:1])
+    np.testing.assert_allclose(model(x), expected, rtol=1e-6)
+    assert attribution.saliency(model, x, np.array([0, 1, 0])).max() > 0

@@ -3,7 +3,7 @@
 import pytest
 from flax import nnx
 
-from cnn_jax import nn
+from cnn_jax import models, nn
 from cnn_jax.inspection import flops, layer_table
 from cnn_jax.models.base import Classifier
 
@@ -72,6 +72,24 @@ def test_a_wrapped_convolution_has_the_size_and_field_of_the_convolution():
     row = rows['between.layer_instance']
     assert row.layer.output_shape == (4, 4, 8) and row.padding == ((0, 1), (0, 1))
     assert row.layer.macs == 4 * 4 * 9 * 64 and row.field.size == 5 and rows['b'].field.size == 13
+
+
+def test_a_dense_layer_on_maps_is_a_convolution_of_window_1():
+    found = interesting(
+        layer_table.rows(make(between=nnx.Linear(8, 8, rngs=nnx.Rngs(0))), (8, 8, 3))
+    )
+    assert [row[3].size for row in found.values()] == [3, 7, 7]
+
+
+def test_long_names_keep_their_column():
+    model = nnx.eval_shape(
+        lambda: models.create(
+            'convnext_tiny', input_shape=(64, 64, 3), num_classes=10, rngs=nnx.Rngs(0)
+        )
+    )
+    head, *lines, _, _ = layer_table.text(layer_table.rows(model, (64, 64, 3))).splitlines()
+    assert all(line[head.index('type') - 1] == ' ' for line in lines)
+    assert all(line[head.index('type')] != ' ' for line in lines)
 
 
 def test_a_layer_called_twice_has_two_rows():

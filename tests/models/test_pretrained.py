@@ -46,6 +46,9 @@ def pair(name, seed=0, num_classes=7):
         theirs = layout.ResNet((2, 2, 2, 2), True, 4, num_classes, groups=3, group_width=2)
         arguments = {'input_shape': (64, 64, 3), 'width': 4, 'groups': 3, 'group_width': 2}
         arguments['depth'] = 26
+    elif name == 'fcn_resnet50':
+        theirs = layout.FCN((2, 2, 2, 2), 4, num_classes)
+        arguments = {'input_shape': (64, 72, 3), 'width': 4, 'depth': 26}
     else:
         bottleneck = name == 'resnet50'
         counts = (3, 4, 6, 3) if bottleneck else (2, 2, 2, 2)
@@ -81,6 +84,7 @@ def zeros(leaf):
         ('resnext50_32x4d', '.safetensors'),
         ('densenet121', '.pth'),
         ('googlenet', '.pth'),
+        ('fcn_resnet50', '.pth'),
     ],
 )
 def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
@@ -100,7 +104,7 @@ def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
     compared = {row.torch_name for row in rows}
     keys = [key for key in theirs.state_dict() if not key.startswith('aux')]
     with_weights = {key.rpartition('.')[0] for key in keys}
-    assert with_weights <= compared and rows[-1].shape == (2, 7)
+    assert with_weights <= compared and rows[-1].shape[-1] == 7
     for row in rows:
         assert row.scale > 1e-3, row  # outputs of zeros would agree trivially
         assert row.max_abs <= 2e-5 * row.scale, row

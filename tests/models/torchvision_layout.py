@@ -78,11 +78,14 @@ def alexnet(channels, hidden, num_classes):
 class Block(nn.Module):
     """BasicBlock (windows 3, 3) or Bottleneck (windows 1, 3, 1), depending on `convolutions`."""
 
-    def __init__(self, convolutions, downsample):
+    def __init__(self, convolutions, downsample, dilation=1):
         super().__init__()
         self.count = len(convolutions)
         for i, (inputs, outputs, window, stride, *groups) in enumerate(convolutions, start=1):
-            conv = nn.Conv2d(inputs, outputs, window, stride, window // 2, 1, *groups, bias=False)
+            taps = {'padding': window // 2 * dilation, 'dilation': dilation if window > 1 else 1}
+            if groups:
+                taps['groups'] = groups[0]
+            conv = nn.Conv2d(inputs, outputs, window, stride, bias=False, **taps)
             setattr(self, f'conv{i}', conv)
             setattr(self, f'bn{i}', nn.BatchNorm2d(outputs))
         self.relu = nn.ReLU(inplace=True)
@@ -98,21 +101,30 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """With `groups` of `group_width` channels in the first stage: ResNeXt."""
+    """With `groups` of `group_width` channels in the first stage: ResNeXt.
 
-    def __init__(self, counts, bottleneck, width, num_classes, groups=1, group_width=None):
+    `dilated`: whether the last two stages replace their stride by dilation, as for FCN.
+    """
+
+    def __init__(
+        self, counts, bottleneck, width, num_classes, groups=1, group_width=None, dilated=False
+    ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inputs = width
+        dilation = 1
         for stage, count in enumerate(counts):
+            before = dilation
+            if dilated and stage > 1:
+                dilation *= 2
             inner = groups * (group_width or width) * 2**stage
             outputs = width * 2**stage * (4 if bottleneck else 1)
             blocks = []
             for i in range(count):
-                stride = 2 if stage and i == 0 else 1
+                stride = 2 if stage and i == 0 and dilation == 1 else 1
                 if bottleneck:
                     convolutions = [(inputs, inner, 1, 1), (inner, inner, 3, stride, groups)]
                     convolutions.append((inner, outputs, 1, 1))
@@ -123,16 +135,44 @@ class ResNet(nn.Module):
                     downsample = nn.Sequential(
                         nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
                     )
-                blocks.append(Block(convolutions, downsample))
+                blocks.append(Block(convolutions, downsample, dilation if i else before))
                 inputs = outputs
             setattr(self, f'layer{stage + 1}', nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(inputs, num_classes)
 
-    def forward(self, x):
+    def features(self, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, x):
+        return self.fc(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class FCN(nn.Module):
+    """With the tensors of an auxiliary classifier, which evaluation does not use."""
+
+    def __init__(self, counts, width, num_classes):
+        super().__init__()
+        self.backbone = ResNet(counts, True, width, num_classes, dilated=True)
+        channels = self.backbone.fc.in_features
+        del self.backbone.avgpool, self.backbone.fc
+        self.classifier = self.head(channels, num_classes)
+        self.aux_classifier = self.head(channels // 2, num_classes)
+
+    @staticmethod
+    def head(channels, num_classes):
+        return nn.Sequential(
+            nn.Conv2d(channels, channels // 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels // 4),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Conv2d(channels // 4, num_classes, 1),
+        )
+
+    def forward(self, x):
+        logits = self.classifier(self.backbone.features(x))
+        return nn.functional.interpolate(logits, size=x.shape[-2:], mode='bilinear')
 
 
 class DenseLayer(nn.Sequential):

@@ -163,6 +163,15 @@ def test_another_model_is_an_error(folder):
             checkpoints.restore(2, LIKE | other)
 
 
+def test_reading_changes_nothing_and_logs_nothing(folder, caplog):
+    left = folder / '3.orbax-checkpoint-tmp'
+    shutil.copytree(folder / '2', left)
+    before = [(path, path.stat().st_mtime_ns) for path in (folder, *files(folder))]
+    assert restore_newest(folder, read_only=True)[1] == 2
+    assert [(path, path.stat().st_mtime_ns) for path in (folder, *files(folder))] == before
+    assert not [record for record in caplog.records if record.levelname == 'WARNING']
+
+
 def test_an_interrupted_save_is_cleaned_up(folder):
     left = folder / '3.orbax-checkpoint-tmp'
     shutil.copytree(folder / '2', left)

@@ -19,6 +19,7 @@ from cnn_jax.training.evaluation import SplitEvaluator
 from cnn_jax.training.job import Job, batch_shapes, common_parts, task_parts
 from cnn_jax.training.objectives import Segmentation
 from cnn_jax.training.state import FunctionalModel
+from cnn_jax.training.workdir import read_config
 
 CONFIG = TrainConfig(
     dataset='digit_scenes:count=40,size=16,objects=2',
@@ -37,8 +38,8 @@ def finished(tmp_path_factory):
     """Returns the state, the result, the job and the folder of a finished run."""
     folder = tmp_path_factory.mktemp('masks') / 'run'
     workdir = Workdir(folder, CONFIG)
-    with workdir.hold():
-        job = make_job(CONFIG)
+    job = make_job(CONFIG)
+    with workdir.hold(job.dataset.task):
         state, result = train(job, workdir)
         workdir.finish(result)
         return state, result, job, workdir
@@ -48,6 +49,10 @@ def test_a_run_is_evaluated(finished):
     _, result, _, workdir = finished
     folder = workdir.path
     found = json.loads((folder / 'result.json').read_text())
+    written = json.loads((folder / 'config.json').read_text())
+    assert written['task'] == 'segmentation' and read_config(folder) == CONFIG
+    # Earlier versions wrote the name of the class for every task.
+    assert TrainConfig.from_json(json.dumps(written | {'task': 'classification'})) == CONFIG
     assert found['metric'] == 'miou' and len(found['test']['iou']) == 11
     dataset = load(CONFIG.dataset)
     assert np.sum(found['test']['pixels']) == dataset.splits['test'].labels.size
