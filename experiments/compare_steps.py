@@ -37,13 +37,14 @@ def main(argv):
         from cnn_jax.bench.steps.networks import NETWORKS
 
         f = flags.FLAGS
-        names, sides = f.networks or list(NETWORKS), f.sides or list(compare.SIDES)
-        turns = compare.rounds(names, f.dtypes, sides, f.rounds, f.seconds)
+        networks = [NETWORKS.lookup(name) for name in f.networks or NETWORKS]
+        sides = f.sides or list(compare.SIDES)
+        turns = compare.rounds(networks, f.dtypes, sides, f.rounds, f.seconds)
         first = next(turns)
     print(machine.one_line())
     results = [first]
     with tqdm(
-        total=len(names) * len(f.dtypes) * len(sides) * f.rounds, initial=1, disable=None
+        total=len(networks) * len(f.dtypes) * len(sides) * f.rounds, initial=1, disable=None
     ) as bar:
         for key, result in turns:
             results.append((key, result))

@@ -29,7 +29,7 @@ def run_python(
         shows_output: whether its standard output goes to the terminal instead of being returned.
 
     Raises:
-        MissingPackageError: PyTorch is not installed.
+        MissingPackageError: PyTorch or torchvision is not installed.
         RuntimeError: the process failed; the message has the last line of its traceback.
     """
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
@@ -44,8 +44,11 @@ def run_python(
         stderr=subprocess.PIPE,
     )
     if done.returncode:
-        if "No module named 'torch'" in done.stderr:
-            raise MissingPackageError("PyTorch is not installed: pip install 'cnn_jax[compare]'")
+        for module, package in (('torch', 'PyTorch'), ('torchvision', 'torchvision')):
+            if f"No module named '{module}'" in done.stderr:
+                raise MissingPackageError(
+                    f"{package} is not installed: pip install 'cnn_jax[compare]'"
+                )
         lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
         raise RuntimeError(f'{what} failed: {lines[-1]}')
     return done.stdout or ''

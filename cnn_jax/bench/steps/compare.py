@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cnn_jax.bench.process import run_python
-from cnn_jax.bench.steps.networks import NETWORKS
+from cnn_jax.bench.steps.networks import Network
 from cnn_jax.errors import UserError
 from cnn_jax.ops.kernels.onednn.build import SWITCH
 from cnn_jax.tables import aligned
@@ -31,48 +31,68 @@ DTYPES = ('float32', 'bfloat16')
 # difference in later losses.
 LOSS_TOLERANCE = {'float32': 1e-5, 'bfloat16': 3e-2}
 
-Key = tuple[str, str, str]  # network, dtype, side
+Key = tuple[str, str, str]  # title of a network, dtype, side
 
 
-def run(name: str, dtype: str, side: str, seconds: float) -> dict[str, Any]:
+def run(
+    network: Network,
+    dtype: str,
+    side: str,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Runs one side in a separate process and returns its result, as described in `jax_side`.
 
     Raises:
         ImportError: PyTorch is not installed.
         RuntimeError: the process failed; the message has its last line.
     """
-    library, environment = SIDES[side]
-    task = {'name': name, 'dtype': dtype, 'library': library, 'seconds': seconds}
+    library, own = SIDES[side]
+    task = {'dtype': dtype, 'library': library, 'seconds': seconds}
+    task['network'] = network._asdict()
     here = pathlib.Path(__file__).parent
     if library.startswith('torch'):
-        task |= NETWORKS[name]._asdict()
         command = ['-P', str(here / 'torch_side.py')]
     else:
         command = ['-m', 'cnn_jax.bench.steps.jax_side']
-    what = f'{name} {dtype} {side}'
-    printed = run_python(command, what=what, given=json.dumps(task), environment=environment)
+    printed = run_python(
+        command,
+        what=f'{network.title} {dtype} {side}',
+        given=json.dumps(task),
+        environment={**(environment or {}), **own},
+    )
     return json.loads(printed)
 
 
 def rounds(
-    names: Sequence[str], dtypes: Sequence[str], sides: Sequence[str], count: int, seconds: float
+    networks: Sequence[Network],
+    dtypes: Sequence[str],
+    sides: Sequence[str],
+    count: int,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Runs all sides of a network in turns, `count` times, then continues with the next network.
 
+    Args:
+        networks, dtypes, sides: what is timed; sides are keys of `SIDES`.
+        count: number of processes per side.
+        seconds: seconds of steps in each process.
+        environment: additional environment variables for every process.
+
     Raises:
-        ValueError: a network, dtype or side is unknown; raised before anything is timed.
+        ValueError: a dtype or side is unknown; raised before anything is timed.
     """
-    for values, what, known in (
-        (names, 'network', NETWORKS), (dtypes, 'dtype', DTYPES), (sides, 'side', SIDES),
-    ):  # fmt: skip
+    for values, what, known in ((dtypes, 'dtype', DTYPES), (sides, 'side', SIDES)):
         for value in values:
             if value not in known:
                 raise UserError(f'unknown {what} {value!r}; must be one of {", ".join(known)}')
-    for name in names:
+    for network in networks:
         for dtype in dtypes:
             for _ in range(count):
                 for side in sides:
-                    yield (name, dtype, side), run(name, dtype, side, seconds)
+                    result = run(network, dtype, side, seconds, environment)
+                    yield (network.title, dtype, side), result
 
 
 def summary(results: Sequence[tuple[Key, Mapping[str, Any]]]) -> dict[Key, dict[str, float]]:
@@ -123,7 +143,7 @@ def table(sums: Mapping[Key, Mapping[str, float]]) -> str:
         numbers = [f'{values[key]:.1f}' for key in ('step_ms', 'spread_ms', 'first_s')]
         rows.append(
             (
-                *(NETWORKS[name].title, dtype, side),
+                *(name, dtype, side),
                 *(*numbers, f'{values["memory_mb"]:.0f}'),
                 *(_ratio(values, side, sums, (name, dtype, ours)) for ours in ('native', 'pure')),
             )
@@ -156,7 +176,7 @@ def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '')
             ]
             colour = colours[list(SIDES).index(side)]
             panel.bar(where, values, 0.8 / len(sides), color=colour, label=labels[side])
-        titles = [NETWORKS[name].title.replace(', ', ',\n') for name in names]
+        titles = [name.replace(', ', ',\n') for name in names]
         panel.set_xticks(range(len(names)), titles, fontsize=8)
         panel.set_yscale('log')
         log_ticks(panel.yaxis)

@@ -1,9 +1,10 @@
 """Times a training step in JAX: `python -m cnn_jax.bench.steps.jax_side`, with a task on stdin.
 
-The task is JSON with `name` (a network), `dtype`, `library` and `seconds` (to spend on steps). The
-library is 'cnn_jax' (its convolutions and pools), 'flax' (those of Flax) or 'installed' (those of
-Flax after `cnn_jax.install()`). The result on stdout is JSON with `losses` of the first steps,
-`compile_s`, `step_s` (a list), `parameters` (their number) and `memory_bytes` (peak).
+The task is JSON with `network` (see `networks.Network`), `dtype`, `library` and `seconds` (to spend
+on steps). The library is 'cnn_jax' (its convolutions and pools), 'flax' (those of Flax) or
+'installed' (those of Flax after `cnn_jax.install()`). The result on stdout is JSON with `losses` of
+the first steps, `compile_s`, `step_s` (a list), `parameters` (their number) and `memory_bytes`
+(peak).
 """
 
 import functools
@@ -20,8 +21,10 @@ import optax
 from flax import nnx
 
 import cnn_jax
-from cnn_jax import nn
-from cnn_jax.bench.steps.networks import NETWORKS
+from cnn_jax import models, nn
+from cnn_jax.bench.steps.networks import Network
+from cnn_jax.bench.steps.weights import random_weights
+from cnn_jax.training.state import FunctionalModel
 
 COMPARED = 3  # number of losses that are reported
 
@@ -105,6 +108,20 @@ def _parallel(args, shape, *rest):
     return Join([branch for branch, _ in made], join), (sum(out[-1] for _, out in made),)
 
 
+def _model(args, shape, library, dtype, rngs):
+    # Compiling the initialisation of a large model takes longer than all the steps that are timed.
+    name, classes, _ = args
+    options = {'input_shape': shape, 'num_classes': classes, 'dtype': dtype}
+    net = FunctionalModel(lambda rngs: models.create(name, rngs=rngs, **options))
+    weights = random_weights(
+        {at: leaf.shape for at, leaf in (net.params | net.model_state).items()}
+    )
+    weights = {at: jnp.asarray(array) for at, array in weights.items()}
+    model = net.merge(weights, weights, rngs.dropout())
+    model.train()
+    return model, (classes,)
+
+
 def _over_size(function):
     return lambda x: function(x, axis=tuple(range(1, x.ndim - 1)))
 
@@ -122,6 +139,7 @@ MAKERS = {
     'batch_norm': _batch_norm,
     'residual': _residual,
     'parallel': _parallel,
+    'model': _model,
     'relu': _plain(nnx.relu, lambda shape: shape),
     'global_avg': _plain(_over_size(jnp.mean), lambda shape: shape[-1:]),
     'global_max': _plain(_over_size(jnp.max), lambda shape: shape[-1:]),
@@ -175,19 +193,20 @@ def make_step(network, dtype, library, seed=0):
 def batch(network, seed=0):
     """Returns inputs and targets as NumPy arrays; `torch_side` generates the same values."""
     rng = np.random.default_rng(seed)
-    count = network.inputs[0]
+    count, *shape = network.inputs
     if network.tokens:
         inputs = rng.integers(1, network.tokens, network.inputs, dtype=np.int32)
     else:
         inputs = rng.standard_normal(network.inputs, np.float32)
     if network.classes:
-        return inputs, rng.integers(0, network.classes, count, dtype=np.int32)
+        size = (count, *shape[:-1]) if network.is_dense else count
+        return inputs, rng.integers(0, network.classes, size, dtype=np.int32)
     return inputs, rng.standard_normal((count, 64, 64, 3), np.float32)
 
 
 def run(task):
     """Runs a task and returns its result; see the module docstring."""
-    network = NETWORKS[task['name']]
+    network = Network(**task['network'])
     if task['library'] == 'installed':
         cnn_jax.install()
     state, step = make_step(network, task['dtype'], task['library'])

@@ -9,21 +9,34 @@ axis. By default, convolutions and pools pad (window - 1) // 2 on both sides.
     embed TOKENS FEATURES
     residual BRANCH SHORTCUT: the sum of the outputs of two lists of layers
     parallel LISTS: the outputs of several lists of layers, concatenated along the last axis
+    model NAME CLASSES SHAPES: a registered model; see `torch_twins.twin`
 """
 
 from typing import Any, NamedTuple
+
+from cnn_jax.registry import Registry
 
 Layers = list[Any]
 
 
 class Network(NamedTuple):
-    """A network. `inputs` is the shape of a batch; `classes` is 0 if the target is an image."""
+    """A network.
+
+    Attributes:
+        title: its name in tables and figures.
+        inputs: shape of a batch.
+        classes: number of classes; 0 if the target is an image.
+        layers: see above.
+        tokens: vocabulary size of a text; 0 if the inputs are numbers.
+        is_dense: whether every pixel has a class.
+    """
 
     title: str
     inputs: tuple[int, ...]
     classes: int
     layers: Layers
-    tokens: int = 0  # vocabulary size of a text; 0 if the inputs are numbers
+    tokens: int = 0
+    is_dense: bool = False
 
 
 def _conv(features: int, window: list, strides: list | None = None, groups=1, bias=True) -> tuple:
@@ -93,7 +106,8 @@ def _generator() -> Layers:
     return [*layers, ('deconv', 3, [4, 4], [2, 2])]
 
 
-NETWORKS = {
+NETWORKS: Registry[Network] = Registry('network')
+for name, network in {
     'small_vgg': Network('small VGG-like, 28x28', (128, 28, 28, 1), 10, _small_vgg()),
     'vgg16': Network('VGG-16, 32x32', (128, 32, 32, 3), 10, _vgg16()),
     'resnet18': Network('ResNet-18, 32x32', (128, 32, 32, 3), 10, _resnet18()),
@@ -101,4 +115,5 @@ NETWORKS = {
     'm5': Network('M5, 8000 audio samples', (64, 8000, 1), 10, _m5()),
     'textcnn': Network('TextCNN, 64 words', (50, 64), 2, _textcnn(), tokens=19300),
     'generator': Network('generator, to 64x64', (32, 100), 0, _generator()),
-}
+}.items():
+    NETWORKS.register(name, network)

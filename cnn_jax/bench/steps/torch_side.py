@@ -1,12 +1,12 @@
 """Times a training step in PyTorch: `python -P torch_side.py`, with a task on stdin.
 
-Task and result are those of `jax_side`, except that `library` is 'torch' or 'torch.compile' and the
-task contains the network itself (`inputs`, `classes`, `layers`, `tokens`), because this process
-loads neither JAX nor this package. Networks use channels-last memory where PyTorch supports it;
-bfloat16 uses autocast.
+Task and result are those of `jax_side`, except that `library` is 'torch' or 'torch.compile'. This
+process loads neither JAX nor this package. Networks use channels-last memory where PyTorch supports
+it; bfloat16 uses autocast.
 """
 
 import json
+import pathlib
 import resource
 import sys
 import time
@@ -93,6 +93,14 @@ def _parallel(args, shape):
     )
 
 
+def _model(args, shape):
+    sys.path.insert(0, str(pathlib.Path(__file__).parent))
+    from torch_twins import twin
+
+    name, classes, shapes = args
+    return twin(name, classes, shapes), (classes,)
+
+
 def _count(shape):
     return int(np.prod(shape))
 
@@ -109,6 +117,7 @@ MAKERS = {
     'batch_norm': _batch_norm,
     'residual': _residual,
     'parallel': _parallel,
+    'model': _model,
     'embed': lambda args, shape: (Embed(*args), (args[1], *shape)),
     'dense': lambda args, shape: (nn.Linear(shape[0], args[0]), (args[0],)),
     'relu': lambda args, shape: (nn.ReLU(), shape),
@@ -119,18 +128,19 @@ MAKERS = {
 }
 
 
-def _batch(task):
+def _batch(network):
     rng = np.random.default_rng(0)
-    shape, classes = task['inputs'], task['classes']
-    if task['tokens']:
-        inputs = torch.from_numpy(rng.integers(1, task['tokens'], shape, dtype=np.int64))
+    shape, classes = network['inputs'], network['classes']
+    if network['tokens']:
+        inputs = torch.from_numpy(rng.integers(1, network['tokens'], shape, dtype=np.int32)).long()
     else:
         inputs = torch.from_numpy(rng.standard_normal(shape, np.float32))
         if inputs.ndim > 2:
             inputs = inputs.movedim(-1, 1)  # a view, so memory stays channels-last
             inputs = inputs.contiguous() if inputs.ndim == 3 else inputs
     if classes:
-        return inputs, torch.from_numpy(rng.integers(0, classes, shape[0], dtype=np.int64))
+        size = shape[:-1] if network['is_dense'] else shape[0]
+        return inputs, torch.from_numpy(rng.integers(0, classes, size, dtype=np.int32)).long()
     return inputs, torch.from_numpy(rng.standard_normal((shape[0], 64, 64, 3), np.float32)).movedim(
         -1, 1
     )
@@ -138,19 +148,20 @@ def _batch(task):
 
 def run(task):
     torch.manual_seed(0)
-    shape = tuple(task['inputs'][1:])
-    is_plain = task['tokens'] or len(shape) == 1
-    model, _ = build(task['layers'], shape if is_plain else _last(shape))
+    network = task['network']
+    shape = tuple(network['inputs'][1:])
+    is_plain = network['tokens'] or len(shape) == 1
+    model, _ = build(network['layers'], shape if is_plain else _last(shape))
     if len(shape) != 2:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    inputs, targets = _batch(task)
+    inputs, targets = _batch(network)
 
     def loss_of(inputs, targets):
         with torch.autocast('cpu', torch.bfloat16, enabled=task['dtype'] == 'bfloat16'):
             outputs = model(inputs)
         outputs = outputs.float()
-        return (F.cross_entropy if task['classes'] else F.mse_loss)(outputs, targets)
+        return (F.cross_entropy if network['classes'] else F.mse_loss)(outputs, targets)
 
     if task['library'] == 'torch.compile':
         loss_of = torch.compile(loss_of)

@@ -1,6 +1,7 @@
 """Tests that the networks whose training steps are timed are the same on every side."""
 
 import importlib.util
+import json
 import math
 
 import jax
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from cnn_jax.bench.steps import compare, jax_side
+from cnn_jax import errors
+from cnn_jax.bench.steps import compare, jax_side, registered
 from cnn_jax.bench.steps.networks import NETWORKS, Network
+from cnn_jax.inspection import flops
 
 has_torch = pytest.mark.skipif(
     importlib.util.find_spec('torch') is None, reason='needs the extra compare'
+)
+has_torchvision = pytest.mark.skipif(
+    importlib.util.find_spec('torchvision') is None, reason='needs the extra compare'
 )
 
 CONV = ('conv', 4, [3, 3], [1, 1], 1, True)
@@ -48,6 +54,11 @@ def losses(network, library):
     return count, found
 
 
+def task(network, library):
+    made = {'dtype': 'float32', 'library': library, 'seconds': 0.0, 'network': network._asdict()}
+    return json.loads(json.dumps(made))
+
+
 @pytest.mark.parametrize('name', TINY)
 def test_flax_and_cnn_jax_learn_alike(name):
     ours, theirs = (losses(TINY[name], library) for library in ('cnn_jax', 'flax'))
@@ -62,8 +73,7 @@ def test_torch_builds_the_same_network(name):
     from cnn_jax.bench.steps import torch_side
 
     network = TINY[name]
-    task = network._asdict() | {'dtype': 'float32', 'library': 'torch', 'seconds': 0.0}
-    result = torch_side.run(task)
+    result = torch_side.run(task(network, 'torch'))
     assert result['parameters'] == losses(network, 'cnn_jax')[0]
     assert result['losses'][2] < result['losses'][0]
     assert len(result['step_s']) == 2 and result['memory_bytes'] > 1e7
@@ -106,13 +116,59 @@ def test_sides_that_differ_are_an_error(wrong):
 
 
 @pytest.mark.parametrize(
-    'names, dtypes, sides, message',
+    'dtypes, sides, message',
     [
-        (['m5', 'nope'], ['float32'], ['flax'], "unknown network 'nope'; must be one of small_vgg"),
-        (['m5'], ['float32', 'half'], ['flax'], "unknown dtype 'half'"),
-        (['m5'], ['float32'], ['flax', 'nope'], "unknown side 'nope'; must be one of native, pure"),
+        (['float32', 'half'], ['flax'], "unknown dtype 'half'"),
+        (['float32'], ['flax', 'nope'], "unknown side 'nope'; must be one of native, pure"),
     ],
 )
-def test_unknown_names_are_found_before_anything_is_timed(names, dtypes, sides, message):
+def test_unknown_names_are_found_before_anything_is_timed(dtypes, sides, message):
     with pytest.raises(ValueError, match=message):
-        next(compare.rounds(names, dtypes, sides, 1, 0.1))
+        next(compare.rounds([TINY['image']], dtypes, sides, 1, 0.1))
+
+
+@has_torch
+def test_models_begin_with_the_weights_of_their_functions_in_torch():
+    from cnn_jax.bench.steps import torch_side
+
+    network = registered.case('unet', batch_size=2, image_size=16).network
+    ours, theirs = jax_side.run(task(network, 'cnn_jax')), torch_side.run(task(network, 'torch'))
+    assert ours['parameters'] == theirs['parameters'] == 31_033_045
+    np.testing.assert_allclose(ours['losses'], theirs['losses'], rtol=1e-3)
+
+
+@has_torchvision
+@pytest.mark.parametrize('name', sorted({*registered.DEFAULT} - {*registered.FUNCTIONS}))
+def test_models_have_the_size_of_their_twins_in_torchvision(name):
+    import torch
+
+    from cnn_jax.bench.steps import torch_side
+
+    case = registered.case(name, batch_size=1, image_size=64)
+    with torch.device('meta'):
+        twin, _ = torch_side.build(case.network.layers, (3, 64, 64))
+    assert sum(p.numel() for p in twin.parameters()) == flops.parameters(case.model)
+
+
+@pytest.mark.parametrize(
+    'name, image_size, message',
+    [
+        ('resnet5', 64, "unknown model 'resnet5'"),
+        (
+            'vae',
+            64,
+            'model vae is for the task autoencoder; must be classification or segmentation',
+        ),
+        ('resnet18', 32, 'model resnet18 has no counterpart in PyTorch for images of 32 pixels'),
+        ('unet', 8, 'unet'),
+    ],
+)
+def test_models_without_a_twin_are_an_error(name, image_size, message):
+    with pytest.raises(errors.UserError, match=message):
+        registered.case(name, batch_size=1, image_size=image_size)
+
+
+def test_table_of_models():
+    row = {'name': 'a', 'parameters': 1234, 'macs': 56_000_000, 'native': 1000.0, 'torch': 1500.0}
+    expected = '| `a` | 1,234 | 0.06 G | 1,000 | 1,500 | 1.50 |'
+    assert registered.markdown([row]).splitlines()[2] == expected
