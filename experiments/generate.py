@@ -13,7 +13,7 @@ With --model=dcgan the defaults are those of Radford et al. 2015: Adam, learning
 from absl import flags
 
 from cnn_jax import cli
-from cnn_jax.training.config import DCGAN, GenerateConfig
+from cnn_jax.training.generation_config import DCGAN, GenerateConfig
 
 cli.define_flags(GenerateConfig)
 cli.define_workdir_flag()

@@ -9,8 +9,9 @@ convolutions in the encoder, two transposed convolutions in the decoder.
     | vae         | 28 x 28 x 1 |      2 |  69,076 |  65,089 | 6.7 M | as in Keras's own summary
     | autoencoder | 28 x 28 x 1 |      2 |  69,042 |  65,089 | 6.7 M |
 
-Images are in [0, 1]. The decoder returns logits, whose sigmoid is the image (for the VAE, the
-probability that a pixel is on).
+Images are in [0, 1]. The decoder returns logits, whose sigmoid is the image. For the VAE this is
+the mean of each pixel under the likelihood: the probability that it is on, or the mean of a normal
+distribution.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from flax import nnx
 from cnn_jax import nn
 from cnn_jax.errors import UserError
 from cnn_jax.models.base import LayerFactory, Model
+
+LOG_VARIANCE = -3.0  # initial; images in [0, 1] vary by about exp(-2)
 
 
 class Autoencoder(Model):
@@ -73,7 +76,22 @@ class VAE(Autoencoder):
     `encode` returns the means, and `model(images)` reconstructs from them. `distribution` returns
     means and log variances. `negative_elbo` returns the two terms of the loss, and `loss_terms`
     returns them by name.
+
+    Attributes:
+        log_variance: the log variance of normal pixels, one learned scalar (the sigma-VAE of Rybkin
+            et al. 2021, arXiv:2006.13202, section 4); None for pixels that are on or off.
     """
+
+    def __init__(
+        self,
+        encoder: nn.Layers,
+        decoder: nn.Layers,
+        input_shape: Sequence[int],
+        likelihood: str = 'bernoulli',
+    ):
+        super().__init__(encoder, decoder, input_shape)
+        normal = likelihood == 'normal'
+        self.log_variance = nnx.Param(jnp.full((), LOG_VARIANCE)) if normal else None
 
     def distribution(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Maps images to mean and log variance of their codes, each (N, latent), float32."""
@@ -92,19 +110,24 @@ class VAE(Autoencoder):
         The estimate uses one sample of the code (section 2.3 of the paper).
 
         Args:
-            x: images in [0, 1], taken as probabilities that a pixel is on.
+            x: images in [0, 1]; of a Bernoulli likelihood, the probabilities that a pixel is on.
             key: random key for the sample.
 
         Returns:
-            reconstruction (N,): binary cross-entropy, summed over pixels; and divergence (N,): the
-            KL divergence of the codes' distribution from the standard normal (appendix B of the
-            paper).
+            reconstruction (N,): binary cross-entropy, or negative log density of normal pixels,
+            summed over pixels; and divergence (N,): the KL divergence of the codes' distribution
+            from the standard normal (appendix B of the paper).
         """
         mean, log_variance = self.distribution(x)
         noise = jax.random.normal(key, mean.shape)
         logits = self.decode(mean + jnp.exp(log_variance / 2) * noise)
         divergence = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance)
-        return _cross_entropy(logits, x), divergence.sum(-1)
+        if self.log_variance is None:
+            return _cross_entropy(logits, x), divergence.sum(-1)
+        log_variance = self.log_variance[...]
+        error = (x - nnx.sigmoid(logits)) ** 2 * jnp.exp(-log_variance)
+        reconstruction = 0.5 * (error + log_variance + jnp.log(2 * jnp.pi)).sum(range(1, x.ndim))
+        return reconstruction, divergence.sum(-1)
 
     def loss_terms(self, x: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         reconstruction, divergence = self.negative_elbo(x, key)
@@ -124,6 +147,7 @@ def autoencoder(
     latent: int = 2,
     hidden: int = 16,
     features: Sequence[int] = (32, 64),
+    likelihood: str = 'bernoulli',
 ) -> Autoencoder:
     """Makes a convolutional autoencoder; `num_classes` is not used.
 
@@ -132,7 +156,11 @@ def autoencoder(
         latent: length of a code.
         hidden: width of the dense layer before the code.
         features: channel counts of the strided convolutions, starting at the image.
+        likelihood: of the pixels, for a VAE: 'bernoulli', or 'normal' with one learned variance.
     """
+    known = ('bernoulli', 'normal') if variational else ('bernoulli',)
+    if likelihood not in known:
+        raise UserError(f'likelihood={likelihood!r}: must be {" or ".join(known)}')
     unit = 2 ** len(features)
     if any(side % unit for side in input_shape[:-1]):
         raise UserError(
@@ -161,5 +189,7 @@ def autoencoder(
         decoder[f'relu{i}'] = nnx.relu
         channels = width
     decoder['logits'] = make.conv_transpose(channels, input_shape[-1], (3, 3))
-    kind = VAE if variational else Autoencoder
-    return kind(nn.Layers(encoder), nn.Layers(decoder), input_shape)
+    layers = nn.Layers(encoder), nn.Layers(decoder)
+    if variational:
+        return VAE(*layers, input_shape, likelihood)
+    return Autoencoder(*layers, input_shape)

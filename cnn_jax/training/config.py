@@ -378,30 +378,3 @@ class FitConfig(TrainConfig):
     def has_names(self) -> bool:
         """Whether model and data set can be made from the configuration alone."""
         return self.dataset != self.OWN and not self.model.startswith(f'{self.OWN}:')
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateConfig(RunConfig):
-    """The configuration of a run that trains an image generator; for a DCGAN see `DCGAN`."""
-
-    task: ClassVar[str] = 'generation'
-
-    dataset: str = option('fashion_mnist', 'data set of images, by name')
-    model: str = option('vae', 'model', choices=('autoencoder', 'vae', 'dcgan'))
-    classifier_workdir: str = option(
-        '',
-        'folder of a classifier run of train.py, to rate the generated images',
-        identity=False,
-        is_path=True,
-    )
-
-
-# Defaults for a DCGAN, from Radford et al. 2015, arXiv:1511.06434, section 4.
-DCGAN = {
-    'batch_size': 128,
-    'optimizer': 'adam',
-    'learning_rate': 2e-4,
-    'beta1': 0.5,
-    'weight_decay': 0.0,
-    'schedule': 'constant',
-}

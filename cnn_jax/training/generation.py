@@ -9,15 +9,22 @@ import optax
 from cnn_jax.data.dataset import normalize
 from cnn_jax.training.optimizer import Schedule
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_state
-from cnn_jax.training.step import Batch, Step
+from cnn_jax.training.step import Batch, Step, warm_decay
 
 PLAYERS = ('discriminator', 'generator')
 
 
 def autoencoder_step(
-    net: FunctionalModel, optimizer: optax.GradientTransformation, schedule: Schedule, *, seed: int
+    net: FunctionalModel,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    *,
+    ema: float = 0.0,
+    seed: int,
 ) -> Step:
     """Returns the training step of an autoencoder or a VAE, see `step.make_step`.
+
+    `ema` is the decay of the averages in state.ema, see `average`.
 
     Its metrics are loss, the terms of `Autoencoder.loss_terms`, grad_norm, learning_rate and
     leaf_norms. The loss is the sum of the terms in nats per image. For a VAE it is the negative
@@ -39,7 +46,8 @@ def autoencoder_step(
         )
         updates, opt = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, model_state, opt)
+        averages = average(state.ema, params | model_state, ema, state.step)
+        new = TrainState(state.step + 1, params, model_state, opt, averages)
         return new, {'loss': loss} | means | _common(grads, schedule, state.step)
 
     return step
@@ -50,6 +58,8 @@ def gan_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
+    gradient_penalty: float = 0.0,
+    ema: float = 0.0,
     seed: int,
 ) -> Step:
     """Returns the training step of a GAN.
@@ -64,6 +74,8 @@ def gan_step(
             of both, with the player as prefix of the name; state.opt_state has an entry per player.
         optimizer: the optimiser for each of the two networks.
         schedule: step -> learning rate; used only for the metrics.
+        gradient_penalty: see `discriminator_loss`.
+        ema: decay of the averages in state.ema, see `average`.
         seed: seed of the noise.
 
     Returns:
@@ -96,7 +108,12 @@ def gan_step(
         grads, opt = {}, {}
         judging = jax.value_and_grad(discriminator_loss, argnums=1, has_aux=True)
         (judge_loss, (judged, model_state['discriminator'])), grads['discriminator'] = judging(
-            discriminator, params['discriminator'], model_state['discriminator'], real, fake
+            discriminator,
+            params['discriminator'],
+            model_state['discriminator'],
+            real,
+            fake,
+            gradient_penalty,
         )
         opt['discriminator'] = update('discriminator', grads['discriminator'])
         # The chain rule is applied in two parts: the loss is differentiated with respect to the
@@ -107,7 +124,8 @@ def gan_step(
         )
         (grads['generator'],) = back(wanted)
         opt['generator'] = update('generator', grads['generator'])
-        new = TrainState(state.step + 1, of_both(params), of_both(model_state), opt)
+        averages = average(state.ema, of_both(params) | of_both(model_state), ema, state.step)
+        new = TrainState(state.step + 1, of_both(params), of_both(model_state), opt, averages)
         metrics = {'discriminator_loss': judge_loss, 'generator_loss': maker_loss} | judged
         return new, metrics | _common(of_both(grads), schedule, state.step)
 
@@ -115,16 +133,26 @@ def gan_step(
 
 
 def discriminator_loss(
-    net: FunctionalModel, params: Arrays, model_state: Arrays, real: jax.Array, fake: jax.Array
+    net: FunctionalModel,
+    params: Arrays,
+    model_state: Arrays,
+    real: jax.Array,
+    fake: jax.Array,
+    gradient_penalty: float = 0.0,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Arrays]]:
     """Returns the discriminator loss, and (the means of D, the model state).
 
-    The loss is the mean of -log D(real) - log(1 - D(fake)).
+    The loss is the mean of -log D(real) - log(1 - D(fake)), plus `gradient_penalty`/2 times the
+    mean squared norm of the gradient of the logit at the real images: R1 of Mescheder et al. 2018,
+    arXiv:1801.04406, equation 9.
     """
     key = jax.random.key(0)  # unused: the discriminator draws no random numbers
     of_real, model_state = net.train(params, model_state, key, real)
     of_fake, model_state = net.train(params, model_state, key, fake)
     loss = jax.nn.softplus(-of_real).mean() + jax.nn.softplus(of_fake).mean()
+    if gradient_penalty:
+        slope = jax.grad(lambda images: net.train(params, model_state, key, images)[0].sum())(real)
+        loss += gradient_penalty / 2 * (slope**2).sum(range(1, real.ndim)).mean()
     judged = {'real': jax.nn.sigmoid(of_real).mean(), 'fake': jax.nn.sigmoid(of_fake).mean()}
     return loss, (judged, model_state)
 
@@ -138,16 +166,52 @@ def generator_loss(
 
 
 def init_gan_state(
-    nets: dict[str, FunctionalModel], optimizer: optax.GradientTransformation, seed: int
+    nets: dict[str, FunctionalModel],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    *,
+    ema: bool = False,
 ) -> TrainState:
-    """Returns the state before the first step of `gan_step`; traceable."""
+    """Returns the state before the first step of `gan_step`; traceable.
+
+    `ema`: whether the state includes a moving average of the generator's arrays.
+    """
     states = {player: init_state(nets[player], optimizer, seed) for player in PLAYERS}
+    generator = states['generator']
+    averages = of_both({'generator': generator.params | generator.model_state})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=of_both({player: state.params for player, state in states.items()}),
         model_state=of_both({player: state.model_state for player, state in states.items()}),
         opt_state={player: state.opt_state for player, state in states.items()},
+        ema=jax.tree.map(jnp.copy, averages) if ema else None,
     )
+
+
+def average(
+    averages: Arrays | None, arrays: Arrays, decay: float, step: jax.Array
+) -> Arrays | None:
+    """Moves exponential averages by one step; those arrays that have one are averaged.
+
+    The decay is limited at first, so that the initial arrays are soon forgotten (`warm_decay`).
+
+    Averages of a generator's weights: Yazıcı et al. 2018, arXiv:1806.04498. Batch statistics are
+    averaged, too, because those of the last step belong to the weights of the last step.
+    """
+    if averages is None:
+        return None
+    decay = warm_decay(decay, step)
+    return {name: decay * each + (1 - decay) * arrays[name] for name, each in averages.items()}
+
+
+def averaged(state: TrainState) -> TrainState:
+    """Returns the state with averages in place of those arrays that have one."""
+    averages = state.ema or {}
+    params, model_state = (
+        {name: averages.get(name, each) for name, each in arrays.items()}
+        for arrays in (state.params, state.model_state)
+    )
+    return state._replace(params=params, model_state=model_state)
 
 
 def of_player(arrays: Arrays, player: str) -> Arrays:

@@ -150,14 +150,18 @@ def predictor(run: SavedRun) -> Callable[[np.ndarray], np.ndarray]:
     return lambda inputs: in_batches(lambda part: predict(params, model_state, part), inputs)
 
 
-def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> np.ndarray:
-    """Returns `apply(inputs)`, computed in batches of equal size; needs at least one example."""
+def in_batches(apply: Callable[[np.ndarray], Any], inputs: np.ndarray) -> Any:
+    """Returns `apply(inputs)`, computed in batches of equal size; needs at least one example.
+
+    `apply` returns an array (N, ...) or a tuple of such arrays.
+    """
     parts = []
     for start in range(0, len(inputs), BATCH):
         part = inputs[start : start + BATCH]
         filled = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), 0)])
-        parts.append(jax.device_get(apply(filled))[: len(part)])
-    return np.concatenate(parts)
+        rows = slice(len(part))
+        parts.append(jax.tree.map(lambda a: a[rows], jax.device_get(apply(filled))))  # noqa: B023
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _attempt(file: str, read: Callable[[], np.ndarray]) -> Named:

@@ -136,13 +136,16 @@ def make_step(
             metrics['learning_rate'] = jnp.asarray(schedule(state.step), jnp.float32)
         average = None
         if ema:
-            decay: jax.Array | float = ema
-            if ema_warmup:
-                decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            decay = warm_decay(ema, state.step) if ema_warmup else ema
             average = optax.incremental_update(params, state.ema, 1 - decay)
         return TrainState(state.step + 1, params, model_state, opt, average), metrics
 
     return step
+
+
+def warm_decay(decay: float, step: jax.Array) -> jax.Array:
+    """Returns the decay of a moving average that at first follows faster, for step 0, 1, ..."""
+    return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def _kept(primitive: Any, *_, **__) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 from cnn_jax.errors import UserError
 from cnn_jax.registry import Registry
-from cnn_jax.training.config import SCHEMA, FitConfig, GenerateConfig, RunConfig, TrainConfig
+from cnn_jax.training.config import SCHEMA, FitConfig, RunConfig, TrainConfig
+from cnn_jax.training.generation_config import GenerateConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Any:
 
 
 def _describe_generation(result: Mapping[str, Any]) -> str:
-    from cnn_jax.training.generation_job import describe
+    from cnn_jax.training.generation_evaluation import describe
 
     lacking = '' if 'images' in result else ' (no --classifier_workdir: the images were not rated)'
     return f'{describe(dict(result))}{lacking}'

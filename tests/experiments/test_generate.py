@@ -11,9 +11,11 @@ import pytest
 from matplotlib.image import imread
 
 from cnn_jax import training
-from cnn_jax.training.config import GenerateConfig
+from cnn_jax.training import frechet
 from cnn_jax.training.devices import Devices
+from cnn_jax.training.generation_config import GenerateConfig
 from cnn_jax.training.generation_job import make_generation_job
+from cnn_jax.training.prediction import predictions
 from cnn_jax.viz import samples
 from tools.scripts import run, start
 
@@ -122,6 +124,35 @@ def test_numbers_and_pictures_of_a_gan(judged_gan, classifier):
     np.testing.assert_allclose(images['accuracy'], classifier[1]['test']['accuracy'])
     assert sum(images['classes']) == sum(made['classes']) == 355
     assert 0.1 < made['confidence'] <= 1 and 0 <= made['entropy'] <= np.log(10)
+    assert 0 < images['frechet_distance'] < made['frechet_distance']
+
+
+def test_features_are_what_the_last_layer_takes(classifier):
+    run = training.load_run(classifier[0])
+    images = run.dataset.splits['test'].inputs[:70]  # more than a batch
+    found, predicted = frechet.features_and_predictions(run)(images)
+    assert found.shape == (70, frechet.num_features(run)) == (70, 64)
+    logits = found @ run.params['layers/logits/kernel'] + run.params['layers/logits/bias']
+    np.testing.assert_allclose(jax.nn.softmax(logits), predicted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(predicted, predictions(run, images), rtol=1e-5)
+
+
+def test_distances_need_more_images_than_features(classifier, tmp_path):
+    config = GenerateConfig(**VAE | {'classifier_workdir': str(classifier[0]), 'validation': 0.03})
+    with pytest.raises(ValueError, match='classifier_workdir=.*: 43 images are too few for .* 64'):
+        make_generation_job(config, tmp_path)
+
+
+def test_samples_from_a_mixture(tmp_path):
+    """The samples follow the mixture, and resuming draws the same ones."""
+    values = VAE | {'mixture': 2, 'ema': 0.5, 'model_options': 'hidden=4,likelihood=normal'}
+    _, result = fit(values, tmp_path / 'run')
+    assert 'normal pixels' in result['likelihood']
+    grid = tmp_path / 'run' / 'grids' / 'step-00000004.npz'
+    drawn = np.load(grid)['samples']
+    shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '4')
+    assert fit(values, tmp_path / 'run')[1] == result
+    np.testing.assert_array_equal(np.load(grid)['samples'], drawn)
 
 
 def test_an_autoencoder_has_no_distribution_to_draw_from(tmp_path):
@@ -141,11 +172,18 @@ def test_overview(vae, tmp_path):
     [
         ({'dataset': 'mnist1d'}, 'must be images, not audio'),
         ({'model_options': 'depth=3'}, 'vae has no option depth; it has features'),
-        ({'model': 'dcgan', 'model_options': 'hidden=3'}, 'dcgan has no option hidden; it has lat'),
+        (
+            {'model': 'dcgan', 'model_options': 'hidden=3'},
+            'dcgan has no option hidden; it has',
+        ),
         ({'model': 'resnet18'}, "model='resnet18': must be one of autoencoder, vae, dcgan"),
         ({'batch_size': 2048}, 'batch_size=2048 is larger than the number of examples, 1442'),
         ({'classifier_workdir': '/no/run'}, 'classifier_workdir: .*holds no config.json'),
         ({'model_options': 'features=(2,2,2,2)'}, 'must be multiples of 16'),
+        ({'model_options': 'likelihood=poisson'}, 'must be bernoulli or normal'),
+        ({'gradient_penalty': 1.0}, 'gradient_penalty=1.0: only for model=dcgan'),
+        ({'model': 'dcgan', 'mixture': 2}, 'mixture=2: only for model=vae'),
+        ({'mixture': 1443}, 'mixture=1443: must be at most the number of training images, 1442'),
     ],
     ids=str,
 )

@@ -11,21 +11,27 @@ from cnn_jax.data import Dataset, catalog
 from cnn_jax.data.loading import parse
 from cnn_jax.data.text import PAD, UNKNOWN
 from cnn_jax.training import TrainConfig
+from cnn_jax.training.generation_config import GenerateConfig
+from cnn_jax.training.generation_job import make_nets
 from cnn_jax.training.job import make_net
 from tools import scripts
 
 ROOT = pathlib.Path(__file__).parents[2]
-RECIPES = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
+ALL = sorted((ROOT / 'experiments' / 'recipes').glob('*.flags'))
+GENERATORS = [recipe for recipe in ALL if 'generate.py' in recipe.read_text()]
+RECIPES = [recipe for recipe in ALL if recipe not in GENERATORS]
 
+# The first line of a recipe of a generator; the number is the mean distance of its samples.
+DISTANCE = r'# Fréchet distance (\d+\.\d+) \+- \d+\.\d+ \(\d+ seeds, .*\); .* a run on'
 # The first line of a recipe; the number is the mean test accuracy.
 RESULT = r'# (?:(\d+\.\d+) % (?:\+- \d+\.\d+ )?\(\d+ seeds?, .*\); .* a run on|No result yet\.)'
 
 
-def read(recipe) -> TrainConfig:
+def read(recipe, config_class=TrainConfig):
     values = flags.FlagValues()
-    cli.define_flags(TrainConfig, values)
-    values(['train.py', f'--flagfile={recipe}'])
-    return cli.from_flags(TrainConfig, values)
+    cli.define_flags(config_class, values)
+    values(['script', f'--flagfile={recipe}'])
+    return cli.from_flags(config_class, values)
 
 
 def row(recipe) -> str:
@@ -84,3 +90,17 @@ def test_a_recipe_says_its_result_as_the_documentation_and_builds_its_model(reci
     # The number of parameters of text models depends on the vocabulary.
     if not config.dataset.startswith(('trec', 'movie_reviews')):
         assert f' {net.num_parameters:,} |' in row(recipe), net.num_parameters
+
+
+@pytest.mark.parametrize('recipe', GENERATORS, ids=lambda recipe: recipe.stem)
+def test_a_recipe_of_a_generator_says_its_result_and_builds_its_networks(recipe):
+    lines = recipe.read_text().splitlines()
+    result = re.match(DISTANCE, lines[0])
+    assert result, lines[0]
+    assert f'| {result[1]} ' in row(recipe), row(recipe)
+    assert f'--flagfile=experiments/recipes/{recipe.name}' in lines[1]
+    config = read(recipe, GenerateConfig)
+    assert not config.data_dir and not config.classifier_workdir
+    nets = make_nets(config, stand_in(config.dataset))
+    for net in nets.values():
+        assert f'{net.num_parameters:,}' in row(recipe), net.num_parameters

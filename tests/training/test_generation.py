@@ -11,7 +11,8 @@ from flax import nnx
 
 from cnn_jax import models
 from cnn_jax.training import generation
-from cnn_jax.training.generation_job import judged
+from cnn_jax.training.generation_evaluation import judged
+from cnn_jax.training.mixture import fit_mixture
 from cnn_jax.training.state import FunctionalModel, init_state
 
 SHAPE = {'input_shape': (8, 8, 1), 'num_classes': 1}
@@ -173,3 +174,70 @@ def test_what_a_classifier_says():
     np.testing.assert_allclose(found['entropy'], np.log(2))
     assert found['accuracy'] == 0.75
     assert 'accuracy' not in judged(probabilities)
+
+
+def test_normal_pixels_of_a_vae():
+    net = vae(likelihood='normal')
+    params, model_state = once(lambda: net.init(1))
+    images, key = IMAGES / np.float32(255), jax.random.key(3)
+
+    def run(params):
+        model = net.merge(params, model_state)
+        mean, log_variance = model.distribution(images)
+        noise = jax.random.normal(key, mean.shape)
+        logits = model.decode(mean + jnp.exp(log_variance / 2) * noise)
+        return model.loss_terms(images, key)['reconstruction'], jax.nn.sigmoid(logits)
+
+    found, painted = once(run, params | {'log_variance': jnp.float32(-1.3)})
+    wanted = -scipy.stats.norm(painted, np.exp(-0.65)).logpdf(images).sum((1, 2, 3))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_penalty_on_the_gradient_at_real_images(played):
+    """Computes the gradient at each image by finite differences along random directions."""
+    nets, before, *_ = played
+    net = nets['discriminator']
+    params = generation.of_player(before.params, 'discriminator')
+    real = jnp.asarray(IMAGES, jnp.float32) / 127.5 - 1
+    loss = lambda weight: generation.discriminator_loss(net, params, {}, real, -real, weight)[0]  # noqa: E731
+    losses = once(lambda: (loss(0.0), loss(3.0)))
+    basis = np.eye(64, dtype=np.float32).reshape(64, 1, 8, 8, 1) * 1e-2
+    logits = lambda x: net.predict(params, {}, x.reshape(-1, 8, 8, 1)).reshape(64, 6)  # noqa: E731
+    ends = once(lambda: (logits(real + basis), logits(real - basis)))
+    slopes = (ends[0] - ends[1]) / 2e-2
+    wanted = 3 / 2 * (slopes**2).sum(0).mean()
+    np.testing.assert_allclose(losses[1] - losses[0], wanted, rtol=0.02)
+
+
+def test_moving_averages(played):
+    """Averages what makes images: all arrays of a VAE, those of the generator of a GAN."""
+    nets, *_ = played
+    optimizer = optax.sgd(RATE)
+    before = once(lambda: generation.init_gan_state(nets, optimizer, 0, ema=True))
+    before = before._replace(step=jnp.int32(50))  # (1 + 50)/(10 + 50) > 0.75
+    step = generation.gan_step(nets, optimizer, lambda _: RATE, ema=0.75, seed=5)
+    after, _ = once(step, before, BATCH)
+    arrays = [state.params | state.model_state for state in (before, after)]
+    assert set(after.ema) == {name for name in arrays[0] if name.startswith('generator/')}
+    for name, found in after.ema.items():
+        np.testing.assert_allclose(found, 0.75 * arrays[0][name] + 0.25 * arrays[1][name], 1e-5)
+    used = generation.averaged(after)
+    assert used.params.keys() == after.params.keys()
+    name = 'generator/layers/image/kernel'
+    assert used.params[name] is after.ema[name] and name not in used.model_state
+    name = 'discriminator/layers/judge/kernel'
+    assert used.params[name] is after.params[name]
+
+
+def test_a_mixture_fits_its_codes():
+    rng = np.random.default_rng(0)
+    means, root = np.array([[3.0, 0], [-3, 1]]), np.array([[1.0, 0], [0.8, 0.3]])
+    members = rng.choice(2, 4000, p=[0.25, 0.75])
+    codes = means[members] + rng.normal(size=(4000, 2)) @ root.T
+    draw = fit_mixture(codes, 2, seed=0)
+    drawn = draw(20_000)
+    np.testing.assert_array_equal(drawn[:100], draw(100))
+    np.testing.assert_allclose(drawn.mean(0), codes.mean(0), atol=0.1)
+    right = drawn[drawn[:, 0] > 0]
+    np.testing.assert_allclose(len(right) / len(drawn), 0.25, atol=0.02)
+    np.testing.assert_allclose(np.cov(right.T), root @ root.T, atol=0.1)
