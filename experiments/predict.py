@@ -11,6 +11,8 @@ Pixels of masks/NAME.png are labels, and its palette has their colours.
 
 Exit codes: 0 success; 1 some files or lines could not be read (their rows have no class, and
 standard error has a line for each); 2 a flag or folder is wrong, or no input could be read.
+
+    python experiments/predict.py --exported=model.stablehlo a.png      # without the run
 """
 
 import contextlib
@@ -22,11 +24,13 @@ from absl import flags
 
 from cnn_jax import cli, training
 from cnn_jax.errors import UserError
+from cnn_jax.export.exported import read_exported
 from cnn_jax.output import write_whole
 from cnn_jax.tables import printable
-from cnn_jax.training.prediction import classify, write_masks
+from cnn_jax.training.prediction import classify, predictor, write_masks
 
-cli.define_path('workdir', None, 'folder of the run', required=True)
+cli.define_path('workdir', '', 'folder of the run')
+cli.define_path('exported', '', 'network that export.py wrote, instead of a run')
 cli.define_path('output', '', 'CSV file (default: standard output); for masks, a folder')
 flags.DEFINE_integer('top', 1, 'classes per file, the most probable first', lower_bound=1)
 cli.define_checkpoint_flags()
@@ -38,12 +42,10 @@ def main(argv):
         if not argv[1:]:
             raise UserError('no files: name images, WAV files, texts or folders after the flags')
         with contextlib.redirect_stdout(sys.stderr):  # warnings must not end up among the rows
-            run = training.load_run(
-                values.workdir, step=cli.checkpoint(), averaged=values.averaged, examples=False
-            )
-        found = classify(run, argv[1:])
-        if run.dataset.task == 'segmentation':
-            count, errors = write_masks(values.output, found, run.dataset.num_classes)
+            dataset, predict, step = load(values)
+        found = classify(dataset, predict, argv[1:])
+        if dataset.task == 'segmentation':
+            count, errors = write_masks(values.output, found, dataset.num_classes)
             problems = len(errors)
             for error in errors:
                 cli.report(error)
@@ -51,10 +53,27 @@ def main(argv):
             if values.output and pathlib.Path(values.output).is_dir():
                 raise UserError(f'output={values.output!r} is a folder; name a file in it')
             with open_output(values.output) as file:
-                count, problems = write(file, found, run.dataset)
+                count, problems = write(file, found, dataset)
     if values.output:
-        print(f'{count} inputs by {values.workdir} at step {run.step}: {values.output}')
+        source = values.exported or values.workdir
+        print(f'{count} inputs by {source} at step {step}: {values.output}')
     return 0 if not problems else 1 if problems < count else cli.EXIT_BAD_INPUT
+
+
+def load(values):
+    """Returns the data set, the function that predicts, and the step of the weights."""
+    if bool(values.workdir) == bool(values.exported):
+        raise UserError('give either --workdir=DIR or --exported=FILE')
+    if not values.exported:
+        run = training.load_run(
+            values.workdir, step=cli.checkpoint(), averaged=values.averaged, examples=False
+        )
+        return run.dataset, predictor(run), run.step
+    for name in ('step', 'averaged'):
+        if values[name].present:
+            raise UserError(f'{name}={values[name].value!r}: an exported network has one step')
+    network = read_exported(values.exported)
+    return network.dataset, network.predict, network.step
 
 
 def open_output(path):

@@ -157,7 +157,15 @@ def test_links_and_paths_exist(name):
 
 
 @pytest.mark.parametrize(
-    'package', ['cnn_jax', 'cnn_jax.nn', 'cnn_jax.models', 'cnn_jax.data', 'cnn_jax.training']
+    'package',
+    [
+        'cnn_jax',
+        'cnn_jax.nn',
+        'cnn_jax.models',
+        'cnn_jax.data',
+        'cnn_jax.training',
+        'cnn_jax.export',
+    ],
 )
 def test_reference_is_complete(package):
     page = 'operations' if package == 'cnn_jax' else package.rpartition('.')[2]

@@ -47,7 +47,7 @@ class Generator(Model):
         self, z: jax.Array, *, intermediates: nn.layers.Intermediates | None = None
     ) -> jax.Array:
         self.check_input(z)
-        x = z.reshape(len(z), *(1,) * (len(self.image_shape) - 1), z.shape[-1])
+        x = z.reshape(z.shape[0], *(1,) * (len(self.image_shape) - 1), z.shape[-1])
         return self.layers(x, intermediates).astype(jnp.float32)
 
 

@@ -124,6 +124,21 @@ def fitting(
     return values
 
 
+def torchvision_tensors(model: Any) -> dict[str, np.ndarray]:
+    """Returns the weights and statistics of `model` by torchvision's names, in its layout.
+
+    `load_state_dict` of the same model in torchvision takes them (GoogLeNet: of one with
+    `aux_logits=False`). The arrays may be views.
+
+    Raises:
+        ValueError: torchvision does not have this model.
+    """
+    return {
+        key: parameter.revert(np.asarray(parameter.variable[...]))
+        for key, parameter in parameters(model).items()
+    }
+
+
 def head_fits(model: Classifier, tensors: Mapping[str, np.ndarray]) -> bool:
     """Returns whether the last layer in `tensors` has as many classes as that of `model`."""
     key, shape = list(torchvision_shapes(model).items())[-1]

@@ -141,11 +141,13 @@ class Parameter:
         key: the tensor's name.
         variable: the variable.
         flattened: for a dense layer that follows flattened maps, their (height, width), else ().
+        ones: number of axes of size 1 at the end of the tensor's shape in torchvision.
     """
 
     key: str
     variable: nnx.Variable
     flattened: tuple[int, ...] = ()
+    ones: int = 0
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
@@ -167,6 +169,15 @@ class Parameter:
             return maps.transpose(2, 3, 1, 0).reshape(-1, len(value))
         return np.moveaxis(value, (0, 1), (-1, -2)) if value.ndim > 1 else value
 
+    def revert(self, value: np.ndarray) -> np.ndarray:
+        """Returns a value of the variable as the tensor in torchvision; it may be a view."""
+        if self.flattened:
+            maps = value.reshape(*self.flattened, -1, value.shape[-1])
+            value = maps.transpose(3, 2, 0, 1)
+        elif value.ndim > 1:
+            value = np.moveaxis(value, (-1, -2), (0, 1))
+        return value.reshape(self.torch_shape + (1,) * self.ones)
+
 
 def parameters(model: Classifier) -> dict[str, Parameter]:
     """Returns the parameters and statistics of `model` by their names in torchvision, in order.
@@ -180,8 +191,12 @@ def parameters(model: Classifier) -> dict[str, Parameter]:
     for name, theirs in torchvision_names(model).items():
         for attribute, variable in variables(layers[name]).items():
             key = f'{theirs}.{ATTRIBUTES.get(attribute, attribute)}'
-            maps = flattened.get(name, ()) if attribute == 'kernel' else ()
-            found[key] = Parameter(key, variable, maps)
+            is_kernel = attribute == 'kernel'
+            maps = flattened.get(name, ()) if is_kernel else ()
+            # In torchvision, squeeze-and-excitation consists of 1 x 1 convolutions.
+            in_block = isinstance(layers.get(name.rpartition('.')[0]), nn.SqueezeExcitation)
+            has_ones = attribute == 'layer_scale' or (is_kernel and in_block)
+            found[key] = Parameter(key, variable, maps, ones=2 if has_ones else 0)
     return found
 
 

@@ -70,7 +70,7 @@ def max_pool(
         ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = checks.array(x, 'x')
-    spec = make_spec(x, window, strides, padding, dilation, ceil_mode)
+    spec = make_spec(x, window, strides, padding, dilation, ceil_mode, symbolic=not return_indices)
     kernel = _choose('max_pool', spec, implementation)
     if not return_indices:
         return _maximum(x, spec, kernel)
@@ -110,9 +110,17 @@ def avg_pool(
     """
     x = floating(x, 'x')
     spec = make_spec(
-        x, window, strides, padding, dilation, ceil_mode, count_include_pad, divisor_override
+        x,
+        window,
+        strides,
+        padding,
+        dilation,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        symbolic=True,
     )
-    if not count_include_pad and divisor_override is None:
+    if not count_include_pad and divisor_override is None and spec.is_static:
         _check_no_empty_window(spec, 'count_include_pad=False')
     return _average(x, spec, _choose('avg_pool', spec, implementation))
 
@@ -202,6 +210,9 @@ def adaptive_avg_pool(x: ArrayLike, output_size: int | Sequence[int | None]) -> 
         ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
     x = floating(x, 'x')
+    ndim = spatial_ndim(x, output_size, 'output_size', symbolic=True)
+    if _is_symbolic(x, ndim) and output_size in (1, (1,) * ndim, [1] * ndim):
+        return global_avg_pool(x, ndim, keepdims=True)
     out = _check_output_size(x, output_size)
     if window := _equal_windows(x.shape[-1 - len(out) : -1], out):
         return avg_pool(x, window, implementation='reshape')
@@ -235,7 +246,10 @@ def global_avg_pool(x: ArrayLike, spatial_ndim: int | None = None, keepdims: boo
     must be floating point.
     """
     x = floating(x, 'x')
-    size = _global_window(x, spatial_ndim)
+    size = _global_window(x, spatial_ndim, symbolic=True)
+    if _is_symbolic(x, len(size)):
+        axes = tuple(range(-1 - len(size), -1))
+        return x.mean(axes, dtype=accumulator(x.dtype), keepdims=keepdims).astype(x.dtype)
     y = avg_pool(x, size, implementation='reshape')
     return y if keepdims else lax.squeeze(y, range(-1 - len(size), -1))
 
@@ -248,10 +262,14 @@ def floating(x: ArrayLike, name: str) -> Array:
     return x
 
 
-def _global_window(x: Array, ndim: int | None) -> tuple[int, ...]:
+def _global_window(x: Array, ndim: int | None, *, symbolic: bool = False) -> tuple[int, ...]:
     axes = 1 if ndim is None else (1,) * checks.integer(ndim, 'spatial_ndim', 1)
-    ndim = spatial_ndim(x, axes, 'spatial_ndim')
+    ndim = spatial_ndim(x, axes, 'spatial_ndim', symbolic=symbolic)
     return x.shape[-1 - ndim : -1]
+
+
+def _is_symbolic(x: Array, ndim: int) -> bool:
+    return not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1])
 
 
 def _check_output_size(x: Array, output_size: int | Sequence[int | None]) -> tuple[int, ...]:
@@ -289,6 +307,8 @@ _once_per_spec = functools.partial(jax.jit, static_argnames=('spec', 'kernel'), 
 @_once_per_spec
 def _maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
     with jax.named_scope(f'max_pool_{kernel}'):
+        if not spec.is_static:  # JAX differentiates it: the number of windows is not known
+            return pool_kernels.KERNELS[kernel].maximum(x, spec)
         return _differentiable_maximum(x, spec, kernel)
 
 

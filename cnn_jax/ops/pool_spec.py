@@ -12,6 +12,7 @@ padding after the input is dropped.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -42,6 +43,11 @@ class PoolSpec:
     def ndim(self) -> int:
         """Number of spatial axes."""
         return len(self.window)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all spatial sizes are known; those of an exported program may be symbolic."""
+        return all(isinstance(n, int) for n in self.input_size)
 
     @property
     def axes(self) -> tuple[int, ...]:
@@ -105,6 +111,8 @@ class PoolSpec:
         """Returns the divisors of an average: one number, or (*output_size, 1)."""
         if self.divisor_override is not None:
             return np.array(self.divisor_override)
+        if not self.is_static:  # then padding counts or there is none, see `make_spec`
+            return np.array(math.prod(self.window))
         # Padding counts, but positions that ceil_mode reads beyond the padding do not.
         margins = self.padding if self.count_include_pad else ((0, 0),) * self.ndim
         counts = [self.inside(axis, margin).sum(1) for axis, margin in enumerate(margins)]
@@ -112,11 +120,11 @@ class PoolSpec:
         return product.ravel()[0] if (product == product.ravel()[0]).all() else product
 
 
-def spatial_ndim(x: Any, size: Any, name: str) -> int:
+def spatial_ndim(x: Any, size: Any, name: str, *, symbolic: bool = False) -> int:
     """Returns the number of spatial axes of x.
 
     It is the length of `size`. If `size` is one int, all axes between the first (batch) and the
-    last (features) are spatial.
+    last (features) are spatial. `symbolic`: whether they may have symbolic sizes.
     """
     ndim = len(size) if checks.is_sequence(size) else x.ndim - 2
     if not 1 <= ndim <= 3:
@@ -129,7 +137,7 @@ def spatial_ndim(x: Any, size: Any, name: str) -> int:
             f'x must have {ndim} spatial axes, to match {name}={size!r}, and a feature axis; '
             f'got shape {x.shape}'
         )
-    if not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1]):
+    if not symbolic and not all(isinstance(n, int) for n in x.shape[-1 - ndim : -1]):
         raise UserError(
             f'x must have spatial axes of static sizes (batch and features may be symbolic), '
             f'got shape {x.shape}'
@@ -167,13 +175,18 @@ def make_spec(
     ceil_mode: Any,
     count_include_pad: Any = True,
     divisor_override: Any = None,
+    *,
+    symbolic: bool = False,
 ) -> PoolSpec:
     """Builds the spec of a pooling call on x (*batch, *size, features).
+
+    `symbolic`: whether spatial sizes may be symbolic, where the output size and the divisors follow
+    without knowing them.
 
     Raises:
         ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
     """
-    ndim = spatial_ndim(x, window, 'window')
+    ndim = spatial_ndim(x, window, 'window', symbolic=symbolic)
     window = checks.per_axis(window, ndim, 'window')
     strides = window if strides is None else checks.per_axis(strides, ndim, 'strides')
     dilation = checks.per_axis(dilation, ndim, 'dilation')
@@ -196,9 +209,30 @@ def make_spec(
         count_include_pad=bool(count_include_pad),
         divisor_override=divisor_override,
     )
+    if not spec.is_static:
+        _check_symbolic(spec)
     _check_padding(padding, spec)
     _check_window(spec)
     return spec
+
+
+def _is_decided(spec: PoolSpec) -> bool:
+    """Returns whether the output size with `ceil_mode` follows from what is known of the sizes."""
+    try:
+        return all(isinstance(hi, int) for _, hi in spec.covered)
+    except Exception:  # InconclusiveDimensionOperation, of jax.core or jax.errors by version
+        return False
+
+
+def _check_symbolic(spec: PoolSpec) -> None:
+    uncounted = not spec.count_include_pad and any(map(any, spec.padding))
+    for what, is_set in (
+        ('ceil_mode', spec.ceil_mode and not _is_decided(spec)),
+        ('count_include_pad=False with padding', uncounted and spec.divisor_override is None),
+        ('this padding', not all(isinstance(n, int) for pair in spec.padding for n in pair)),
+    ):
+        if is_set:
+            raise UserError(f'{what} needs spatial axes of static sizes, got {spec.input_size}')
 
 
 def _check_padding(padding: Any, spec: PoolSpec) -> None:
@@ -217,7 +251,7 @@ def _check_padding(padding: Any, spec: PoolSpec) -> None:
 
 def _check_window(spec: PoolSpec) -> None:
     for axis, count in enumerate(spec.output_size):
-        if count < 1:
+        if isinstance(count, int) and count < 1:
             raise UserError(
                 f'the window spans {spec.dilated_window[axis]} positions on spatial axis {axis}, '
                 f'but the padded input has only {spec.padded_size[axis]}: use a smaller window or '

@@ -1,6 +1,7 @@
 """Defines runs that train image generators: their networks and steps."""
 
 import dataclasses
+import os
 import pathlib
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from cnn_jax.training.job import BaseJob, common_parts, load_data
 from cnn_jax.training.saved import SavedRun, load_run
 from cnn_jax.training.state import Arrays, FunctionalModel, TrainState, init_state
 from cnn_jax.training.step import Step
+from cnn_jax.training.weights import read_weights
+from cnn_jax.training.workdir import Workdir, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +200,35 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
     if config.model == 'dcgan':
         return GanJob(nets=nets, **common)
     return AutoencoderJob(net=nets[config.model], **common)
+
+
+def load_networks(
+    path: str | os.PathLike, config: GenerateConfig, *, step: int | str | None = None
+) -> tuple[dict[str, Any], data.Dataset, int]:
+    """Reads a run without changing anything in its folder.
+
+    Args:
+        path: the working folder.
+        config: the configuration; its dtype and kernel may differ from those of the training.
+        step: the step of the checkpoint, or 'best'; None means the newest undamaged checkpoint.
+
+    Returns:
+        The models by name ('generator' and 'discriminator' for a GAN, else that of the
+        configuration), the data set, without examples if the folder describes it, and the step.
+
+    Raises:
+        ValueError: see `weights.read_weights`.
+        OSError: the data set is not available.
+    """
+    weights, found = read_weights(path, step=step)
+    dataset = Workdir(path, read_config(path)).described() or load_data(config)
+    networks = {}
+    for name, net in make_nets(config, dataset).items():
+        own = generation.of_player(weights, name) if config.model == 'dcgan' else weights
+        networks[name] = net.merge(
+            *({n: own[n] for n in kind} for kind in (net.params, net.model_state))
+        )
+    return networks, dataset, found
 
 
 def make_nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, FunctionalModel]:

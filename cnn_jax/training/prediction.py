@@ -33,13 +33,20 @@ class Inputs(NamedTuple):
     problems: list[str]
 
 
-def classify(run: SavedRun, files: Sequence[str]) -> Iterator[Named]:
+def classify(
+    dataset: Dataset, predict: Callable[[np.ndarray], np.ndarray], files: Sequence[str]
+) -> Iterator[Named]:
     """Yields the name and the prediction of each input in `files`; see `Objective.predictions`.
 
     An input that cannot be read has its error instead of a prediction. Inputs are read and
     classified lazily, in batches.
+
+    Args:
+        dataset: the data set of the training.
+        predict: raw inputs (N, ...) -> predictions (N, ...), such as `predictor` returns.
+        files: see `read_each`.
     """
-    predict, inputs = predictor(run), read_each(run.dataset, files)
+    inputs = read_each(dataset, files)
     while batch := list(itertools.islice(inputs, BATCH)):
         rows = [value for _, value in batch if not isinstance(value, UserError)]
         found = iter(predict(np.stack(rows)) if rows else ())

@@ -74,7 +74,7 @@ class FunctionalModel:
         self._graphdef, params, random, model_state = _split(self.model)
         self._structures = [jax.tree.structure(tree) for tree in (params, random, model_state)]
         self._random = jax.tree.leaves(random)
-        self.params, self.model_state = _named(params), _named(model_state)
+        self.params, self.model_state = named(params), named(model_state)
 
     @property
     def num_parameters(self) -> int:
@@ -101,7 +101,7 @@ class FunctionalModel:
     def init(self, seed: int) -> tuple[Arrays, Arrays]:
         """Returns the initial parameters and model state; traceable, also in `seed`."""
         _, params, _, model_state = _split(self._make(nnx.Rngs(jax.random.key(seed))))
-        return _named(params), _named(model_state)
+        return named(params), named(model_state)
 
     def merge(
         self, params: Arrays, model_state: Arrays, key: jax.Array | None = None
@@ -125,7 +125,7 @@ class FunctionalModel:
     def split(self, model: nnx.Module) -> tuple[Arrays, Arrays]:
         """Returns the parameters and model state of a model that `merge` returned."""
         _, params, _, model_state = _split(model)
-        return _named(params), _named(model_state)
+        return named(params), named(model_state)
 
     def train(
         self, params: Arrays, model_state: Arrays, key: jax.Array, inputs: jax.Array
@@ -140,7 +140,7 @@ class FunctionalModel:
         model = self.merge(params, model_state, key)
         model.train()
         found = what(model)
-        return found, _named(_split(model)[3])
+        return found, named(_split(model)[3])
 
     def predict(
         self,
@@ -175,7 +175,7 @@ def _split(model: nnx.Module):
     return nnx.split(model, nnx.Param, nnx.RngState, ...)
 
 
-def _named(tree: nnx.State) -> Arrays:
+def named(tree: nnx.State) -> Arrays:
     """Returns the leaves by path: 'layers/conv1/kernel'."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 

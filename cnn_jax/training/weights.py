@@ -1,7 +1,6 @@
 """Reads the weights of a run without its model, to initialise another run or to export them."""
 
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -9,7 +8,6 @@ import numpy as np
 
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
-from cnn_jax.output import write_whole
 from cnn_jax.training.checkpoints import Checkpoints, DamagedError
 from cnn_jax.training.processes import say
 from cnn_jax.training.state import FunctionalModel, TrainState
@@ -102,28 +100,3 @@ def from_torchvision(net: FunctionalModel, state: TrainState, path: str) -> dict
     say(f'weights of {path}' + ('' if head else anew))
     params, rest = net.split(model)
     return params | rest
-
-
-def export(
-    path: str | os.PathLike,
-    output: str | os.PathLike,
-    *,
-    averaged: bool = False,
-    step: int | str | None = None,
-) -> int:
-    """Writes the weights and configuration of a run to a safetensors file; returns the step.
-
-    Raises:
-        ValueError: see `read_weights`; or `output` is a folder.
-        OSError: `output` cannot be written.
-    """
-    from safetensors.numpy import save
-
-    target = pathlib.Path(output).expanduser()
-    if target.is_dir():
-        raise UserError(f'output={str(output)!r} is a folder; name a file in it')
-    weights, found = read_weights(path, averaged=averaged, step=step)
-    content = save(weights, {'step': str(found), 'config': read_config(path).to_json()})
-    with write_whole(target, 'wb') as file:
-        file.write(content)
-    return found

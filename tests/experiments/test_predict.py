@@ -7,7 +7,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import types
 
 import numpy as np
 import PIL.Image
@@ -73,13 +72,12 @@ def test_batches_keep_the_order_around_what_cannot_be_read(tmp_path, monkeypatch
     split = Split(np.zeros((1, 4, 4, 1), np.uint8), np.zeros(1, np.int32))
     dataset = Dataset('images', 'image', {'train': split, 'test': split}, ('a', 'b'))
     monkeypatch.setattr(prediction, 'BATCH', 4)
-    monkeypatch.setattr(prediction, 'predictor', lambda run: lambda inputs: inputs.mean((1, 2, 3)))
     files = [str(tmp_path / f'{i}.png') for i in range(13)]
     for i in set(range(13)) - {1, 4, 5, 6, 7, 12}:  # missing: one, a whole batch, the last
         PIL.Image.new('L', (4, 4), i).save(files[i])
     (tmp_path / 'empty').mkdir()
     files.append(str(tmp_path / 'empty'))
-    found = list(prediction.classify(types.SimpleNamespace(dataset=dataset), files))
+    found = list(prediction.classify(dataset, lambda inputs: inputs.mean((1, 2, 3)), files))
     assert [name for name, _ in found] == files
     values = [None if isinstance(value, UserError) else int(value) for _, value in found]
     assert values == [0, None, 2, 3, None, None, None, None, 8, 9, 10, 11, None, None]

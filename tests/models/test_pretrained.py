@@ -108,6 +108,7 @@ def test_every_layer_agrees_with_torch(name, suffix, tmp_path):
     for row in rows:
         assert row.scale > 1e-3, row  # outputs of zeros would agree trivially
         assert row.max_abs <= 2e-5 * row.scale, row
+    layout.assert_loads(theirs, pretrained.torchvision_tensors(model))
 
 
 def test_resnet50_has_torchvisions_names_and_shapes():

@@ -25,7 +25,7 @@ def load(name):
     return module
 
 
-randomize = load('torchvision_layout').randomize
+layout = load('torchvision_layout')
 theirs = load('torchvision_mobile')
 
 # Model, options that make it small, and the same network in PyTorch.
@@ -49,7 +49,7 @@ def pair(name, **options):
     """Returns a model with the random weights of the same network in PyTorch, and that network."""
     small, build = SMALL[name]
     options = {'input_shape': (64, 64, 3), 'num_classes': 7} | small | options
-    network = randomize(build(7), seed=0)
+    network = layout.randomize(build(7), seed=0)
     abstract = nnx.eval_shape(lambda: models.create(name, rngs=nnx.Rngs(0), **options))
     graph, state = nnx.split(abstract)
     model = nnx.merge(graph, jax.tree.map(zeros, state))
@@ -85,6 +85,7 @@ def test_every_layer_agrees_with_torch(name):
     for row in rows:
         assert row.scale > 1e-3, row
         assert row.max_abs <= tolerance * row.scale, row
+    layout.assert_loads(network, pretrained.torchvision_tensors(model))
 
 
 @pytest.mark.parametrize('name', DETERMINISTIC)

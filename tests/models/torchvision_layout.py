@@ -312,3 +312,15 @@ def randomize(model, seed):
         else:
             tensor.copy_(0.2 * noise)
     return model
+
+
+def assert_loads(network, tensors):
+    """Asserts that `network` takes these arrays as its state and that they equal it already."""
+    own = {
+        key: tensor
+        for key, tensor in network.state_dict().items()
+        if not key.startswith('aux') and not key.endswith('num_batches_tracked')
+    }
+    assert tensors.keys() == own.keys()
+    for key, tensor in own.items():
+        assert torch.equal(torch.tensor(tensors[key]), tensor), key

@@ -241,11 +241,50 @@ def test_more_positions_than_int32_can_number(f, arguments):
         assert result[1].dtype == np.int64
 
 
-def test_symbolic_spatial_axes():
+SYMBOLIC = {
+    'maximum': lambda x: pool.max_pool(x, 3, 2, padding=1),
+    'gradient': jax.grad(lambda x: (pool.max_pool(x, 2) ** 2).sum()),
+    'same size': lambda x: pool.max_pool(x, 3, 1, padding='SAME'),
+    'average': lambda x: pool.avg_pool(x, (2, 3), padding=1),
+    'own divisor': lambda x: pool.avg_pool(x, 2, padding=1, divisor_override=3),
+    'global': pool.global_avg_pool,
+    'to one': lambda x: pool.adaptive_avg_pool(x, 1),
+}
+
+
+@pytest.mark.parametrize('f', SYMBOLIC.values(), ids=SYMBOLIC)
+def test_symbolic_spatial_axes(f):
+    shape = jax.export.symbolic_shape('b, h, w, 3')
+    exported = jax.export.export(jax.jit(f))(jax.ShapeDtypeStruct(shape, np.float32))
+    for size in ((2, 9, 6), (1, 8, 7)):
+        x = np.random.default_rng(0).standard_normal((*size, 3)).astype(np.float32)
+        np.testing.assert_allclose(exported.call(x), f(x), rtol=1e-6, atol=1e-6)
+
+
+def test_ceil_mode_of_symbolic_sizes_needs_to_know_the_last_window():
+    def apply(shape):
+        x = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), np.float32)
+        return jax.eval_shape(lambda x: pool.max_pool(x, 3, 2, ceil_mode=True), x)
+
+    h = apply('2, 4*h, 6, 3').shape[1]
+    assert str(h) == '2*h'
+    with pytest.raises(ValueError, match=r'ceil_mode needs spatial axes of static sizes.*\(h, 6\)'):
+        apply('2, h, 6, 3')
+
+
+def test_symbolic_spatial_axes_that_must_be_known():
     (shape,) = [jax.export.symbolic_shape('2, h, 6, 3')]
-    for f in (pool.max_pool, pool.avg_pool, patches.pad, patches.unfold, pool.adaptive_max_pool):
+    x = jax.ShapeDtypeStruct(shape, np.float32)
+    for f, said in (
+        (lambda x: pool.max_pool(x, 2, implementation='shift'), "'shift': needs spatial axes"),
+        (lambda x: pool.avg_pool(x, 3, padding=1, count_include_pad=False), 'count_include_pad'),
+        (lambda x: pool.max_pool(x, 3, 2, padding='SAME'), 'this padding needs spatial axes'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            jax.eval_shape(f, x)
+    for f in (patches.pad, patches.unfold, pool.adaptive_max_pool, pool.adaptive_avg_pool):
         with pytest.raises(ValueError, match=r'x must have spatial axes of static sizes.*\(2, h, '):
-            jax.eval_shape(lambda x: f(x, 2), jax.ShapeDtypeStruct(shape, np.float32))  # noqa: B023
+            jax.eval_shape(lambda x: f(x, 2), x)  # noqa: B023
 
 
 def test_indices_out_of_range():

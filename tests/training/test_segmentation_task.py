@@ -90,7 +90,7 @@ def test_masks_of_new_images_are_written(finished, tmp_path):
         PIL.Image.fromarray(image[..., 0]).save(tmp_path / 'photos' / f'{name}.png')
     (tmp_path / 'photos' / 'c.png').write_bytes(b'no image')
     run = load_run(folder, examples=False)
-    found = prediction.classify(run, [str(tmp_path / 'photos')])
+    found = prediction.classify(run.dataset, prediction.predictor(run), [str(tmp_path / 'photos')])
     count, errors = prediction.write_masks(tmp_path / 'masks', found, run.dataset.num_classes)
     assert count == 4 and len(errors) == 2
     assert 'c.png: not an image' in str(errors[0])

@@ -66,13 +66,16 @@ def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
 
 def _reduce(x: Array, start: np.ndarray, operation, spec: PoolSpec) -> Array:
     ones, nothing = (1,) * (x.ndim - 1 - spec.ndim), ((0, 0),) * (x.ndim - 1 - spec.ndim)
+    padding = spec.padding
+    if spec.ceil_mode:
+        padding = tuple((lo, max(hi, 0)) for lo, hi in spec.covered)
     return lax.reduce_window(
         x,
         start,
         operation,
         window_dimensions=(*ones, *spec.window, 1),
         window_strides=(*ones, *spec.strides, 1),
-        padding=(*nothing, *((lo, max(hi, 0)) for lo, hi in spec.covered), (0, 0)),
+        padding=(*nothing, *padding, (0, 0)),
         window_dilation=(*ones, *spec.dilation, 1),
     )
 

@@ -22,6 +22,8 @@ UNROLLED = 32
 
 
 def supports(spec: PoolSpec) -> str | None:
+    if not spec.is_static:
+        return f'needs spatial axes of static sizes, got {spec.input_size}'
     if spec.window != spec.strides:
         return f'needs strides equal to the window {spec.window}, got {spec.strides}'
     if any(pair != (0, 0) for pair in spec.padding):

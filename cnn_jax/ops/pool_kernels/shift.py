@@ -24,6 +24,8 @@ MOST_VIEWS = 64
 
 
 def supports(spec: PoolSpec) -> str | None:
+    if not spec.is_static:
+        return f'needs spatial axes of static sizes, got {spec.input_size}'
     if sum(spec.window) > MOST_VIEWS:
         return f'needs at most {MOST_VIEWS} taps, one axis after the other, got {spec.window}'
     return None
