@@ -2,6 +2,7 @@
 
     --format=safetensors   the weights alone (the default): weights.safetensors
     --format=stablehlo     the network, for plain JAX without this package: model.stablehlo
+    --format=onnx          the network, for ONNX Runtime and others: model.onnx
 
 The network takes inputs as stored in the data set, such as uint8 images, and returns float32
 probabilities; docs/export.md describes the files. A network also gets a description (.json) and a
@@ -15,13 +16,14 @@ from absl import flags
 
 from cnn_jax import cli
 from cnn_jax.errors import UserError
-from cnn_jax.export import load_inference, safetensors, stablehlo
+from cnn_jax.export import load_inference, onnx, safetensors, stablehlo
 from cnn_jax.export.files import check_output, write_export
 from cnn_jax.output import write_whole
 
 FORMATS = {  # format -> default output, flags that only some formats have
     'safetensors': ('weights' + safetensors.SUFFIX, {'names'}),
     'stablehlo': ('model' + stablehlo.SUFFIX, {'part', 'platforms', 'image_size'}),
+    'onnx': ('model' + onnx.SUFFIX, {'part', 'opset'}),
 }
 OPTIONS = set().union(*(options for _, options in FORMATS.values()))
 
@@ -40,6 +42,7 @@ flags.DEFINE_list('platforms', 'cpu,cuda,tpu', 'stablehlo: where the program can
 flags.DEFINE_enum(
     'image_size', 'fixed', ['fixed', 'any'], 'sizes of images: that of the training, or any'
 )
+flags.DEFINE_integer('opset', onnx.OPSET, "onnx: version of ONNX's operators")
 cli.define_checkpoint_flags()
 
 
@@ -62,9 +65,12 @@ def main(argv):
             what = 'weights'
         else:
             infer = load_inference(values.workdir, part=values.part, **chosen)
-            content, about = stablehlo.export_program(
-                infer, platforms=values.platforms, any_size=values.image_size == 'any'
-            )
+            if values.format == 'onnx':
+                content, about = onnx.export_model(infer, opset=values.opset)
+            else:
+                content, about = stablehlo.export_program(
+                    infer, platforms=values.platforms, any_size=values.image_size == 'any'
+                )
             write_export(output, content, about)
             step, what = about['step'], about['name']
     print(f'{what} of step {step} of {values.workdir} written to {output}')

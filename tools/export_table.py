@@ -21,7 +21,7 @@ from flax import nnx
 
 from cnn_jax import cli, models
 from cnn_jax.errors import UserError
-from cnn_jax.export import Inference, make_inference, stablehlo
+from cnn_jax.export import Inference, make_inference, onnx, stablehlo
 from cnn_jax.tables import aligned
 from cnn_jax.training.state import FunctionalModel
 from tools.small_models import arguments
@@ -42,7 +42,14 @@ def format_stablehlo(infer, path):
     return path, stablehlo.read_program(path)
 
 
+def format_onnx(infer, path):
+    path = path.with_suffix(onnx.SUFFIX)
+    path.write_bytes(onnx.export_model(infer)[0])
+    return path, onnx.read_model(path)
+
+
 FORMATS['stablehlo'] = format_stablehlo
+FORMATS['onnx'] = format_onnx
 
 
 def make(name):
@@ -64,7 +71,7 @@ def make(name):
     model.eval()
     dtype = np.dtype('int32' if model.kind == 'text' else 'float32')
     example = jax.ShapeDtypeStruct(model.input_shape, dtype)
-    about = {'model': name, 'input': {}, 'output': {}}
+    about = {'model': name, 'input': {'name': 'inputs'}, 'output': {'name': 'outputs'}}
     return model, make_inference(model, lambda model, x, maps: model(x), example, about)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cnn_jax.data import Dataset
 from cnn_jax.errors import UserError
-from cnn_jax.export import stablehlo
+from cnn_jax.export import onnx, stablehlo
 from cnn_jax.export.files import read_about
 from cnn_jax.registry import Registry
 from cnn_jax.training.prediction import in_batches
@@ -19,6 +19,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 # suffix -> function that reads a file and returns its network: raw inputs (N, ...) to outputs
 READERS: Registry[Callable[[pathlib.Path], Function]] = Registry('exported format')
 READERS.register(stablehlo.SUFFIX, stablehlo.read_program)
+READERS.register(onnx.SUFFIX, onnx.read_model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cnn_jax.models import Model
 from cnn_jax.nn.layers import Intermediates
 from cnn_jax.ops.dispatch import use_implementation
 from cnn_jax.training import load_run, make_net, read_config
-from cnn_jax.training.config import GenerateConfig
+from cnn_jax.training.generation_config import GenerateConfig
 from cnn_jax.training.generation_job import load_networks
 from cnn_jax.training.objectives import Objective
 from cnn_jax.training.state import Arrays, named

@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError
@@ -59,7 +60,8 @@ class Subsample(nnx.Module):
         self.extra = extra
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = x[:, :: self.strides, :: self.strides]
+        # Indexing would be a gather if the size of the batch is symbolic.
+        x = lax.slice(x, [0] * 4, x.shape, (1, self.strides, self.strides, 1))
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.extra)))
 
 
