@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
@@ -24,7 +23,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.export import Inference, make_inference, onnx, stablehlo
 from cnn_jax.tables import aligned
 from cnn_jax.training.state import FunctionalModel
-from tools.small_models import arguments
+from tools.small_models import arguments, arrays
 
 BAR = 1e-4
 BATCHES = (1, 32)
@@ -57,16 +56,7 @@ def make(name):
     chosen = arguments(name)
     net = FunctionalModel(lambda rngs: models.create(name, num_classes=10, rngs=rngs, **chosen))
     chance = np.random.default_rng(0)
-    spread = {
-        'var': lambda s: chance.uniform(0.5, 2, s.shape),
-        'scale': lambda s: chance.uniform(0.5, 1.5, s.shape),
-        'kernel': lambda s: chance.normal(size=s.shape) * np.sqrt(2 / np.prod(s.shape[:-1])),
-    }
-    small = lambda s: 0.2 * chance.normal(size=s.shape)  # noqa: E731
-    weights = (
-        {n: jnp.asarray(spread.get(n.rpartition('/')[2], small)(s), s.dtype) for n, s in a.items()}
-        for a in (net.params, net.model_state)
-    )
+    weights = arrays(net.params, chance), arrays(net.model_state, chance)
     model = net.merge(*weights)
     model.eval()
     dtype = np.dtype('int32' if model.kind == 'text' else 'float32')

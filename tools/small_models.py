@@ -1,6 +1,9 @@
-"""Arguments that make every registered model small, for tests and tables."""
+"""Small models with random weights, for tests and tables."""
 
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from cnn_jax import models
 
@@ -56,3 +59,17 @@ def arguments(name: str) -> dict[str, Any]:
 def all_arguments() -> dict[str, dict[str, Any]]:
     """Returns `arguments` of every registered model by name."""
     return {name: arguments(name) for name in models.names()}
+
+
+def arrays(shapes, chance):
+    """Random values that keep the variance near 1, with statistics unlike those of new layers."""
+    spread = {
+        'var': lambda s: chance.uniform(0.5, 2, s.shape),
+        'scale': lambda s: chance.uniform(0.5, 1.5, s.shape),
+        'kernel': lambda s: chance.normal(size=s.shape) * np.sqrt(2 / np.prod(s.shape[:-1])),
+    }
+    small = lambda s: 0.2 * chance.normal(size=s.shape)  # noqa: E731
+    return {
+        name: jnp.asarray(spread.get(name.rpartition('/')[2], small)(s), s.dtype)
+        for name, s in shapes.items()
+    }

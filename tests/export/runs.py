@@ -1,25 +1,11 @@
 """Runs with random weights for the tests of exports. This file contains no tests."""
 
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_jax import training
 from cnn_jax.training.generation import PLAYERS, of_both
 from cnn_jax.training.tasks import TASKS
-
-
-def arrays(shapes, chance):
-    """Random values that keep the variance near 1, with statistics unlike those of new layers."""
-    spread = {
-        'var': lambda s: chance.uniform(0.5, 2, s.shape),
-        'scale': lambda s: chance.uniform(0.5, 1.5, s.shape),
-        'kernel': lambda s: chance.normal(size=s.shape) * np.sqrt(2 / np.prod(s.shape[:-1])),
-    }
-    small = lambda s: 0.2 * chance.normal(size=s.shape)  # noqa: E731
-    return {
-        name: jnp.asarray(spread.get(name.rpartition('/')[2], small)(s), s.dtype)
-        for name, s in shapes.items()
-    }
+from tools.small_models import arrays
 
 
 def save(config, folder):

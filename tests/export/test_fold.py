@@ -12,8 +12,7 @@ from cnn_jax import models, nn
 from cnn_jax.export.fold import ScaleShift, fold_batch_norm
 from cnn_jax.ops.dispatch import use_implementation
 from cnn_jax.training.state import FunctionalModel
-from tests.export.runs import arrays
-from tools.small_models import all_arguments
+from tools.small_models import all_arguments, arrays
 
 # Model, options that make it smaller, and how many batch norms become a scale and a shift.
 FAMILIES = [
