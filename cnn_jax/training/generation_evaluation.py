@@ -225,7 +225,7 @@ def describe(found: dict[str, Any], split: str = 'test') -> str:
                 f'{np.exp(values["entropy"]):.2f} classes'
             )
             if 'frechet_distance' in values:
-                parts[-1] += f', Fréchet distance {values["frechet_distance"]:.2f}'
+                parts[-1] += f', Fréchet distance {values["frechet_distance"]:.3f}'
     if 'frechet_distance' in found.get('images', {}):
-        parts.append(f'training images: Fréchet distance {found["images"]["frechet_distance"]:.2f}')
+        parts.append(f'training images: Fréchet distance {found["images"]["frechet_distance"]:.3f}')
     return ', '.join(parts)
