@@ -122,6 +122,15 @@ def muon(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
     )
 
 
+@OPTIMIZERS.register('adadelta')
+def adadelta(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """Returns Adadelta (Zeiler, 2012, arXiv:1212.5701) with the paper's decay and epsilon.
+
+    The paper has no learning rate: it is 1.
+    """
+    return optax.chain(_decay_in_gradient(config), optax.adadelta(schedule, rho=0.95, eps=1e-6))
+
+
 @OPTIMIZERS.register('lars')
 def lars(config: RunConfig, schedule: Schedule) -> optax.GradientTransformation:
     """Returns LARS (You et al., 2017, arXiv:1708.03888)."""
@@ -141,7 +150,7 @@ def make_optimizer(
     """Returns the optimiser of a configuration for `{name: array}` parameters.
 
     Weight decay applies only to kernels. It is decoupled for adamw and muon, and added to the
-    gradient for sgd, adam and lars.
+    gradient for sgd, adam, adadelta and lars.
 
     Args:
         config: the configuration.

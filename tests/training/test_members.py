@@ -125,7 +125,7 @@ def test_pmap_and_no_runs_are_refused():
         members.make_members([])
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adamw', 'muon', 'lars'])
+@pytest.mark.parametrize('optimizer', ['sgd', 'adam', 'adamw', 'muon', 'adadelta', 'lars'])
 @pytest.mark.parametrize('schedule', ['constant', 'step', 'cosine', 'linear', 'one_cycle'])
 def test_every_optimizer_and_schedule_takes_rates_as_arrays(optimizer, schedule):
     changes = {'optimizer': optimizer, 'schedule': schedule, 'steps': 20}

@@ -110,7 +110,7 @@ def test_muon_takes_kernels_of_any_rank_as_matrices(shape):
 PARAMS = {'a/kernel': jnp.ones((3, 3, 2, 4)), 'a/bias': jnp.ones(4), 'bn/scale': jnp.ones(4)}
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw', 'muon', 'lars'])
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw', 'muon', 'adadelta', 'lars'])
 def test_decay_shrinks_kernels_only_and_steps_go_downhill(name):
     config = TrainConfig(optimizer=name, weight_decay=0.1, learning_rate=0.01)
     optimizer = make_optimizer(config, lambda _: 0.01)
@@ -137,6 +137,19 @@ def test_sgd_with_momentum_is_its_recursion():
         np.testing.assert_allclose(
             update['kernel'], [-0.5 * (gradient + 0.9 * velocity)], rtol=1e-6
         )
+
+
+def test_adadelta_is_its_recursion():
+    """Zeiler 2012, algorithm 1, with its decay of 0.95 and epsilon of 1e-6."""
+    optimizer = make_optimizer(TrainConfig(optimizer='adadelta', weight_decay=0.0), lambda _: 1.0)
+    params = {'kernel': jnp.zeros(1)}
+    state, squares, moves = optimizer.init(params), 0.0, 0.0
+    for gradient in (1.0, -2.0, 3.0):
+        update, state = optimizer.update({'kernel': jnp.array([gradient])}, state, params)
+        squares = 0.95 * squares + 0.05 * gradient**2
+        move = -np.sqrt((moves + 1e-6) / (squares + 1e-6)) * gradient
+        moves = 0.95 * moves + 0.05 * move**2
+        np.testing.assert_allclose(update['kernel'], [move], rtol=1e-5)
 
 
 def test_clipping_bounds_the_whole_norm():
