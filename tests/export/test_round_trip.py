@@ -13,7 +13,8 @@ from cnn_jax import training
 from cnn_jax.export import load_inference, stablehlo
 from cnn_jax.export.exported import read_exported
 from cnn_jax.export.files import beside, write_export
-from cnn_jax.training.config import GenerateConfig, TrainConfig
+from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.generation_config import GenerateConfig
 from cnn_jax.training.prediction import predictions
 from tests.export.runs import save
 
