@@ -20,7 +20,7 @@ from cnn_jax.nn.layers import Intermediates
 from cnn_jax.ops.dispatch import use_implementation
 from cnn_jax.training import load_run, make_net, read_config
 from cnn_jax.training.generation_config import GenerateConfig
-from cnn_jax.training.generation_job import load_networks
+from cnn_jax.training.generation_job import load_network
 from cnn_jax.training.objectives import Objective
 from cnn_jax.training.state import Arrays, named
 
@@ -156,20 +156,17 @@ def _of_generation(
     averaged: bool,
     part: str,
 ) -> Inference:
-    if averaged:
-        raise UserError('averaged=True: runs of generate.py have no averaged weights')
     is_gan = config.model == 'dcgan'
     calls = GAN if is_gan else AUTOENCODER
     part = part or ('reconstruct' if config.model == 'autoencoder' else 'decode')
     if part not in calls:
         raise UserError(f'part={part!r}: {config.model} has {" and ".join(calls)}')
-    networks, dataset, found = load_networks(path, _portable(config), step=step)
-    model = networks['generator' if is_gan else config.model]
+    model, dataset, found = load_network(path, _portable(config), averaged=averaged, step=step)
     example = metadata.example(dataset)
     if part == 'decode':
         latent = model.input_shape[0] if is_gan else model.decoder.dense.in_features
         example = jax.ShapeDtypeStruct((latent,), np.dtype('float32'))
-    about = metadata.describe(path, config, dataset, example, found, part=part)
+    about = metadata.describe(path, config, dataset, example, found, averaged=averaged, part=part)
     return make_inference(model, calls[part], example, about)
 
 

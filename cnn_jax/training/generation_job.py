@@ -202,33 +202,37 @@ def make_generation_job(config: GenerateConfig, folder: pathlib.Path) -> Generat
     return AutoencoderJob(net=nets[config.model], **common)
 
 
-def load_networks(
-    path: str | os.PathLike, config: GenerateConfig, *, step: int | str | None = None
-) -> tuple[dict[str, Any], data.Dataset, int]:
-    """Reads a run without changing anything in its folder.
+def load_network(
+    path: str | os.PathLike,
+    config: GenerateConfig,
+    *,
+    averaged: bool = False,
+    step: int | str | None = None,
+) -> tuple[Any, data.Dataset, int]:
+    """Reads the network of a run that makes images, without changing anything in its folder.
 
     Args:
         path: the working folder.
         config: the configuration; its dtype and kernel may differ from those of the training.
+        averaged: whether to read the moving averages of its arrays.
         step: the step of the checkpoint, or 'best'; None means the newest undamaged checkpoint.
 
     Returns:
-        The models by name ('generator' and 'discriminator' for a GAN, else that of the
-        configuration), the data set, without examples if the folder describes it, and the step.
+        The generator of a GAN, else the model; the data set, without examples if the folder
+        describes it; and the step.
 
     Raises:
         ValueError: see `weights.read_weights`.
         OSError: the data set is not available.
     """
-    weights, found = read_weights(path, step=step)
+    weights, found = read_weights(path, averaged=averaged, step=step)
     dataset = Workdir(path, read_config(path)).described() or load_data(config)
-    networks = {}
-    for name, net in make_nets(config, dataset).items():
-        own = generation.of_player(weights, name) if config.model == 'dcgan' else weights
-        networks[name] = net.merge(
-            *({n: own[n] for n in kind} for kind in (net.params, net.model_state))
-        )
-    return networks, dataset, found
+    name = config.model
+    if name == 'dcgan':
+        name, weights = 'generator', generation.of_player(weights, 'generator')
+    net = make_nets(config, dataset)[name]
+    own = ({n: weights[n] for n in kind} for kind in (net.params, net.model_state))
+    return net.merge(*own), dataset, found
 
 
 def make_nets(config: GenerateConfig, dataset: data.Dataset) -> dict[str, FunctionalModel]:

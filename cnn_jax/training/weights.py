@@ -55,7 +55,12 @@ def _read(checkpoints: Checkpoints, step: int, kind: str) -> dict[str, np.ndarra
             f'{checkpoints.folder.parent} has no averaged weights: it was trained without ema'
         )
     flat, _ = checkpoints.restore(step, shapes, partial=True)
-    return {name.partition('/')[2]: np.asarray(value) for name, value in flat.items()}
+    # Averages of generators include batch statistics, which then replace those of the last step.
+    kinds: dict[str, dict[str, np.ndarray]] = {'rest': {}, kind: {}}
+    for name, value in flat.items():
+        group, _, own = name.partition('/')
+        kinds[group][own] = np.asarray(value)
+    return kinds['rest'] | kinds[kind]
 
 
 def take_over(values: dict[str, Any], source: dict[str, np.ndarray]) -> dict[str, Any]:

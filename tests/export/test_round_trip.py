@@ -14,7 +14,9 @@ from cnn_jax.export import load_inference, stablehlo
 from cnn_jax.export.exported import read_exported
 from cnn_jax.export.files import beside, write_export
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.generation import averaged
 from cnn_jax.training.generation_config import GenerateConfig
+from cnn_jax.training.generation_job import make_generation_job
 from cnn_jax.training.prediction import predictions
 from tests.export.runs import save
 
@@ -111,6 +113,27 @@ def test_predictions(name, data, tmp_path):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert about['output']['shape'] == ['batch', *jax.eval_shape(infer, x).shape[1:]]
     assert json.loads(beside(file, '.json').read_text()) == about
+
+
+@pytest.mark.parametrize('name', ['vae', 'dcgan'])
+def test_averaged_weights_make_images(name, tmp_path):
+    config = GenerateConfig(
+        model=name, model_options=GENERATORS[name], dataset='digits', steps=2, ema=0.9
+    )
+    workdir = training.Workdir(tmp_path / 'run', config)
+    with workdir.hold():
+        job = make_generation_job(config, workdir.path)
+        workdir.describe(job.dataset)
+        state = job.init()
+        state = state._replace(ema={name: each + 0.01 for name, each in state.ema.items()})
+        with training.Checkpoints(workdir.checkpoints) as checkpoints:
+            checkpoints.save(1, state.to_dict())
+    infer = load_inference(workdir.path, averaged=True)
+    x = inputs(infer.example, infer.about)
+    used = averaged(state)
+    wanted = job.paint(used.params, used.model_state, x)
+    np.testing.assert_allclose(infer(x), wanted, rtol=1e-5, atol=1e-5)
+    assert np.abs(wanted - job.paint(state.params, state.model_state, x)).max() > 1e-3
 
 
 @pytest.mark.parametrize('name', GENERATORS)
