@@ -43,13 +43,13 @@ class Autoencoder(Model):
     ) -> jax.Array:
         """Maps images (N, *input_shape) in [0, 1] to codes (N, latent), float32."""
         self.check_input(x)
-        return self.encoder(x, intermediates, 'encoder.').astype(jnp.float32)
+        return self.encoder(x, nn.layers.within(intermediates, 'encoder')).astype(jnp.float32)
 
     def decode(
         self, z: jax.Array, intermediates: nn.layers.Intermediates | None = None
     ) -> jax.Array:
         """Maps codes (N, latent) to logits (N, *input_shape), float32."""
-        return self.decoder(z, intermediates, 'decoder.').astype(jnp.float32)
+        return self.decoder(z, nn.layers.within(intermediates, 'decoder')).astype(jnp.float32)
 
     def __call__(
         self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None

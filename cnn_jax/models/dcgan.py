@@ -97,23 +97,19 @@ def discriminator(
     num_classes: int = 1,
     *,
     width: int = 64,
-    judge_norm: bool = True,
 ) -> Discriminator:
     """Makes the discriminator of images of shape `input_shape`; `num_classes` is not used.
 
     Args:
         width: channels of the first layer; each later layer has twice as many as the one before.
-        judge_norm: whether batch norm follows all convolutions but the first. Without it, layers
-            have biases, and the logit of an image depends on this image alone.
     """
     base, halvings = _halved(input_shape)
     layers: dict[str, Any] = {}
     channels = input_shape[-1]
     for i in range(halvings):
         features = width * 2**i
-        options = _PLAIN | {'use_bias': not judge_norm}
-        layers[f'conv{i}'] = make.conv(channels, features, (4, 4), strides=2, padding=1, **options)
-        if i > 0 and judge_norm:
+        layers[f'conv{i}'] = make.conv(channels, features, (4, 4), strides=2, padding=1, **_PLAIN)
+        if i > 0:
             layers[f'bn{i}'] = make.batch_norm(features, scale_init=_scale_init)
         layers[f'leaky{i}'] = _leaky_relu
         channels = features

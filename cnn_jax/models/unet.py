@@ -76,7 +76,7 @@ class UNet(Segmenter):
             return value
 
         def apply(name: str, value: jax.Array) -> jax.Array:
-            return keep(name, getattr(self, name)(value, intermediates, f'{name}.'))
+            return keep(name, getattr(self, name)(value, nn.layers.within(intermediates, name)))
 
         skips = []
         for level in range(1, self.depth + 1):

@@ -31,15 +31,13 @@ class Concat(Layers):
         if not self.layer_names:
             raise UserError('layers={}: must have at least one branch')
 
-    def __call__(
-        self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, intermediates: Intermediates | None = None) -> jax.Array:
         """Maps (batch, *spatial, channels) to (batch, *output spatial, sum of channels).
 
         Raises:
             ValueError: the branches' results differ in an axis other than the last.
         """
-        results = [self._apply(name, x, intermediates, prefix) for name in self.layer_names]
+        results = [self._apply(name, x, intermediates) for name in self.layer_names]
         if len({y.shape[:-1] for y in results}) > 1:
             shapes = (f'{n} {y.shape}' for n, y in zip(self.layer_names, results, strict=True))
             raise UserError(f'branches differ in more than channels: {", ".join(shapes)}')

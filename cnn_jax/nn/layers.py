@@ -1,6 +1,7 @@
 """Chains of named layers whose feature maps can be recorded by name."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import jax
@@ -9,14 +10,13 @@ from flax import nnx
 
 from cnn_jax.errors import UserError
 
-Intermediates = dict[str, jax.Array]
+Intermediates = MutableMapping[str, jax.Array]
 
 
 class Block(nnx.Module):
-    """A module that is called with `(x, intermediates, prefix)` and may record its feature maps.
+    """A module that is called with `(x, intermediates)` and may record its feature maps.
 
-    `intermediates` is the dict that receives the feature maps, or None. `prefix` is prepended to
-    their names.
+    `intermediates` is the dict that receives the feature maps, or None.
     """
 
 
@@ -49,24 +49,17 @@ class Layers(Block):
         """Iterates over (name, layer) in the order of application."""
         return ((name, getattr(self, name)) for name in self.layer_names)
 
-    def __call__(
-        self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, intermediates: Intermediates | None = None) -> jax.Array:
         for name in self.layer_names:
-            x = self._apply(name, x, intermediates, prefix)
+            x = self._apply(name, x, intermediates)
         return x
 
-    def _apply(
-        self, name: str, x: jax.Array, intermediates: Intermediates | None, prefix: str
-    ) -> jax.Array:
+    def _apply(self, name: str, x: jax.Array, intermediates: Intermediates | None) -> jax.Array:
         """Applies one layer and records its feature maps."""
         layer = getattr(self, name)
-        if isinstance(layer, Block):
-            x = layer(x, intermediates, f'{prefix}{name}.')
-        else:
-            x = layer(x)
+        x = layer(x, within(intermediates, name)) if isinstance(layer, Block) else layer(x)
         if intermediates is not None:
-            intermediates[prefix + name] = x
+            intermediates[name] = x
         return x
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
@@ -130,11 +123,24 @@ class Residual(Layers):
         if shortcut is not None:
             self.shortcut = shortcut
 
-    def __call__(
-        self, x: jax.Array, intermediates: Intermediates | None = None, prefix: str = ''
-    ) -> jax.Array:
-        y = super().__call__(x, intermediates, prefix)
+    def __call__(self, x: jax.Array, intermediates: Intermediates | None = None) -> jax.Array:
+        y = super().__call__(x, intermediates)
         skip = x
         if self.has_shortcut:
-            skip = self.shortcut(x, intermediates, f'{prefix}shortcut.')
+            skip = self.shortcut(x, within(intermediates, 'shortcut'))
         return y + skip if self.activation is None else self.activation(y + skip)
+
+
+def within(intermediates: Intermediates | None, name: str) -> Intermediates | None:
+    """Returns a mapping that writes to `intermediates` under names that begin with `name.`."""
+    return None if intermediates is None else _Within(intermediates, f'{name}.')
+
+
+class _Within(UserDict):
+    def __init__(self, outer: Intermediates, prefix: str):
+        super().__init__()
+        self.outer, self.prefix = outer, prefix
+
+    def __setitem__(self, name: str, value: jax.Array) -> None:
+        super().__setitem__(name, value)
+        self.outer[self.prefix + name] = value

@@ -58,7 +58,6 @@ def gan_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     *,
-    gradient_penalty: float = 0.0,
     ema: float = 0.0,
     seed: int,
 ) -> Step:
@@ -74,7 +73,6 @@ def gan_step(
             of both, with the player as prefix of the name; state.opt_state has an entry per player.
         optimizer: the optimiser for each of the two networks.
         schedule: step -> learning rate; used only for the metrics.
-        gradient_penalty: see `discriminator_loss`.
         ema: decay of the averages in state.ema, see `average`.
         seed: seed of the noise.
 
@@ -113,7 +111,6 @@ def gan_step(
             model_state['discriminator'],
             real,
             fake,
-            gradient_penalty,
         )
         opt['discriminator'] = update('discriminator', grads['discriminator'])
         # The chain rule is applied in two parts: the loss is differentiated with respect to the
@@ -138,21 +135,15 @@ def discriminator_loss(
     model_state: Arrays,
     real: jax.Array,
     fake: jax.Array,
-    gradient_penalty: float = 0.0,
 ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Arrays]]:
     """Returns the discriminator loss, and (the means of D, the model state).
 
-    The loss is the mean of -log D(real) - log(1 - D(fake)), plus `gradient_penalty`/2 times the
-    mean squared norm of the gradient of the logit at the real images: R1 of Mescheder et al. 2018,
-    arXiv:1801.04406, equation 9.
+    The loss is the mean of -log D(real) - log(1 - D(fake)).
     """
     key = jax.random.key(0)  # unused: the discriminator draws no random numbers
     of_real, model_state = net.train(params, model_state, key, real)
     of_fake, model_state = net.train(params, model_state, key, fake)
     loss = jax.nn.softplus(-of_real).mean() + jax.nn.softplus(of_fake).mean()
-    if gradient_penalty:
-        slope = jax.grad(lambda images: net.train(params, model_state, key, images)[0].sum())(real)
-        loss += gradient_penalty / 2 * (slope**2).sum(range(1, real.ndim)).mean()
     judged = {'real': jax.nn.sigmoid(of_real).mean(), 'fake': jax.nn.sigmoid(of_fake).mean()}
     return loss, (judged, model_state)
 

@@ -23,12 +23,6 @@ class GenerateConfig(RunConfig):
         below=1.0,
         is_new=True,
     )
-    gradient_penalty: float = option(
-        0.0,
-        "for a DCGAN: weight of the penalty on the discriminator's gradient at real images (R1)",
-        at_least=0.0,
-        is_new=True,
-    )
     mixture: int = option(
         0,
         'for a VAE: draw samples from a mixture of this many normal distributions, fitted to the '
@@ -45,9 +39,8 @@ class GenerateConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, model in (('mixture', 'vae'), ('gradient_penalty', 'dcgan')):
-            if getattr(self, name) and self.model != model:
-                raise UserError(f'{name}={getattr(self, name)}: only for model={model}')
+        if self.mixture and self.model != 'vae':
+            raise UserError(f'mixture={self.mixture}: only for model=vae')
 
 
 # Defaults for a DCGAN, from Radford et al. 2015, arXiv:1511.06434, section 4.

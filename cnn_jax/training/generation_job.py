@@ -157,7 +157,6 @@ class GanJob(GenerationJob):
             self.nets,
             self.optimizer,
             self.schedule,
-            gradient_penalty=config.gradient_penalty,
             ema=config.ema,
             seed=config.seed,
         )

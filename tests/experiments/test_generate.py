@@ -181,7 +181,6 @@ def test_overview(vae, tmp_path):
         ({'classifier_workdir': '/no/run'}, 'classifier_workdir: .*holds no config.json'),
         ({'model_options': 'features=(2,2,2,2)'}, 'must be multiples of 16'),
         ({'model_options': 'likelihood=poisson'}, 'must be bernoulli or normal'),
-        ({'gradient_penalty': 1.0}, 'gradient_penalty=1.0: only for model=dcgan'),
         ({'model': 'dcgan', 'mixture': 2}, 'mixture=2: only for model=vae'),
         ({'mixture': 1443}, 'mixture=1443: must be at most the number of training images, 1442'),
     ],

@@ -18,12 +18,12 @@ def branches():
 def test_branches_are_joined_in_order_and_recorded():
     block, maps = branches(), {}
     x = np.random.default_rng(0).standard_normal((2, 6, 7, 3)).astype(np.float32)
-    y = block(x, maps, 'block.')
+    y = block(x, maps)
     assert y.shape == (2, 6, 7, 8) and block.output_size((6, 7)) == (6, 7)
     np.testing.assert_array_equal(y[..., :3], x)
     np.testing.assert_array_equal(y[..., 3:], np.maximum(block.new.conv(x), 0))
-    assert list(maps) == ['block.inputs', 'block.new.conv', 'block.new.relu', 'block.new']
-    np.testing.assert_array_equal(maps['block.new'], y[..., 3:])
+    assert list(maps) == ['inputs', 'new.conv', 'new.relu', 'new']
+    np.testing.assert_array_equal(maps['new'], y[..., 3:])
 
 
 def test_the_gradient_is_the_sum_over_branches():

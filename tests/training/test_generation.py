@@ -193,22 +193,6 @@ def test_normal_pixels_of_a_vae():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_penalty_on_the_gradient_at_real_images(played):
-    """Computes the gradient at each image by finite differences along random directions."""
-    nets, before, *_ = played
-    net = nets['discriminator']
-    params = generation.of_player(before.params, 'discriminator')
-    real = jnp.asarray(IMAGES, jnp.float32) / 127.5 - 1
-    loss = lambda weight: generation.discriminator_loss(net, params, {}, real, -real, weight)[0]  # noqa: E731
-    losses = once(lambda: (loss(0.0), loss(3.0)))
-    basis = np.eye(64, dtype=np.float32).reshape(64, 1, 8, 8, 1) * 1e-2
-    logits = lambda x: net.predict(params, {}, x.reshape(-1, 8, 8, 1)).reshape(64, 6)  # noqa: E731
-    ends = once(lambda: (logits(real + basis), logits(real - basis)))
-    slopes = (ends[0] - ends[1]) / 2e-2
-    wanted = 3 / 2 * (slopes**2).sum(0).mean()
-    np.testing.assert_allclose(losses[1] - losses[0], wanted, rtol=0.02)
-
-
 def test_moving_averages(played):
     """Averages what makes images: all arrays of a VAE, those of the generator of a GAN."""
     nets, *_ = played
