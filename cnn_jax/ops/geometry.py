@@ -29,7 +29,7 @@ def output_size(
     Raises:
         ValueError, TypeError: as in `conv`.
     """
-    size, window, strides, dilation, input_dilation = _each_axis(
+    size, window, strides, dilation, input_dilation = each_axis(
         size=size, window=window, strides=strides, dilation=dilation, input_dilation=input_dilation
     )
     holed = tuple(map(dilated, size, input_dilation))
@@ -56,7 +56,7 @@ def explain_padding(
     Args:
         size, window, strides, dilation: an int, or one per spatial axis.
     """
-    size, window, strides, dilation = _each_axis(
+    size, window, strides, dilation = each_axis(
         size=size, window=window, strides=strides, dilation=dilation
     )
     span = tuple(map(dilated, window, dilation))
@@ -126,7 +126,8 @@ def receptive_field(layers: Iterable[Sequence[int]]) -> ReceptiveField:
     return ReceptiveField(size, jump, start)
 
 
-def _each_axis(**values: Any) -> list[tuple[int, ...]]:
+def each_axis(**values: Any) -> list[tuple[int, ...]]:
+    """Returns each argument, given by its name, with one int per axis; 1 axis if all are ints."""
     lengths = {
         len(v) for v in values.values() if isinstance(v, Sequence) and not isinstance(v, str)
     }
