@@ -19,10 +19,9 @@ from absl import flags
 from cnn_jax import cli
 from cnn_jax.errors import UserError
 
-SAMPLES = ('china', 'flower')
 TOLERANCE = 1e-4  # float32 against float64 on values up to 16, the sum of |coefficients|
 
-flags.DEFINE_string('image', 'china', f'image file, or a sample of scikit-learn: {SAMPLES}')
+flags.DEFINE_string('image', 'china', 'image file, or a photograph of scikit-learn: china, flower')
 cli.define_path('audio', '', 'WAV file (default: a chirp from 50 Hz to 4 kHz)')
 flags.DEFINE_integer('size', 160, 'pixels of the longer side after the image is scaled', 48)
 flags.DEFINE_list('filters', [], 'filters, by name (default: all)')
@@ -79,22 +78,12 @@ def _known(flag, values, known):
 
 def _image(name, size):
     """Returns the image as (H, W, 3) float32 in [0, 1]."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from cnn_jax.data import images
 
-    if name in SAMPLES:
-        from sklearn.datasets import load_sample_image
-
-        image = Image.fromarray(load_sample_image(f'{name}.jpg'))
-    else:
-        try:
-            image = Image.open(name).convert('RGB')
-        except UnidentifiedImageError:
-            raise UserError(f'image={name!r}: not an image that can be read') from None
-        except OSError as error:
-            raise UserError(f'image={name!r}: {error.strerror or error}') from None
-    image.thumbnail((size, size))
-    return np.asarray(image, np.float32) / 255
+    try:
+        return images.picture(name, size)
+    except UserError as error:
+        raise UserError(f'image={error}') from None
 
 
 def _audio(path):

@@ -33,7 +33,7 @@ WORKDIR = 'runs/colab'
 # %% [markdown]
 # ## Installed versions
 
-# %%
+# %% tags=["install"]
 import importlib.metadata
 import importlib.util
 import pathlib
@@ -55,7 +55,7 @@ print(f'Python {platform.python_version()},', ', '.join(f'{k} {v}' for k, v in b
 # The package uses the installed versions of JAX and Flax (JAX from 0.7.2, Flax from 0.11.2): pip
 # adds missing packages and upgrades nothing.
 
-# %%
+# %% tags=["install"]
 here = pathlib.Path.cwd()
 root = next((p for p in (here, *here.parents) if (p / 'cnn_jax').is_dir()), None)
 if root is None:

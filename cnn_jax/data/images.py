@@ -55,6 +55,32 @@ def decode(file, channels: int = 3, size: int | tuple[int, int] = 0) -> np.ndarr
     return array if array.ndim == 3 else array[..., None]
 
 
+SAMPLES = ('china', 'flower')  # photographs that scikit-learn brings
+
+
+def picture(name, size: int) -> np.ndarray:
+    """Reads a photograph to be looked at.
+
+    Args:
+        name: an image file, or one of `SAMPLES`.
+        size: pixels of the longer side; larger images are scaled down.
+
+    Returns:
+        (height, width, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: as in `decode`.
+    """
+    if name in SAMPLES:
+        from sklearn.datasets import load_sample_image
+
+        image = PIL.Image.fromarray(load_sample_image(f'{name}.jpg'))
+    else:
+        image = PIL.Image.fromarray(decode(name))
+    image.thumbnail((size, size))
+    return np.asarray(image, np.float32) / 255
+
+
 def name_of(file, otherwise: str) -> str:
     """Returns the path of a file for messages; `otherwise` for a file object without a name."""
     path = isinstance(file, str | os.PathLike)

@@ -1,0 +1,49 @@
+"""Pictures for the notebooks: read a photograph, show arrays side by side."""
+
+import os
+
+import numpy as np
+
+from cnn_jax.errors import UserError, optional_packages
+
+with optional_packages('train'):
+    import matplotlib.pyplot as plt
+
+    from cnn_jax.data import images
+
+
+def photo(path: str | os.PathLike = '', size: int = 160) -> np.ndarray:
+    """Reads an image of any mode and size.
+
+    Args:
+        path: an image file. If it is empty or cannot be read, a sample of scikit-learn is taken, in
+            the second case with a printed line that says why.
+        size: pixels of the longer side; larger images are scaled down.
+
+    Returns:
+        (height, width, 3) float32 in [0, 1].
+    """
+    if path:
+        try:
+            return images.picture(path, size)
+        except UserError as error:
+            print(f'{error}. The sample picture takes its place.')
+    return images.picture('china', size)
+
+
+def show(pictures: dict[str, np.ndarray], height: float = 2.4) -> None:
+    """Shows arrays side by side under their names.
+
+    (height, width) arrays are grey, dark for the smallest number and bright for the largest.
+    (height, width, 3) arrays are colours; values outside [0, 1] are clipped.
+    """
+    figure, axes = plt.subplots(
+        1, len(pictures), figsize=(height * 1.25 * len(pictures), height), layout='constrained'
+    )
+    for axis, (name, picture) in zip(np.atleast_1d(axes), pictures.items(), strict=True):
+        picture = np.asarray(picture, np.float32)
+        axis.imshow(picture if picture.ndim == 2 else picture.clip(0, 1), cmap='gray')
+        axis.set_title(name, fontsize=10)
+        axis.set(xticks=[], yticks=[])
+    plt.show()
+    plt.close(figure)

@@ -1,0 +1,77 @@
+"""Builds the notebooks of the course from their text sources:
+
+    python -m tools.course                    # course/NN_name.py -> course/NN_name.ipynb
+    python -m tools.course --solved=FOLDER    # with the solutions, into FOLDER
+
+A source is a Python file in jupytext's percent format. The student's notebook leaves out the cells
+tagged `solution`; the solved one keeps them, so they replace the stubs above them. The first code
+cells, which install the package, come from `launch/colab.py`, and the address to clone from is the
+`repository` of `mkdocs.yml`.
+"""
+
+import argparse
+import pathlib
+
+import jupytext
+import nbformat
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted((ROOT / 'course').glob('[0-9][0-9]_*.py'))
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get('tags', [])
+
+
+def install_cells() -> list[nbformat.NotebookNode]:
+    """Returns the cells that install the package, with the address of the repository."""
+    site = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())
+    address = nbformat.v4.new_code_cell(
+        f'REPOSITORY = {site["extra"]["repository"]!r}  # address to clone from; not needed in a '
+        'checkout'
+    )
+    cells = jupytext.read(ROOT / 'launch' / 'colab.py').cells
+    return [address, *(cell for cell in cells if 'install' in tags(cell))]
+
+
+def notebook(source: pathlib.Path, *, solved: bool = False) -> nbformat.NotebookNode:
+    """Returns the notebook of one chapter, without outputs.
+
+    Args:
+        source: the chapter, in percent format.
+        solved: whether to keep the solutions.
+    """
+    title, *cells = jupytext.read(source).cells
+    cells = [cell for cell in cells if solved or 'solution' not in tags(cell)]
+    end = nbformat.v4.new_markdown_cell(
+        f'*Generated from `course/{source.name}` by `python -m tools.course`. Text and pictures: '
+        '[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/); code: Apache-2.0.*'
+    )
+    built = nbformat.v4.new_notebook(cells=[title, *install_cells(), *cells, end])
+    built.metadata['kernelspec'] = {
+        'display_name': 'Python 3',
+        'language': 'python',
+        'name': 'python3',
+    }
+    for i, cell in enumerate(built.cells):
+        cell['id'] = f'cell-{i}'  # not random, so that a rebuilt file differs in its text alone
+    return built
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--solved', type=pathlib.Path, help='folder for notebooks with solutions')
+    solved = parser.parse_args().solved
+    folder = solved or ROOT / 'course'
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in SOURCES:
+        path = folder / f'{source.stem}.ipynb'
+        nbformat.write(notebook(source, solved=solved is not None), path)
+        print(path)
+
+
+if __name__ == '__main__':
+    main()
