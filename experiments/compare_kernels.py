@@ -32,7 +32,7 @@ flags.DEFINE_string('model', '', 'model whose layers to compare')
 flags.DEFINE_list('input_shape', [], 'shape of one example of --model (default: 32,32,3)')
 flags.DEFINE_integer('num_classes', 10, 'number of classes of --model', lower_bound=1)
 flags.DEFINE_integer('batch_size', 0, 'batch size, instead of that of the problems', lower_bound=0)
-flags.DEFINE_list('dtypes', ['float32'], 'float32, bfloat16, float16, float64')
+flags.DEFINE_list('dtypes', ['float32'], 'float32, bfloat16, float16, float64, int8')
 flags.DEFINE_list('passes', [], 'forward, input_grad, filter_grad (default: all)')
 flags.DEFINE_list(
     'kernels', [], "kernels, by name; 'default' is what implementation=None runs (default: all)"
@@ -47,7 +47,7 @@ flags.DEFINE_bool('pytorch', False, 'also time PyTorch, in a separate process')
 flags.DEFINE_bool('save_choices', False, 'let implementation=None use what is fastest here')
 cli.define_path('output', 'runs/compare_kernels', 'folder for the tables and pictures')
 
-DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
+DTYPES = ('float32', 'bfloat16', 'float16', 'float64', 'int8')
 
 
 def main(argv):

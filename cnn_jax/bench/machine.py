@@ -57,8 +57,8 @@ def one_line(description: dict[str, Any] | None = None) -> str:
 def gemm_peak(dtype: str = 'float32', *, rounds: int = 5, largest: int = 16384) -> float:
     """Measures the peak rate of square matrix products of `dtype`, in GFLOP/s.
 
-    16-bit floats accumulate in float32. The peak is the maximum over sizes that double from 256 up
-    to `largest`, or until one product takes more than 0.1 s.
+    16-bit floats accumulate in float32, int8 in int32. The peak is the maximum over sizes that
+    double from 256 up to `largest`, or until one product takes more than 0.1 s.
     """
     best, size = 0.0, 256
     key = jax.random.key(0)
@@ -74,6 +74,8 @@ def gemm_peak(dtype: str = 'float32', *, rounds: int = 5, largest: int = 16384) 
 
 
 def _sum_dtype(dtype):
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.int32
     return jnp.float32 if np.dtype(jnp.dtype(dtype)).itemsize < 4 else jnp.dtype(dtype)
 
 

@@ -62,10 +62,10 @@ def conv(
         bias: (out_features,), or None.
         padding_mode: how to fill the padding: 'zeros', 'reflect', 'replicate' or 'circular'.
         precision: as in jax.lax.
-        preferred_element_type: dtype of the result, to which the operands are cast before they are
-            multiplied; None means the dtype of x. 16-bit floats always accumulate in float32 and
-            are rounded once. Integers narrower than 32 bits require this argument, because their
-            sums would wrap around.
+        preferred_element_type: dtype of the result, as if the operands were cast to it before they
+            are multiplied; None means the dtype of x. 16-bit floats always accumulate in float32
+            and are rounded once. Integers narrower than 32 bits require this argument, because
+            their sums would wrap around; int8 with int32 is exact, and fast on CPUs.
         out_sharding: sharding of the result, as in jax.lax, for meshes with explicit axes.
         implementation: the name of a kernel, several names in order of preference, a mapping from
             'forward', 'input_grad' and 'filter_grad' to either, or None for the choice measured on
@@ -113,7 +113,7 @@ def conv(
         feature_group_count=groups,
         batch_group_count=1,
         precision=precision,
-        preferred_element_type=None,
+        preferred_element_type=preferred_element_type,
         out_sharding=out_sharding,
     )
     return restore_batch(add_bias(y, checked_bias), batch_shape)

@@ -23,7 +23,9 @@ class Used(NamedTuple):
 
     def __str__(self) -> str:
         shape = f'{self.spec.x_shape} * {self.spec.kernel_shape} -> {self.spec.y_shape}'
-        return f'{self.op:11} {self.implementation:8} {shape} {self.spec.dtype}: {self.why}'
+        dtype = f'{self.spec.operand_dtype} in ' if self.spec.operand_dtype else ''
+        dtype += self.spec.dtype
+        return f'{self.op:11} {self.implementation:8} {shape} {dtype}: {self.why}'
 
 
 def explain(f: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Used]:

@@ -15,14 +15,16 @@ Array = jax.Array
 def check_operands(
     x: Any, kernel: Any, bias: Any, groups: Any, preferred_element_type: Any
 ) -> tuple[Array, Array, Array | None, int]:
-    """Returns the operands as arrays of one dtype, and the number of spatial axes.
+    """Returns the operands as arrays, and the number of spatial axes.
+
+    All have the dtype of the result, except that x and the kernel may both be narrower integers.
 
     Args:
         x: (*batch, *size, in_features).
         kernel: (*window, in_features // groups, out_features).
         bias: (out_features,) or None.
         groups: number of feature groups; must divide both numbers of features.
-        preferred_element_type: the dtype to cast all operands to, or None.
+        preferred_element_type: the dtype of the result, or None.
 
     Raises:
         ValueError, TypeError: invalid argument; the message names it, its value and what is valid.
@@ -43,7 +45,9 @@ def check_operands(
             )
     else:
         dtype = _dtype(preferred_element_type)
-        x, kernel, bias = (a if a is None else a.astype(dtype) for a in (x, kernel, bias))
+        if not _widens(x.dtype, dtype):
+            x, kernel = x.astype(dtype), kernel.astype(dtype)
+        bias = None if bias is None else bias.astype(dtype)
     return x, kernel, bias, ndim
 
 
@@ -89,6 +93,12 @@ def _check_features(x: Array, kernel: Array, groups: Any) -> None:
         raise UserError(
             f'groups must divide the output features ({out_features}), got groups={groups}'
         )
+
+
+def _widens(dtype: jnp.dtype, wider: jnp.dtype) -> bool:
+    """Returns whether `jax.lax` can multiply integers of `dtype` and add up in `wider`."""
+    both = all(jnp.issubdtype(d, jnp.integer) for d in (dtype, wider))
+    return both and jnp.promote_types(dtype, wider) == wider
 
 
 def _dtype(preferred_element_type: Any) -> jnp.dtype:

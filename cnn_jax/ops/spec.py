@@ -42,7 +42,8 @@ class ConvSpec:
 
     It holds everything that a kernel's `supports`, a tuning table or a benchmark needs. `padding`
     has one (lo, hi) pair per axis and is never negative, because `conv` crops before it builds a
-    spec. `dtype` is the dtype of both operands and of the result.
+    spec. `dtype` is the dtype of the result and of both operands. If the operands are narrower
+    integers, such as int8 with sums in int32, `operand_dtype` is theirs.
     """
 
     batch: int
@@ -57,6 +58,7 @@ class ConvSpec:
     groups: int
     dtype: str
     precision: Any = None
+    operand_dtype: str | None = None
 
     @property
     def ndim(self) -> int:

@@ -134,7 +134,7 @@ def conv_transpose(
         feature_group_count=groups,
         batch_group_count=1,
         precision=precision,
-        preferred_element_type=None,
+        preferred_element_type=preferred_element_type,
         out_sharding=out_sharding,
     )
     if padding_mode != 'zeros':

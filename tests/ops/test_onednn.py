@@ -153,6 +153,17 @@ def test_supports_says_why_not(change, words):
         )
 
 
+@native
+def test_int8_without_exact_products_is_refused():
+    code = """
+        int8 = spec.replace(dtype='int32', operand_dtype='int8')
+        print(onednn.supports(int8, 'forward', 'cpu'))
+        print(onednn.supports(int8, 'input_grad', 'cpu'))
+    """
+    forward, input_grad = output(python(code, ONEDNN_MAX_CPU_ISA='AVX2')).splitlines()
+    assert 'VNNI' in forward and 'not in input_grad' in input_grad
+
+
 def python(code, *arguments, **environment):
     """Starts `code` in a separate process."""
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', **environment}

@@ -10,7 +10,7 @@ import pytest
 import cnn_jax
 from cnn_jax.ops import kernels, tuning
 from cnn_jax.ops.spec import MAPS, ConvSpec
-from cnn_jax.ops.tuning import table
+from cnn_jax.ops.tuning import rules, table
 from tests.compilation import x64
 
 
@@ -38,9 +38,10 @@ def choices(spec, platform):
 
 
 def chosen(x, kernel, *, dtype='float32', **arguments):
+    result = 'int32' if dtype == 'int8' else None
     with x64(dtype == 'float64'):
         spec = cnn_jax.explain(
-            lambda x, w: cnn_jax.conv(x, w, **arguments),
+            lambda x, w: cnn_jax.conv(x, w, preferred_element_type=result, **arguments),
             *(jax.ShapeDtypeStruct(s, dtype) for s in (x, kernel)),
         )[0].spec
     return choices(spec, 'cpu')
@@ -58,6 +59,12 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'lax')
     assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
     assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col', 'im2col', 'lax')
+    assert chosen((*image, 64), (3, 3, 1, 64), groups=64, dtype='int8')[:2] == ('shift',) * 2
+    assert chosen((*image, 64), (3, 3, 16, 64), groups=4, dtype='int8')[0] == 'lax'
+    assert chosen((*image, 3), (3, 3, 3, 64), dtype='int8')[:2] == ('im2col',) * 2
+    assert chosen((8, 400, 64), (3, 64, 64), dtype='int8')[:2] == ('im2col',) * 2
+    by_xla = rules.XLA_HAS_INT8
+    assert chosen((*image, 64), (1, 1, 64, 64), dtype='int8')[0] == ('lax' if by_xla else 'dot')
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
     assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col',) * 3
     assert chosen((2, 9, 9, 9, 4), (3, 3, 3, 4, 8), dtype='float64') == ('im2col',) * 3

@@ -128,9 +128,10 @@ def measure(
     """Checks and times every kernel on one pass of `problem`.
 
     Args:
-        problem: what to compute, on standard normal operands rounded to `dtype`.
+        problem: what to compute, on standard normal operands rounded to `dtype`, or on integers
+            of its full range.
         direction: one of `passes(problem)`.
-        dtype: dtype of the operands and the result.
+        dtype: dtype of the operands and the result; int8 gives int32.
         names: kernels to measure; 'default' is the one that `implementation=None` runs. None means
             all kernels of the operation.
         precision: as in jax.lax.
@@ -219,7 +220,7 @@ def choices(rows: Sequence[Measurement], precision: Any = None) -> dict[str, dic
 def _conv(problem, direction, dtype, precision, check_macs, rng):
     spec = problem.spec(dtype, precision)
     op = MAPS[problem.op][direction]
-    a, b = (_normal(rng, spec.shape(role), dtype) for role in ROLES[op][:2])
+    a, b = (_draw(rng, spec.shape(role), dtype) for role in ROLES[op][:2])
     smaller, part_a, part_b, cut, note = reference.part(
         op, spec, np.asarray(a), np.asarray(b), check_macs
     )
@@ -250,8 +251,8 @@ def _bound(function, spec):
 
 def _pool(problem, direction, dtype, precision, check_macs, rng):
     del precision
-    x = _normal(rng, (problem.batch, *problem.input_size, problem.in_features), dtype)
-    dy = _normal(rng, (problem.batch, *problem.output_size, problem.in_features), dtype)
+    x = _draw(rng, (problem.batch, *problem.input_size, problem.in_features), dtype)
+    dy = _draw(rng, (problem.batch, *problem.output_size, problem.in_features), dtype)
     examples = max(1, min(problem.batch, int(problem.batch * check_macs / problem.macs)))
     part = problem.replace(batch=examples)
     note = '' if examples == problem.batch else f'{examples} of {problem.batch} examples'
@@ -284,5 +285,8 @@ def multiplied_in(dtype: str, precision: Any) -> str:
     return dtype if full or dtype != 'float32' else 'bfloat16'
 
 
-def _normal(rng, shape, dtype):
+def _draw(rng, shape, dtype):
+    if jnp.issubdtype(dtype, jnp.integer):
+        limits = jnp.iinfo(dtype)
+        return jnp.asarray(rng.integers(limits.min, limits.max, shape, dtype, endpoint=True))
     return jnp.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)

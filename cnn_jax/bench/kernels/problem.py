@@ -55,7 +55,7 @@ class Problem:
         return len(self.window)
 
     def spec(self, dtype: str = 'float32', precision=None) -> ConvSpec:
-        """Returns the ConvSpec of the convolution.
+        """Returns the ConvSpec of the convolution; int8 operands have an int32 result.
 
         For a transposed convolution, it describes the convolution that is transposed.
 
@@ -76,8 +76,9 @@ class Problem:
             input_dilation=(1,) * self.ndim,
             dilation=self.dilation,
             groups=self.groups,
-            dtype=dtype,
+            dtype='int32' if dtype == 'int8' else dtype,
             precision=precision,
+            operand_dtype=dtype if dtype == 'int8' else None,
         )
         return spec
 

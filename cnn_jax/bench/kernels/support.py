@@ -52,7 +52,8 @@ FEATURES: dict[str, Change] = {
     'bfloat16': _changed(dtype='bfloat16'),
     'float16': _changed(dtype='float16'),
     'float64': _changed(dtype='float64'),
-    'integers': _changed(dtype='int32'),
+    'int8': _changed(dtype='int32', operand_dtype='int8'),
+    'int32': _changed(dtype='int32'),
 }
 
 

@@ -34,8 +34,11 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
 
 
 def job(problem: Any, direction: str, dtype: str) -> dict | None:
-    """Converts a `Problem` to a job for `times`; returns None for a pool."""
-    if problem.op.endswith('pool'):
+    """Converts a `Problem` to a job for `times`; returns None for a pool and for int8.
+
+    PyTorch's convolution of int8 returns int8.
+    """
+    if problem.op.endswith('pool') or dtype == 'int8':
         return None
     extra = [0] * problem.ndim
     if problem.op == 'conv_transpose':

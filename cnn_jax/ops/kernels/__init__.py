@@ -12,6 +12,10 @@ None if the kernel supports the call, and otherwise the reason why not. The plat
 missing one is derived from one that is defined. All operands and the result have `spec.dtype`. A
 kernel accumulates 16-bit floats in float32 and rounds once.
 
+A kernel that adds up the products of the definition and nothing else sets `SMALL_INTEGERS` to
+'float32'. It is then used for integers of at most 8 bits too (`integers.py`). If it sets 'int32',
+it multiplies such integers itself: the operands have `spec.operand_dtype`.
+
 Another package adds a kernel with `KERNELS.register('mine', kernel)`. The kernel then runs
 wherever it is named (`implementation='mine'`), and by default where tuning has measured it to be
 the fastest.
@@ -28,6 +32,7 @@ from cnn_jax.ops.kernels import (
     dot,
     fft,
     im2col,
+    integers,
     interior,
     onednn,
     scan,
@@ -64,6 +69,8 @@ def reason_against(name: str, op: str, spec: ConvSpec, platform: str | None = No
     """
     platform = platform or default_platform()
     kernel = KERNELS[name]
+    sums = _sums_of_small_integers(kernel, op, spec)
+    spec = integers.first_piece(op, spec, sums) if sums else spec.replace(operand_dtype=None)
     if not hasattr(kernel, op) and not jnp.issubdtype(spec.dtype, jnp.floating):
         return f'derives its {op} by transposition, which needs floating point, got {spec.dtype}'
     return kernel.supports(spec, op, platform)
@@ -76,10 +83,23 @@ def is_portable(name: str) -> bool:
 
 def function(name: str, op: str) -> Bilinear:
     """Returns the function of kernel `name` for `op`, derived by transposition if not defined."""
-    kernel = KERNELS[name]
-    if hasattr(kernel, op):
-        return getattr(kernel, op)
-    return functools.partial(_derived, kernel, op)
+    return functools.partial(_compute, KERNELS[name], op)
+
+
+def _compute(kernel: Any, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
+    compute = getattr(kernel, op, None) or functools.partial(_derived, kernel, op)
+    if sums := _sums_of_small_integers(kernel, op, spec):
+        return integers.in_pieces(compute, op, sums, a, b, spec)
+    if kernel is xla:  # multiplies narrow integers as they are
+        return compute(a, b, spec)
+    spec = spec.replace(operand_dtype=None)
+    return compute(a.astype(spec.dtype), b.astype(spec.dtype), spec)
+
+
+def _sums_of_small_integers(kernel: Any, op: str, spec: ConvSpec) -> str | None:
+    """Returns the dtype of `kernel`'s sums if it computes `op` by `integers.in_pieces`."""
+    sums = getattr(kernel, 'SMALL_INTEGERS', None)
+    return sums if sums and integers.suits(op, spec) else None
 
 
 def _derived(kernel: Any, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:

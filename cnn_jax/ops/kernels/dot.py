@@ -7,6 +7,8 @@ from cnn_jax.ops.spec import ConvSpec
 
 Array = jax.Array
 
+SMALL_INTEGERS = 'float32'
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if not spec.is_pointwise:

@@ -30,6 +30,8 @@ PATCH_BYTES = 1 << 20  # of the patch matrix, which fits in a core's cache
 MOST_TAPS = 1024
 FEW_FEATURES = 16
 
+SMALL_INTEGERS = 'float32'
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if spec.groups > 1:

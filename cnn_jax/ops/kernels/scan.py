@@ -17,6 +17,8 @@ from jax import lax
 from cnn_jax.ops.kernels.views import dilate_and_pad
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
+SMALL_INTEGERS = 'float32'
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     return None

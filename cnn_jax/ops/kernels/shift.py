@@ -21,6 +21,8 @@ Array = jax.Array
 
 MOST_TAPS = 256
 
+SMALL_INTEGERS = 'float32'
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if math.prod(spec.window) > MOST_TAPS:

@@ -30,6 +30,7 @@ def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
         dimension_numbers=layout,
         feature_group_count=spec.groups,
         precision=spec.precision,
+        preferred_element_type=spec.dtype,
     )
 
 

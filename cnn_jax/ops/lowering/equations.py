@@ -130,13 +130,14 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
     def into(lhs, rhs):
         if plan.flipped:  # first, so that it cancels with the flip that JAX made
             rhs = lax.rev(rhs, layout.rhs_spec[2:])
-        return plan.into(
-            lax.transpose(lhs, into_lhs).astype(dtype), lax.transpose(rhs, into_rhs).astype(dtype)
-        )
+        return plan.into(lax.transpose(lhs, into_lhs), lax.transpose(rhs, into_rhs))
 
+    spec = plan.spec
+    if jnp.issubdtype(lhs.dtype, jnp.integer) and lhs.dtype != dtype:
+        spec = spec.replace(operand_dtype=str(lhs.dtype))
     order = _channels_last(layout.out_spec)
     out = sorted(range(len(order)), key=order.__getitem__)
-    return Plan(plan.op, plan.spec, into, lambda y: lax.transpose(plan.back(y), out))
+    return Plan(plan.op, spec, into, lambda y: lax.transpose(plan.back(y), out))
 
 
 def _is_static(lhs: Any, rhs: Any, params: dict[str, Any]) -> bool:

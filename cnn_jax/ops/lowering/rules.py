@@ -28,6 +28,10 @@ NOT_OURS = "XLA's own: requested, or called through JAX without `install`"
 
 LAX: Wish = dict.fromkeys(MAPS, ('lax',))
 
+# XLA rejects int8 on these, unless it is written as products of int32:
+# https://github.com/jax-ml/jax/issues/7637
+GPUS = ('cuda', 'rocm')
+
 HAS_OUT_SHARDING = 'out_sharding' in inspect.signature(lax.conv_general_dilated).parameters
 
 _log = logging.getLogger(__name__)
@@ -151,6 +155,11 @@ def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any
                 error.add_note(what)
                 raise
             _log.warning('%s, the next best is used: %s', what, error)
+    if text is not None and platform in GPUS and plan is not None and plan.spec.operand_dtype:
+        wide = lambda *operands: lax.conv_general_dilated_p.bind(  # noqa: E731
+            *(a.astype(plan.spec.dtype) for a in operands), **params
+        )
+        return as_kernel(ctx, wide, lhs, rhs)
     return originals[platform, lax.conv_general_dilated_p](ctx, lhs, rhs, **params)
 
 

@@ -8,7 +8,10 @@ on two cores of an x86-64 server, or XLA's own convolution if no other was clear
 import math
 from collections.abc import Iterator
 
+import jax
+
 from cnn_jax.ops import kernels
+from cnn_jax.ops.kernels import integers
 from cnn_jax.ops.spec import ConvSpec
 
 MANY_TAPS = 64  # with more taps, a window with groups is not unrolled
@@ -18,6 +21,9 @@ WINOGRAD_FEATURES = 64  # with fewer, the transforms cost more than the products
 # transformed tiles leave the cache.
 WINOGRAD_POSITIONS = 1 << 14
 MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost as much as the product saves
+# Whether XLA:CPU multiplies int8 faster than float32 in 2-D, as in jax 0.10. In jax 0.7, it takes 4
+# to 1,000 times as long.
+XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
 FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a few GFLOP/s
 
 
@@ -28,15 +34,29 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
         return
     if not _suits_rows(op, spec):
         yield 'onednn', 'the native kernel supports it'
-    if found := _any_map(spec) or RULES[op](spec):
+    is_small = integers.suits(op, spec)
+    if found := _small_integers(op, spec) if is_small else _any_map(spec) or RULES[op](spec):
         yield found
     yield 'lax', 'no rule applies'
+
+
+def _small_integers(op: str, spec: ConvSpec) -> tuple[str, str] | None:
+    is_fast_by_xla = spec.ndim == 2 and spec.in_features >= FEATURES and op == 'forward'
+    if _is_small_depthwise(spec):
+        return 'shift', 'depthwise'
+    if spec.groups > 1 or (XLA_HAS_INT8 and is_fast_by_xla):
+        return None
+    return 'dot' if spec.is_pointwise else 'im2col', "in float32: XLA's integers are slower"
+
+
+def _is_small_depthwise(spec: ConvSpec) -> bool:
+    return spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS
 
 
 def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.is_pointwise and spec.groups == 1:
         return 'dot', 'pointwise'
-    if spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
+    if _is_small_depthwise(spec):
         return 'shift', 'depthwise'
     if spec.dtype == 'float64' and spec.ndim != 2 and spec.groups == 1:
         return 'im2col', "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"

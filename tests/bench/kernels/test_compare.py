@@ -25,6 +25,12 @@ def test_both_first_kernels_are_right_on_every_pass(text, direction):
         )
 
 
+def test_int8_is_exact():
+    rows = compare.measure(parse('mb2ic130ih5oc3kh3ph1'), 'forward', 'int8', rounds=0)
+    assert {'lax', 'scan', 'im2col', 'shift'} <= {row.kernel for row in rows if row.right}
+    assert all(row.error == 0 or row.reason for row in rows)
+
+
 @pytest.mark.parametrize('text', ['max_pool:mb2ic3ih7kh3sh2ph1', 'avg_pool:mb2ic3iw8kw2sw2'])
 def test_pools(text):
     for direction in compare.passes(parse(text)):

@@ -22,12 +22,21 @@ from cnn_jax.ops.spec import ROLES, ConvSpec
 # the other in float32. The sums of rows are added up in parts (`Parts` in conv.cc).
 MOST_IN_ROW = 1 << 16
 
+# oneDNN multiplies int8 and adds up in int32, but then converts the sums to float32 and back.
+SMALL_INTEGERS = 'int32'
+
+# The dtypes of operands, as in conv.cc. The result of int8 is int32.
+DTYPES = ('float32', 'bfloat16', 'int8')
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if platform != 'cpu':
         return f'it runs on CPU only, not on {platform}'
-    if spec.dtype not in ('float32', 'bfloat16', 'float16'):
-        return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
+    if spec.dtype not in ('float32', 'bfloat16', 'float16') and not _is_int8(spec):
+        dtype = spec.operand_dtype or spec.dtype
+        return f'it supports float32, bfloat16, float16 and int8, not {dtype}'
+    if _is_int8(spec) and op != 'forward':
+        return f'it supports int8 in the forward map, not in {op}'
     if set(spec.input_dilation) != {1}:
         return 'it does not support input dilation'
     if not 1 <= spec.ndim <= 3:
@@ -37,9 +46,11 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if op == 'filter_grad' and (row := _row(arrange.arrange(spec, op).spec)) > MOST_IN_ROW:
         return f'its sums are exact for rows of at most {MOST_IN_ROW} positions, not {row}'
     try:
-        build.load()
+        library = build.load()
     except build.Unavailable as reason:
         return str(reason)
+    if _is_int8(spec) and not library.CnnJaxHasInt8():
+        return 'int8 needs a processor with VNNI: without it, oneDNN does not multiply exactly'
     known, text = describe(spec, op)
     return None if known else f'oneDNN: {text}'
 
@@ -62,15 +73,24 @@ def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     first, second, out = tuple(ROLES[op])
     inner, into, back = arrange.arrange(spec, op)
     dtype = _compute_dtype(inner, op)
-    result_type = jax.ShapeDtypeStruct(inner.shape(out), dtype)
+    result_type = jax.ShapeDtypeStruct(inner.shape(out), 'int32' if dtype == 'int8' else dtype)
     result = jax.ffi.ffi_call(build.TARGET, result_type)(
         into(first, a.astype(dtype)), into(second, b.astype(dtype)), problem=_problem(inner, op)
     )
     return back(out, result.astype(spec.dtype))
 
 
+def _is_int8(spec: ConvSpec) -> bool:
+    return (spec.operand_dtype, spec.dtype) == ('int8', 'int32')
+
+
 def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
-    """Returns bfloat16 if the processor has it, else float32: emulation is 3 times slower."""
+    """Returns the dtype of the operands of oneDNN.
+
+    It is bfloat16 only if the processor has it: emulation is 3 times slower than float32.
+    """
+    if _is_int8(spec):
+        return jnp.dtype('int8')
     if spec.dtype != 'bfloat16' or not build.load().CnnJaxHasBfloat16():
         return jnp.dtype('float32')
     # With bfloat16 in oneDNN 3.2, the filter gradient is wrong where no window fits, for example
@@ -104,13 +124,13 @@ def _row(spec: ConvSpec) -> int:
 
 def _problem(spec: ConvSpec, op: str) -> np.ndarray:
     """Returns the members of `Problem` in conv.cc, in order."""
-    in_bfloat16 = _compute_dtype(spec, op) == jnp.bfloat16
+    dtype = DTYPES.index(str(_compute_dtype(spec, op)))
     lo, hi = zip(*spec.padding, strict=True)
     axes = (spec.input_size, spec.window, spec.output_size, spec.strides, spec.dilation, lo, hi)
     scalars = (
         list(ROLES).index(op),
-        in_bfloat16,
-        not in_bfloat16 and arrange.prefers_plain_kernel(spec, op),
+        dtype,
+        dtype == 0 and arrange.prefers_plain_kernel(spec, op),
         spec.ndim,
         spec.groups,
         spec.batch,

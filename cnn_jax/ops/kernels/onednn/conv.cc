@@ -57,10 +57,11 @@ constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
 
 enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
+enum DType : int64_t { kFloat32, kBfloat16, kInt8 };  // of the operands; int8 gives int32
 
 // One convolution problem. All members are int64_t, so that it can be hashed and compared as bytes.
 struct Problem {
-  int64_t op, bf16, plain_kernel, ndim, groups, batch, in_features, out_features;
+  int64_t op, dtype, plain_kernel, ndim, groups, batch, in_features, out_features;
   int64_t in[kMaxSpatial], window[kMaxSpatial], out[kMaxSpatial];
   int64_t strides[kMaxSpatial], dilation[kMaxSpatial], lo[kMaxSpatial], hi[kMaxSpatial];
 
@@ -94,17 +95,20 @@ class Plan {
   // kFilterGradPart gives float32 in a layout that oneDNN chooses, or in `layout` if it is given.
   explicit Plan(const Problem& p, const memory::desc* layout = nullptr) {
     const int n = p.ndim;
-    const auto type = p.bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+    constexpr memory::data_type types[] = {memory::data_type::f32, memory::data_type::bf16,
+                                           memory::data_type::s8};
+    const auto type = types[p.dtype];
     const auto list = [n](const int64_t* values) { return memory::dims(values, values + n); };
-    const auto channels_last = [&](int64_t features, const int64_t* size) {
+    const auto channels_last = [&](int64_t features, const int64_t* size, memory::data_type type) {
       constexpr memory::format_tag tags[] = {memory::format_tag::nwc, memory::format_tag::nhwc,
                                              memory::format_tag::ndhwc};
       memory::dims shape = list(size);
       shape.insert(shape.begin(), {p.batch, features});
       return memory::desc(shape, type, tags[n - 1]);
     };
-    const auto x = channels_last(p.in_features, p.in);
-    const auto y = channels_last(p.out_features, p.out);
+    const auto x = channels_last(p.in_features, p.in, type);
+    const auto y = channels_last(p.out_features, p.out,
+                                 p.dtype == kInt8 ? memory::data_type::s32 : type);
 
     // oneDNN orders the axes of a kernel as ([group,] out, in, *window).
     const int64_t in = p.in_features / p.groups, out = p.out_features / p.groups;
@@ -254,7 +258,7 @@ std::vector<Part> Parts(const Problem& p) {
       if (from >= to) continue;  // the part sees only padding
       // A bfloat16 part needs a window without padding (see `_compute_dtype` in __init__.py).
       const int64_t inside = first + Quotient(from - first, stride) * stride;
-      if (p.bf16 && inside + (p.window[axis] - 1) * p.dilation[axis] >= to) return {};
+      if (p.dtype == kBfloat16 && inside + (p.window[axis] - 1) * p.dilation[axis] >= to) return {};
       problem.in[axis] = to - from;
       problem.lo[axis] = from - first;
       problem.hi[axis] = end - to;
@@ -273,7 +277,7 @@ std::vector<Part> Parts(const Problem& p) {
 // its own share of the parts.
 class Job {
  public:
-  explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.bf16 ? 2 : 4) {
+  explicit Job(const Problem& p) : parts_(Parts(p)), bytes_(p.dtype == kBfloat16 ? 2 : 4) {
     if (parts_.empty()) {
       shares_.emplace_back().plans.emplace_back(p);
       workspace_ = shares_[0].plans[0].workspace();
@@ -589,6 +593,16 @@ extern "C" int CnnJaxOwner() { return owner; }
 // Returns whether oneDNN computes bfloat16 in hardware on this machine rather than emulating it.
 extern "C" int CnnJaxHasBfloat16() {
   return dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_bf16;
+}
+
+// Returns whether this machine multiplies int8 exactly. Without VNNI, products of pairs are added up
+// in 16 bits, and oneDNN halves the kernel so that they fit.
+extern "C" int CnnJaxHasInt8() {
+  const auto has = [](dnnl::cpu_isa isa) {
+    return (static_cast<int>(dnnl::get_effective_cpu_isa()) & static_cast<int>(isa)) ==
+           static_cast<int>(isa);
+  };
+  return has(dnnl::cpu_isa::avx512_core_vnni) || has(dnnl::cpu_isa::avx2_vnni);
 }
 
 // Writes to `text` the name of the implementation that oneDNN would run for `problem` and returns 1.
