@@ -11,11 +11,13 @@ A tracker must have the attributes of `Tracker`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnn_jax.errors import UserError, first_line, optional_packages
@@ -73,7 +75,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
-        from tensorboardX import SummaryWriter
+        with _hidden('torch'):  # tensorboardX imports it where it can; this takes seconds
+            from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=10)
 
@@ -193,6 +196,19 @@ class Trackers:
             except Exception as error:
                 del self._open[name]
                 say(f'warning: {name} gets no more metrics ({first_line(error)})')
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Makes imports of `package` fail within this context, unless it has been imported."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,8 @@ def _warn_of_missing_glyphs() -> None:
 def _draw(figure: Figure, target: Any) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
+        figure.draw_without_rendering()
+        figure.set_layout_engine('none')  # savefig would lay the figure out once more
         figure.savefig(target, dpi=figure.dpi)
     for each in caught:
         if 'missing from font' in str(each.message) or 'missing from current font' in str(

@@ -212,7 +212,7 @@ def _map_row(row, value):
     picture = None
     for axes, one in zip(row, value, strict=True):
         if one.ndim == 1:
-            axes.bar(range(len(one)), one, width=1.0)
+            axes.stairs(one, np.arange(len(one) + 1) - 0.5, fill=True)  # much faster than bars
             axes.set_ylim(min(low, 0), max(high, 0) + 1e-12)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(labelsize=6)

@@ -159,7 +159,7 @@ def test_feature_maps(tmp_path):
     np.testing.assert_array_equal(first[7:, 7:], maps['conv1'][0, :, :, 3])
     assert drawn[2].images[0].get_clim() == drawn[3].images[0].get_clim()
     np.testing.assert_array_equal(drawn[4].images[0].get_array(), maps['sequence'][0].T)
-    np.testing.assert_array_equal([bar.get_height() for bar in drawn[7].patches], maps['logits'][1])
+    np.testing.assert_array_equal(drawn[7].patches[0].get_data().values, maps['logits'][1])
     assert drawn[2].get_ylabel() == 'conv1\n6×6×4'
 
 

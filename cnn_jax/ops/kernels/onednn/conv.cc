@@ -56,6 +56,10 @@ constexpr size_t kAlign = 64;
 constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
 
+// A call of less work than this (see `Work`) runs on the calling thread: to wake another one takes
+// about 50 microseconds.
+constexpr int64_t kLeastToShare = 1 << 23;
+
 enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
 enum DType : int64_t { kFloat32, kBfloat16, kInt8 };  // of the operands; int8 gives int32
 
@@ -216,6 +220,14 @@ bool HasSmallKernel(const Problem& p) {
   int64_t size = p.in_features / p.groups * p.out_features;
   for (int i = 0; i < p.ndim; ++i) size *= p.window[i];
   return size <= kSmallKernel;
+}
+
+// Returns the number of products, including those with padding, plus 32 for each element of x and y,
+// whose transport takes about as long.
+int64_t Work(const Problem& p) {
+  int64_t x = p.batch * p.in_features, y = p.batch * p.out_features, window = 1;
+  for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], window *= p.window[i];
+  return y * window * (p.in_features / p.groups) + 32 * (x + y);
 }
 
 // Returns the parts of a filter gradient, or no parts if its sums are short enough.
@@ -465,7 +477,7 @@ class Slots {
 };
 
 Slots* slots = nullptr;
-int threads_per_call = 0;  // 0: as many as OpenMP chooses
+int threads_per_call = 1;
 std::atomic<pid_t> owner = 0;  // the process of the first call, which owns the OpenMP threads
 std::vector<int> processors;  // the processors that this process may use
 
@@ -549,10 +561,13 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   Problem p;
   std::memcpy(&p, problem.begin(), sizeof p);
   void* const buffers[] = {a.untyped_data(), b.untyped_data(), out->untyped_data()};
-  // The number belongs to the calling thread, and XLA has many.
-  if (threads_per_call) omp_set_num_threads(threads_per_call);
+  const bool alone = Work(p) < kLeastToShare;
+  omp_set_num_threads(alone ? 1 : threads_per_call);  // of the calling thread: XLA has many
   try {
-    slots->With([&](Slot& slot) { team.Spread([&] { slot.Run(p, buffers); }); });
+    slots->With([&](Slot& slot) {
+      const auto run = [&] { slot.Run(p, buffers); };
+      alone ? run() : team.Spread(run);
+    });
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
@@ -576,13 +591,14 @@ extern "C" void CnnJaxStart(int count) {
   for (int i = 0; i < CPU_SETSIZE; ++i) {
     if (CPU_ISSET(i, &set)) processors.push_back(i);
   }
+  threads_per_call = omp_get_max_threads();
   slots = new Slots(count);  // never freed, because XLA's threads may outlive `main`
 }
 
 // Lets `count` calls run at the same time, each on an equal share of the threads. Must be called
 // before the handler runs.
 extern "C" void CnnJaxDivide(int count) {
-  threads_per_call = std::max(1, omp_get_max_threads() / count);
+  threads_per_call = std::max(1, threads_per_call / count);
   delete slots;
   slots = new Slots(count);
 }
