@@ -1,6 +1,7 @@
-"""Pictures for the notebooks: read a photograph, show arrays side by side."""
+"""Pictures for the notebooks: read a photograph, show arrays side by side, curves."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,19 +32,31 @@ def photo(path: str | os.PathLike = '', size: int = 160) -> np.ndarray:
     return images.picture('china', size)
 
 
-def show(pictures: dict[str, np.ndarray], height: float = 2.4) -> None:
+def show(pictures: dict[str, np.ndarray], height: float = 2.4, width: float = 3.0) -> None:
     """Shows arrays side by side under their names.
 
     (height, width) arrays are grey, dark for the smallest number and bright for the largest.
-    (height, width, 3) arrays are colours; values outside [0, 1] are clipped.
+    (height, width, 3) arrays are colours; values outside [0, 1] are clipped. The arguments
+    `height` and `width` are inches per picture, with its title.
     """
     figure, axes = plt.subplots(
-        1, len(pictures), figsize=(height * 1.25 * len(pictures), height), layout='constrained'
+        1, len(pictures), figsize=(width * len(pictures), height), layout='constrained'
     )
     for axis, (name, picture) in zip(np.atleast_1d(axes), pictures.items(), strict=True):
         picture = np.asarray(picture, np.float32)
         axis.imshow(picture if picture.ndim == 2 else picture.clip(0, 1), cmap='gray')
         axis.set_title(name, fontsize=10)
         axis.set(xticks=[], yticks=[])
+    plt.show()
+    plt.close(figure)
+
+
+def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str) -> None:
+    """Draws (x, y) pairs as lines under their names."""
+    figure, axis = plt.subplots(figsize=(5, 2.6), layout='constrained')
+    for name, (x, y) in lines.items():
+        axis.plot(x, y, label=name)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend()
     plt.show()
     plt.close(figure)
