@@ -179,11 +179,11 @@ class Exercise:
         return f'{which} is {a[at]:.6g}{_position(differs)}, wanted is {b[at]:.6g}{where}{many}.'
 
     def _where(self, case: Case) -> str:
-        """Describes a case: small values as they are, arrays by their shape."""
+        """Describes a case: short values as they are, arrays by shape, others by type."""
         shown = [
-            f'{name} of shape {value.shape}'
-            if getattr(value, 'ndim', 0)
-            else f'{name} = {getattr(value, "__name__", value)}'
+            f'{name} of shape {shape}'
+            if isinstance(shape := getattr(value, 'shape', ()), tuple) and shape
+            else f'{name} = {_short(value)}'
             for name, value in zip(_names(self.right, case), case, strict=True)
         ]
         return f' for {", ".join(shown)}' if shown else ''
@@ -191,6 +191,11 @@ class Exercise:
 
 def _names(function: Function, case: Case) -> list[str]:
     return list(inspect.signature(function).parameters)[: len(case)]
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    shown = str(getattr(value, '__name__', value))
+    return shown if len(shown) <= limit else f'a {type(value).__name__}'
 
 
 def _kind(value: Any) -> str:

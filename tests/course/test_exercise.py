@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.bench.kernels.problem import parse
 from cnn_jax.course.exercise import Exercise
 
 
@@ -99,6 +100,12 @@ def test_a_hint_is_found_although_other_cases_raise():
 def test_arrays_of_jax_and_lists_are_accepted(capsys):
     assert CHECK(lambda x, n: (jnp.asarray(x)[:n], list(x[n:])))
     assert capsys.readouterr().out == 'correct: both halves.\n'
+
+
+def test_long_values_are_named_by_their_type():
+    spec = parse('mb1_ic1ih4oc1kh2').spec()
+    check = Exercise('ndim', lambda spec: spec.ndim, lambda: [(spec,)], '', '', ())
+    assert 'returns nothing for spec = a ConvSpec. Fill in' in check(lambda spec: None).message
 
 
 def test_an_exercise_without_arguments_takes_a_value():

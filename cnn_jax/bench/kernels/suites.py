@@ -80,6 +80,23 @@ SMALL = (
     'max_pool:mb4_ic8ih12kh2sh2',
 )
 
+# A tiny problem of each kind, to check a kernel: 1-D to 3-D, oblong and even windows, paddings that
+# differ between sides, strides, holes, groups, and a transposed convolution.
+CHECKS = (
+    'mb2_ic3ih6iw7oc4kh1',
+    'mb2_ic3ih8oc4kh3ph1',
+    'mb2_ic3ih6iw7oc4kh3kw2',
+    'mb2_ic2ih5iw6oc3kh4kw3ph1pw0oh5',
+    'mb1_ic2ih7oc2kh5ph2',
+    'mb2_ic3ih8iw9oc2kh3sh2sw3ph1',
+    'mb2_ic2ih9oc2kh3ph2dh1',
+    'g2mb2_ic4ih5iw6oc6kh3ph1',
+    'g4mb2_ic4ih6oc4kh3ph1',
+    'mb2_ic1iw20oc3kw8sw4pw2',
+    'mb1_ic2id4ih5iw3oc3kd2kh3kw2',
+    'conv_transpose:mb2_ic4ih6oc2kh4sh2ph1',
+)
+
 SUITES: dict[str, tuple[str, ...]] = {
     'lecture': LECTURE,
     'tuned': TUNED,
@@ -88,4 +105,5 @@ SUITES: dict[str, tuple[str, ...]] = {
     'transposed': TRANSPOSED,
     'pools': POOLS,
     'small': SMALL,
+    'checks': CHECKS,
 }
