@@ -250,4 +250,4 @@ show(
 # * Average pooling is a convolution with a fixed kernel; ask what it divides by at the border.
 # * Small windows weaken the effect of a shift; only the mean of everything removes it.
 #
-# Next: chapter 5, a network made of these parts.
+# Next: [a network](05_network.ipynb) made of these parts.

@@ -6,7 +6,7 @@
 # a window becomes a detector of phrases. Two networks learn both.
 #
 # *120 minutes. You need [chapter 2](02_sizes.ipynb), complex numbers for a glance at the Fourier
-# transform, and for the two trainings chapter 5.*
+# transform, and for the two trainings [chapter 5](05_network.ipynb).*
 
 # %%
 import jax.numpy as jnp

@@ -466,4 +466,4 @@ show({'generated, and nearest': mosaic(np.concatenate([drawn, real[nearest]]), 1
 # * An autoencoder compresses; a VAE also knows the distribution of its codes, so it can draw; a GAN
 #   compares by a critic instead of pixel by pixel.
 #
-# Next: chapter 10, how convolutions become fast.
+# Next: [why kernels differ in speed](10_speed.ipynb).

@@ -1,4 +1,4 @@
-"""Pictures for the notebooks: read a photograph, show arrays side by side, curves."""
+"""Pictures for the notebooks: read a photograph, show arrays side by side, curves and bars."""
 
 import os
 from collections.abc import Sequence
@@ -58,5 +58,23 @@ def curves(lines: dict[str, tuple[Sequence, Sequence]], xlabel: str, ylabel: str
         axis.plot(x, y, label=name)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.legend()
+    plt.show()
+    plt.close(figure)
+
+
+def bars(labels: Sequence[str], groups: dict[str, Sequence[float]], height: float = 0.2) -> None:
+    """Draws a panel of horizontal bars for each group, the first label at the top."""
+    figure, axes = plt.subplots(
+        1,
+        len(groups),
+        figsize=(4 * len(groups), 0.6 + height * len(labels)),
+        sharey=True,
+        layout='constrained',
+    )
+    for axis, (name, values) in zip(np.atleast_1d(axes), groups.items(), strict=True):
+        axis.barh(range(len(labels)), values)
+        axis.set_title(name, fontsize=10)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
     plt.show()
     plt.close(figure)

@@ -127,3 +127,15 @@ def test_observe_returns_what_is_compared():
         observe=lambda function, case: function(*case).size,
     )
     assert size(lambda n: np.ones(n)) and not size(lambda n: np.ones(n + 1))
+
+
+def test_long_arguments_are_named_by_their_type():
+    last = Exercise(
+        name='last',
+        right=lambda numbers: numbers[-1],
+        cases=lambda: [(list(range(99)),)],
+        verified='the last.',
+        shape='',
+        wrong=(),
+    )
+    assert 'wanted is 98 for numbers = a list.' in last(lambda numbers: numbers[0]).message
