@@ -416,16 +416,15 @@ check.gan_losses(gan_losses)
 
 # %% [markdown]
 # `generation.gan_step` takes one step of each in turn. The networks are those of DCGAN (Radford et
-# al. 2015), made small; a penalty on the discriminator's gradient keeps it from being
-# too sure of itself (R1 of Mescheder et al. 2018).
+# al. 2015), made small.
 
 # %%
 optimizer = optax.adam(5e-4, b1=0.5)
 nets = {
     'generator': network('dcgan_generator', latent=32, width=32),
-    'discriminator': network('dcgan_discriminator', width=32, judge_norm=False),
+    'discriminator': network('dcgan_discriminator', width=32),
 }
-step = generation.gan_step(nets, optimizer, lambda step: 5e-4, gradient_penalty=0.1, seed=0)
+step = generation.gan_step(nets, optimizer, lambda step: 5e-4, seed=0)
 noise = jax.random.normal(jax.random.key(1), (36, 32))
 
 

@@ -8,6 +8,7 @@
 # The first run creates .venv and installs the package; later runs start at once.
 # Comparisons with PyTorch are skipped unless it is installed. To install it:
 # CNN_JAX_EXTRAS=test,compare,cpu bash launch/test.sh
+# Tests of the web page that explain.py writes are skipped unless Chromium or Chrome is on PATH.
 # Tests on prepared data sets are skipped unless CNN_JAX_TEST_DATA names a TFDS folder.
 #
 #   --help      print this text (for pytest's own help: bash launch/test.sh -- --help)
