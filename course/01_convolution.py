@@ -211,7 +211,7 @@ def box(size):
     return np.full((size, size), 1 / size**2)
 
 
-# %%
+# %% tags=["picture"]
 grey = picture.mean(-1)
 
 if check.box(box):
@@ -272,7 +272,7 @@ def edges(x):
     return np.sqrt(conv(x, w) ** 2 + conv(x, w.T) ** 2)
 
 
-# %%
+# %% tags=["picture"]
 if check.edges(edges):
     w = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     show({'$g_x$': conv(grey, w), '$g_y$': conv(grey, w.T), 'edges': edges(grey)})
@@ -284,7 +284,7 @@ if check.edges(edges):
 # `groups=3`, one group per channel. Set `PICTURE` at the top to a file of your own (on Colab,
 # upload it in the file panel first) and run again.
 
-# %%
+# %% tags=["picture"]
 from cnn_jax.ops import filters
 
 

@@ -33,7 +33,7 @@ from cnn_jax.course.pictures import photo, show
 # A convolution is linear, so it is a matrix: $y = W x$. Each row is one output, each column one
 # input, and bright elements are the weights 1, 2, 3. All four pictures below are the same kernel.
 
-# %%
+# %% tags=["picture"]
 kernel = np.float32([1, 2, 3])
 
 
@@ -223,7 +223,7 @@ if check.receptive_field(receptive_field):
 # most, because more paths lead there:
 
 
-# %%
+# %% tags=["picture"]
 def influence(layers, n=41):
     """The derivative of the middle output with respect to the input."""
 
@@ -253,7 +253,7 @@ show(
 # A stride throws outputs away, and with them what was between. Fine patterns then turn into coarse
 # ones that were never there (*aliasing*). A blur before the stride prevents it:
 
-# %%
+# %% tags=["picture"]
 picture = photo(size=320).mean(-1)
 stripes = picture + 0.5 * np.sin(0.9 * np.pi * np.arange(picture.shape[1]))
 

@@ -152,7 +152,7 @@ if check.input_grad(input_grad):
 # So this map from $dy$ to $dx$ has a name of its own, *transposed convolution*, and networks that
 # draw pictures use it as a layer (chapter 9). It is not an inverse: $W^\top W \neq 1$.
 
-# %%
+# %% tags=["picture"]
 kernel = np.float32([1, 2, 3])
 
 
@@ -245,7 +245,7 @@ for used in cnn_jax.explain(gradients, x, w):
 # A gradient can also be looked at. Which pixels raise the sum of the edges in the middle of the
 # picture?
 
-# %%
+# %% tags=["picture"]
 picture = photo(size=120).mean(-1)
 sobel = np.float32([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])[..., None, None]
 

@@ -52,7 +52,7 @@ check.max_pool(max_pool)
 # what is bright; in a feature map, what was found. The plain stride keeps one pixel of sixteen, by
 # chance.
 
-# %%
+# %% tags=["picture"]
 picture = photo(size=160).mean(-1)
 x = picture[..., None]
 show(
@@ -219,7 +219,7 @@ if check.pool_kernel(pool_kernel):
 # Max pooling is not linear: no kernel does it. Compare where the two send the gradient of the sum
 # of all outputs. The mean treats all pixels alike; the maximum selects.
 
-# %%
+# %% tags=["picture"]
 corner = x[20:60, 40:90]
 
 

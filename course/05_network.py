@@ -30,7 +30,7 @@ from cnn_jax.training import augment
 # example when to stop; the *test* examples we use once, at the end. Whoever chooses with the test
 # examples has no number left that tells the truth.
 
-# %%
+# %% tags=["picture"]
 digits = data.load('digits')
 
 

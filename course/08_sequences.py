@@ -126,7 +126,7 @@ def band_pass(low, high, rate, taps):
 # telephone. How loud each channel is, over time, is a picture in which you can read the number:
 # one row and one column at a time.
 
-# %%
+# %% tags=["picture"]
 tones = sounds.ROWS + sounds.COLUMNS
 if check.band_pass(band_pass):
     bank = np.stack([band_pass(f - 25, f + 25, RATE, 401) for f in tones], axis=-1)

@@ -171,7 +171,7 @@ if check.overlaps(overlaps):
 # picture's darkest to its brightest number, so a constant picture is black:
 
 
-# %%
+# %% tags=["picture"]
 def painted(x, kernels):
     for w in kernels:
         x = cnn_jax.conv_transpose(x, w, strides=2, padding='SAME')
@@ -355,7 +355,7 @@ show_codes(vae)
 # lies between them, usually another digit. From left to right, above through pixels, below through
 # codes:
 
-# %%
+# %% tags=["picture"]
 first, second = (images[[np.flatnonzero(labels == digit)[3]]] / np.float32(255) for digit in (0, 4))
 path = generation.between(vae.encode(first), vae.encode(second), 9)[0]
 through_codes = np.asarray(jax.nn.sigmoid(vae.decode(path)))[..., 0]
@@ -418,7 +418,7 @@ check.gan_losses(gan_losses)
 # `generation.gan_step` takes one step of each in turn. The networks are those of DCGAN (Radford et
 # al. 2015), made small.
 
-# %%
+# %% tags=["picture"]
 optimizer = optax.adam(5e-4, b1=0.5)
 nets = {
     'generator': network('dcgan_generator', latent=32, width=32),

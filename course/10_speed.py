@@ -368,7 +368,7 @@ def fft_conv(x, w):
     return y[: x.shape[0] - w.shape[0] + 1, : x.shape[1] - w.shape[1] + 1]
 
 
-# %%
+# %% tags=["picture"]
 picture = photo(size=160).mean(-1)
 blur = np.full((25, 25), 1 / 25**2)
 

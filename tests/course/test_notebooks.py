@@ -5,7 +5,6 @@ import importlib
 import os
 import re
 
-import nbclient
 import nbformat
 import pytest
 
@@ -77,14 +76,9 @@ def test_exercises_are_blanks_that_the_student_fills(source):
 
 
 @pytest.mark.parametrize('source', CHAPTERS)
-def test_solved_notebook_runs(source, monkeypatch):
+def test_solved_notebook_runs(source):
     notebook = course.notebook(source, solved=True)
-    monkeypatch.setenv('PYTHONPATH', str(course.ROOT))
-    monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', ''))
-    client = nbclient.NotebookClient(
-        notebook, timeout=None, kernel_name='python3', resources={'metadata': {'path': course.ROOT}}
-    )
-    client.execute()
+    course.execute(notebook)
     if folder := os.environ.get('CNN_JAX_KEEP_NOTEBOOK'):
         nbformat.write(notebook, os.path.join(folder, f'{source.stem}-executed.ipynb'))
     outputs = [output for cell in notebook.cells for output in cell.get('outputs', [])]
