@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 11. Write your own kernel
+# # 11. Your own kernel
 #
 # You add a kernel to the package: a function that computes a convolution in your way. One line
 # registers it, and everything else follows: gradients, checks against float64, times beside those
