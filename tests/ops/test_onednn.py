@@ -191,6 +191,13 @@ PREFIX = """
     total = 4 * 8 * (4 * 24 + 2 * 16.0)
 """
 
+# So much work that the call runs on all threads.
+LARGE = """
+    spec = ConvSpec(4, (256,), 64, (3,), 64, (1,), ((1, 1),), (1,), (1,), 1, 'float32')
+    x, w = jnp.ones(spec.x_shape), jnp.ones(spec.kernel_shape)
+    total = 4 * 64 * (254 * 192 + 2 * 128.0)
+"""
+
 
 @native
 def test_what_the_machine_lacks_is_the_reason(tmp_path):
@@ -281,7 +288,8 @@ def test_several_host_devices():
 
 
 @native
-def test_a_forked_process_gets_an_error_instead_of_a_deadlock():
+@pytest.mark.parametrize('size', ['', LARGE], ids=['one thread', 'all threads'])
+def test_a_forked_process_gets_an_error_instead_of_a_deadlock(size):
     code = """
         assert float(forward(x, w).sum()) == total
         child = os.fork()
@@ -296,7 +304,7 @@ def test_a_forked_process_gets_an_error_instead_of_a_deadlock():
         os.waitpid(child, 0)
         assert float(forward(x, w).sum()) == total
     """
-    lines = output(python(code)).splitlines()
+    lines = output(python(textwrap.dedent(size) + textwrap.dedent(code))).splitlines()
     assert len(lines) == 2 and all('spawn' in line for line in lines)
 
 
@@ -338,6 +346,7 @@ def test_each_thread_has_a_processor_of_its_own_and_the_caller_keeps_its_freedom
         bound = [processors.pop() for processors in bound if len(processors) == 1]
         print(len(free), len(bound), len(set(bound)), os.sched_getaffinity(0) == free)
     """
+    code = textwrap.dedent(LARGE) + textwrap.dedent(code)
     processors, bound, different, is_free = output(python(code, **environment)).split()
     if not environment:
         assert int(bound) == int(different) == int(processors) - 1
