@@ -1,5 +1,6 @@
 """JAX's and Flax's own tools work on whole models."""
 
+import inspect
 import re
 
 import jax
@@ -37,6 +38,10 @@ def test_jet_gives_the_taylor_coefficients_of_a_network():
         np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
 
 
+@pytest.mark.skipif(
+    'compute_vjp_flops' not in inspect.signature(nnx.tabulate).parameters,
+    reason='this release of Flax counts no operations',
+)
 @pytest.mark.parametrize('name', ['lecture_cnn', 'resnet18'])
 def test_tabulate_reads_nested_blocks_and_counts_their_parameters(name):
     options = arguments(name)
