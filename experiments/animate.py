@@ -123,7 +123,6 @@ def _array(name, shape):
 
 def _of_problem(text):
     from cnn_jax.bench.kernels import problem as problems
-    from cnn_jax.ops.spec import dilated
 
     given = [n for n in (*PER_AXIS, *SCALARS, 'padding') if flags.FLAGS[n].present]
     if given:
@@ -131,7 +130,7 @@ def _of_problem(text):
     problem = problems.parse(text)
     if problem.op in problems.POOLS:
         raise UserError(f'problem={text!r}: only convolutions are animated, not pools')
-    arguments = {
+    return {
         'size': problem.input_size,
         'window': problem.window,
         'strides': problem.strides,
@@ -141,21 +140,8 @@ def _of_problem(text):
         'in_features': problem.in_features,
         'out_features': problem.out_features,
         'transposed': problem.op == 'conv_transpose',
+        'output_padding': problem.output_padding,
     }
-    if arguments['transposed']:
-        spans = map(dilated, problem.window, problem.dilation)
-        arguments['output_padding'] = tuple(
-            o - ((n - 1) * s + k - lo - hi)
-            for o, n, s, k, (lo, hi) in zip(
-                problem.output_size,
-                problem.input_size,
-                problem.strides,
-                spans,
-                problem.padding,
-                strict=True,
-            )
-        )
-    return arguments
 
 
 if __name__ == '__main__':

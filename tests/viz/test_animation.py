@@ -10,7 +10,7 @@ import pytest
 from matplotlib.animation import FFMpegWriter
 
 from cnn_jax.errors import UserError
-from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.kernels.views import input_grad_spec, swap_features
 from cnn_jax.ops.spec import ConvSpec
 from cnn_jax.viz import animate
 from cnn_jax.viz.animation import drawing, products, writing
@@ -75,7 +75,7 @@ def test_steps_add_up_to_the_result(seed):
         np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
     if mode == 'zeros':
         flipped = np.flip(swapped(w, spec.groups), range(spec.ndim))
-        steps = products.frames(products.as_forward(spec), 'forward', dy[0], flipped)
+        steps = products.frames(input_grad_spec(spec), 'forward', dy[0], flipped)
         found = products.assemble(steps, dx[0].shape)
         np.testing.assert_allclose(found, dx[0], rtol=1e-10, atol=1e-10)
 

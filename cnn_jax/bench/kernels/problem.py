@@ -54,6 +54,21 @@ class Problem:
     def ndim(self) -> int:
         return len(self.window)
 
+    @property
+    def output_padding(self) -> tuple[int, ...]:
+        """What a transposed convolution adds at the end of each axis to reach `output_size`."""
+        if self.op != 'conv_transpose':
+            return (0,) * self.ndim
+        axes = zip(
+            self.output_size,
+            self.input_size,
+            self.strides,
+            map(dilated, self.window, self.dilation),
+            self.padding,
+            strict=True,
+        )
+        return tuple(o - ((n - 1) * s + k - lo - hi) for o, n, s, k, (lo, hi) in axes)
+
     def spec(self, dtype: str = 'float32', precision=None) -> ConvSpec:
         """Returns the ConvSpec of the convolution; int8 operands have an int32 result.
 

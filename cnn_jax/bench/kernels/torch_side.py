@@ -40,20 +40,6 @@ def job(problem: Any, direction: str, dtype: str) -> dict | None:
     """
     if problem.op.endswith('pool') or dtype == 'int8':
         return None
-    extra = [0] * problem.ndim
-    if problem.op == 'conv_transpose':
-        extra = [
-            o - ((n - 1) * s + (k - 1) * d + 1 - lo - hi)
-            for o, n, s, k, d, (lo, hi) in zip(
-                problem.output_size,
-                problem.input_size,
-                problem.strides,
-                problem.window,
-                problem.dilation,
-                problem.padding,
-                strict=True,
-            )
-        ]
     return {
         'op': problem.op,
         'direction': direction,
@@ -65,7 +51,7 @@ def job(problem: Any, direction: str, dtype: str) -> dict | None:
         'padding': problem.padding,
         'dilation': problem.dilation,
         'groups': problem.groups,
-        'output_padding': extra,
+        'output_padding': problem.output_padding,
     }
 
 

@@ -20,10 +20,6 @@ def render(about: Mapping[str, Any]) -> str:
 
     Arrays of float32 and uint8 are stored in base64, little-endian and row-major.
     """
-    folder = importlib.resources.files(__package__)
-    page, style, script = (
-        (folder / name).read_text(encoding='utf-8') for name in ('page.html', 'page.css', 'page.js')
-    )
     text = json.dumps(about, default=_encoded, separators=(',', ':'), allow_nan=False)
     text = text.replace('<', '\\u003c')  # so that no string ends the element that holds it
     folder = importlib.resources.files(__package__)

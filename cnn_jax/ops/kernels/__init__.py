@@ -14,7 +14,8 @@ kernel accumulates 16-bit floats in float32 and rounds once.
 
 A kernel that adds up the products of the definition and nothing else sets `SMALL_INTEGERS` to
 'float32'. It is then used for integers of at most 8 bits too (`integers.py`). If it sets 'int32',
-it multiplies such integers itself: the operands have `spec.operand_dtype`.
+it multiplies such integers itself: the operands have `spec.operand_dtype`. A kernel that multiplies
+integers of any dtype narrower than the result sets `TAKES_NARROW`.
 
 Another package adds a kernel with `KERNELS.register('mine', kernel)`. The kernel then runs
 wherever it is named (`implementation='mine'`), and by default where tuning has measured it to be
@@ -90,7 +91,7 @@ def _compute(kernel: Any, op: str, a: Array, b: Array, spec: ConvSpec) -> Array:
     compute = getattr(kernel, op, None) or functools.partial(_derived, kernel, op)
     if sums := _sums_of_small_integers(kernel, op, spec):
         return integers.in_pieces(compute, op, sums, a, b, spec)
-    if kernel is xla:  # multiplies narrow integers as they are
+    if getattr(kernel, 'TAKES_NARROW', False):
         return compute(a, b, spec)
     spec = spec.replace(operand_dtype=None)
     return compute(a.astype(spec.dtype), b.astype(spec.dtype), spec)

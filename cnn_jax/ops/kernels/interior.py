@@ -7,10 +7,9 @@ too.
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cnn_jax.ops.kernels import xla
-from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.kernels.views import dilate_and_pad, input_grad_spec, swap_features
 from cnn_jax.ops.spec import ConvSpec
 
 
@@ -23,26 +22,13 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
 
 
 def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    pads = []
-    for n, o, k, s, (lo, _) in zip(
-        spec.input_size,
-        spec.output_size,
-        spec.dilated_window,
-        spec.strides,
-        spec.padding,
-        strict=True,
-    ):
-        # dx[h] is a sum over outputs p with s p = h + lo - d t, which reach back k - 1 positions.
-        before = k - 1 - lo
-        pads.append((before, n + k - 1 - before - ((o - 1) * s + 1), s - 1))
-    dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    spread = input_grad_spec(spec)
+    dy = dilate_and_pad(dy, spread)
     taps = swap_features(jnp.flip(w, range(spec.ndim)), spec.groups)
-    plain = spec.replace(
+    plain = spread.replace(
         input_size=dy.shape[1:-1],
-        in_features=spec.out_features,
-        out_features=spec.in_features,
-        strides=(1,) * spec.ndim,
         padding=((0, 0),) * spec.ndim,
+        input_dilation=(1,) * spec.ndim,
     )
     return xla.forward(dy, taps, plain)
 

@@ -44,6 +44,36 @@ def swap_features(kernel: Array, groups: int) -> Array:
     return jnp.swapaxes(kernel, -3, -1).reshape(*window, b // groups, groups * a)
 
 
+def input_grad_spec(spec: ConvSpec) -> ConvSpec:
+    """Returns the convolution of dy that computes the input gradient of `spec`.
+
+    It reads dy with the strides as holes; its kernel is flipped, with swapped features. Its padding
+    is negative where `spec` pads by more than its window reaches. Source: Dumoulin & Visin 2016,
+    arXiv:1603.07285, relationship 14, here for any dilation.
+    """
+    # dx[h] is a sum over outputs p with s p = h + lo - d t, which reach back k - 1 positions.
+    padding = tuple(
+        (k - 1 - lo, (n - 1) * e - (m - 1) * s + lo)
+        for n, m, k, s, e, (lo, _) in zip(
+            spec.input_size,
+            spec.output_size,
+            spec.dilated_window,
+            spec.strides,
+            spec.input_dilation,
+            spec.padding,
+            strict=True,
+        )
+    )
+    return spec.replace(
+        input_size=spec.output_size,
+        in_features=spec.out_features,
+        out_features=spec.in_features,
+        strides=spec.input_dilation,
+        padding=padding,
+        input_dilation=spec.strides,
+    )
+
+
 def transpose(linear: Callable[[Array], Array], shape: tuple[int, ...], ct: Array) -> Array:
     """Applies to ct the transpose of `linear`, whose input has `shape` and ct's dtype."""
     # jax.linear_transpose would be simpler, but it fails on scans before jax 0.8.

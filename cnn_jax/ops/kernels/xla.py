@@ -10,6 +10,8 @@ from jax import lax
 from cnn_jax.ops.kernels.views import transpose
 from cnn_jax.ops.spec import ConvSpec
 
+TAKES_NARROW = True
+
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if op != 'forward' and not jnp.issubdtype(spec.dtype, jnp.floating):

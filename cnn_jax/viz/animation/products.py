@@ -113,33 +113,6 @@ def padded(x: np.ndarray, source: np.ndarray) -> np.ndarray:
     return np.concatenate([flat, np.zeros_like(flat[:1])])[source]
 
 
-def as_forward(spec: ConvSpec) -> ConvSpec:
-    """Returns the convolution of dy that computes the input gradient of `spec`.
-
-    It reads dy with the strides as holes; its kernel is flipped, with swapped features. Source:
-    Dumoulin & Visin 2016, arXiv:1603.07285, relationship 14, here for any dilation.
-    """
-    padding = []
-    for n, m, k, s, e, (lo, _) in zip(
-        spec.input_size,
-        spec.output_size,
-        spec.dilated_window,
-        spec.strides,
-        spec.input_dilation,
-        spec.padding,
-        strict=True,
-    ):
-        padding.append((k - 1 - lo, (n - 1) * e - (m - 1) * s + lo))
-    return spec.replace(
-        input_size=spec.output_size,
-        in_features=spec.out_features,
-        out_features=spec.in_features,
-        strides=spec.input_dilation,
-        padding=tuple(padding),
-        input_dilation=spec.strides,
-    )
-
-
 def _products(spec: ConvSpec) -> Iterator[dict[str, Cell]]:
     """Yields the cells of x, w and y in each product; those of x are padded positions."""
     ins, outs = spec.in_features // spec.groups, spec.out_features // spec.groups

@@ -12,11 +12,10 @@ import numpy as np
 from cnn_jax.errors import UserError
 from cnn_jax.ops import checks, conv, conv_transpose
 from cnn_jax.ops.geometry import each_axis
-from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.kernels.views import input_grad_spec, swap_features
 from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec, dilated, resolve_padding
 from cnn_jax.ops.transposed_convolution import resolve_crop
 from cnn_jax.ops.types import ArrayLike, MapName, Padding, PaddingMode, Size
-from cnn_jax.viz.animation.products import as_forward
 
 MAX_POSITIONS = 40  # per axis: cells that are large enough to read, on one screen
 VIEWS = ('gather', 'scatter')
@@ -138,7 +137,7 @@ def plan(
         kernel=taps,
         seed=seed,
         transposed=transposed,
-        spec=as_forward(spec) if flipped else spec,
+        spec=input_grad_spec(spec) if flipped else spec,
         shown='forward' if flipped else shown,
         flipped=flipped,
         padding_mode=padding_mode,

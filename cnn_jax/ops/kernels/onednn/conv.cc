@@ -93,6 +93,20 @@ int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded u
 
 size_t Aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
+// Sets the number of OpenMP threads of the calling thread, unless it is 0, and restores it at the end.
+class Threads {
+ public:
+  explicit Threads(int count) : before_(omp_get_max_threads()) {
+    if (count) omp_set_num_threads(count);
+  }
+  ~Threads() { omp_set_num_threads(before_); }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+ private:
+  int before_;
+};
+
 // A primitive with its arguments. Only their addresses change from call to call.
 class Plan {
  public:
@@ -301,13 +315,8 @@ class Job {
       which_.push_back(found - problems.begin());
       if (found == problems.end()) problems.push_back(part.problem);
     }
-    const int threads = omp_get_max_threads();
-    shares_.resize(HasSmallKernel(p) ? std::min<size_t>(threads, parts_.size()) : 1);
-    if (shares_.size() > 1) omp_set_num_threads(1);  // each plan runs on one thread
-    struct Restore {
-      int threads;
-      ~Restore() { omp_set_num_threads(threads); }
-    } restore{threads};
+    shares_.resize(HasSmallKernel(p) ? std::min<size_t>(omp_get_max_threads(), parts_.size()) : 1);
+    const Threads threads(shares_.size() > 1 ? 1 : 0);  // each plan of several runs on one thread
     memory::desc layout;
     for (Share& share : shares_) {
       for (const Problem& problem : problems) {
@@ -477,7 +486,7 @@ class Slots {
 };
 
 Slots* slots = nullptr;
-int threads_per_call = 1;
+int threads_per_call = 0;  // 0: as many as OpenMP chooses
 std::atomic<pid_t> owner = 0;  // the process of the first call, which owns the OpenMP threads
 std::vector<int> processors;  // the processors that this process may use
 
@@ -562,7 +571,7 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
   std::memcpy(&p, problem.begin(), sizeof p);
   void* const buffers[] = {a.untyped_data(), b.untyped_data(), out->untyped_data()};
   const bool alone = Work(p) < kLeastToShare;
-  omp_set_num_threads(alone ? 1 : threads_per_call);  // of the calling thread: XLA has many
+  const Threads threads(alone ? 1 : threads_per_call);
   try {
     slots->With([&](Slot& slot) {
       const auto run = [&] { slot.Run(p, buffers); };
@@ -591,14 +600,13 @@ extern "C" void CnnJaxStart(int count) {
   for (int i = 0; i < CPU_SETSIZE; ++i) {
     if (CPU_ISSET(i, &set)) processors.push_back(i);
   }
-  threads_per_call = omp_get_max_threads();
   slots = new Slots(count);  // never freed, because XLA's threads may outlive `main`
 }
 
 // Lets `count` calls run at the same time, each on an equal share of the threads. Must be called
 // before the handler runs.
 extern "C" void CnnJaxDivide(int count) {
-  threads_per_call = std::max(1, threads_per_call / count);
+  threads_per_call = std::max(1, omp_get_max_threads() / count);
   delete slots;
   slots = new Slots(count);
 }
