@@ -1,10 +1,23 @@
 """Kinds of devices: 'cpu', 'cuda', 'rocm' and 'tpu', named as in JAX's lowering rules."""
 
+import contextlib
 from typing import Any
 
 import jax
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
+
+_target = jax.make_user_context('')  # part of the key of every jit cache
+
+
+def target_platform() -> str:
+    """Returns the platform that a kernel is being traced for, which this machine may lack."""
+    return _target.value or default_platform()
+
+
+def tracing_for(platform: str) -> contextlib.AbstractContextManager[None]:
+    """Context manager in which kernels are traced for `platform`."""
+    return _target(platform)
 
 
 def default_platform() -> str:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tests.ops import oracle
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.ops import oracle, pool_oracle
+from cnn_jax.bench.fuzz import conv_oracle as oracle
+from cnn_jax.bench.fuzz import pool_oracle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import cnn_jax
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.ops import kernels
 from cnn_jax.ops.lowering.rules import HAS_OUT_SHARDING
-from tests.ops import oracle
 from tests.ops.conv_cases import CASES
 from tests.ops.tolerance import assert_close
 

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 import cnn_jax
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.ops import kernels
 from tests.compilation import LOOPS_OF_USERS, x64
-from tests.ops import oracle
 from tests.ops.conv_cases import CASES, TRANSPOSED_CASES
-from tests.ops.tolerance import assert_close
+from tests.ops.tolerance import FACTOR, assert_close
 
-# Winograd's transforms and the Fourier transforms round more often than the direct sum.
-FACTOR = {'winograd': 4.0, 'fft': 4.0}
 CONV_CASES = {case.name: case for case in CASES}
-KERNELS = tuple(kernels.KERNELS)
+KERNELS = tuple(name for name in kernels.KERNELS if name != 'pallas')  # test_pallas.py
 
 
 def run_or_reason(run, *arguments, **options):
@@ -156,14 +154,17 @@ def test_dtypes(name, dtype):
 def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
     # Sums of many equal terms are exact in both dtypes. A running sum kept in 16 bits would stop
     # growing once a term is below half a unit in its last place (2^5 in bfloat16, 2^8 in float16).
-    window = (1, 1) if name == 'dot' else (3, 3)
+    window, groups = {'dot': ((1, 1), 1), 'block_diagonal': ((12, 12), 2)}.get(name, ((3, 3), 1))
     taps = window[0] * window[1]
-    deep = jnp.full((1, *window, 8192 // taps), 0.125, dtype)
-    deep_kernel = jnp.ones((*window, deep.shape[-1], 1), dtype)
-    large, kernel = jnp.full((1, 64, 128, 1), 0.125, dtype), jnp.ones((*window, 1, 1), dtype)
+    deep = jnp.full((1, *window, 8192 // taps * groups), 0.125, dtype)
+    deep_kernel = jnp.ones((*window, 8192 // taps, groups), dtype)
+    large = jnp.full((1, 64, 128, groups), 0.125, dtype)
+    kernel = jnp.ones((*window, 1, groups), dtype)
 
     def sums(deep, deep_kernel, large, kernel):
-        conv = lambda x, w: cnn_jax.conv(x, w, padding='VALID', implementation=name)  # noqa: E731
+        conv = lambda x, w: cnn_jax.conv(  # noqa: E731
+            x, w, padding='VALID', groups=groups, implementation=name
+        )
         y, vjp = jax.vjp(conv, large, kernel)
         return conv(deep, deep_kernel), vjp(jnp.ones_like(y))[1]
 
@@ -171,7 +172,7 @@ def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
     assert reason is None
     positions = (64 - window[0] + 1) * (128 - window[1] + 1)
     rounding = float(jnp.finfo(dtype).eps)
-    for actual, terms in ((y, deep.shape[-1] * taps), (dw, positions)):
+    for actual, terms in ((y, 8192 // taps * taps), (dw, positions)):
         np.testing.assert_allclose(np.asarray(actual, np.float64), terms / 8, rtol=rounding)
 
 
@@ -253,8 +254,11 @@ def test_vmap(name, mapped):
     assert checked
 
 
+NOT_HERE = (*FACTOR, 'dot', 'block_diagonal', 'pallas')
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize('name', [n for n in KERNELS if n not in ('fft', 'winograd', 'dot')])
+@pytest.mark.parametrize('name', [n for n in KERNELS if n not in NOT_HERE])
 def test_non_finite_values_stay_in_their_windows(name, value):
     x = np.ones((1, 7, 7, 2), np.float32)
     x[0, 3, 3, 0] = value

@@ -1,5 +1,7 @@
 """Tests of convolutions of integers of at most 8 bits: every kernel is exact, to the last bit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,11 @@ from jax import export, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import cnn_jax
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.ops import kernels
 from cnn_jax.ops.lowering import equations
 from cnn_jax.ops.spec import ConvSpec
 from tests.compilation import x64
-from tests.ops import oracle
 from tests.ops.conv_cases import CASES, TRANSPOSED_CASES
 
 SPEC = ConvSpec(
@@ -108,29 +110,34 @@ def extremes(x, w, dtype):
 
 @pytest.mark.parametrize('name', [*DEFAULT, *HERE])
 def test_long_sums(name):
-    checked = 0
+    titles, runs, operands = [], [], []
     for case, (shape, kernel, groups) in LONG.items():
         if case == 'most taps' and name == 'im2col':
             continue  # compiles for half a minute, because it writes out every tap
         for dtype, wide in (('int8', 'int32'), ('uint8', 'uint32')):
-            run = lambda x, w: cnn_jax.conv(  # noqa: E731
-                x, w, padding='VALID', groups=groups, implementation=name,  # noqa: B023
-                preferred_element_type=wide,  # noqa: B023
+            run = functools.partial(
+                cnn_jax.conv, padding='VALID', groups=groups, implementation=name,
+                preferred_element_type=wide,
             )  # fmt: skip
-            operands = list(extremes(shape, kernel, dtype))
-            if not supported(run, *operands[0]):
-                continue
-            for x, w in operands:
-                axes = len(kernel) - 2
-                wanted = oracle.conv(
-                    x, w, strides=(1,) * axes, padding=((0, 0),) * axes, dilation=(1,) * axes,
-                    input_dilation=(1,) * axes, groups=groups,
-                )  # fmt: skip
-                y = jax.jit(run)(x, w)
-                assert y.dtype == wide
-                np.testing.assert_array_equal(y, wanted.astype(np.int64), f'{case} {dtype}')
-                checked += 1
-    assert checked
+            pairs = list(extremes(shape, kernel, dtype))
+            if supported(run, *pairs[0]):
+                titles.append(f'{case} {dtype}')
+                runs.append((run, wide, groups))
+                operands.append(pairs)
+    assert runs
+    # One program for all cases, which compiles faster than a program each.
+    program = jax.jit(lambda all: [run(*pair) for (run, *_), pair in zip(runs, all, strict=True)])
+    for pairs in zip(*operands, strict=True):
+        for title, (_, wide, groups), (x, w), y in zip(
+            titles, runs, pairs, program(pairs), strict=True
+        ):
+            axes = x.ndim - 2
+            wanted = oracle.conv(
+                x, w, strides=(1,) * axes, padding=((0, 0),) * axes, dilation=(1,) * axes,
+                input_dilation=(1,) * axes, groups=groups,
+            )  # fmt: skip
+            assert y.dtype == wide
+            np.testing.assert_array_equal(y, wanted.astype(np.int64), title)
 
 
 @pytest.mark.parametrize('name', [*DEFAULT, *HERE])

@@ -393,6 +393,29 @@ def test_an_export_holds_nothing_that_needs_this_package():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
+def test_products_of_16_bits_are_widened_only_for_cpus():
+    x, w = jnp.ones((2, 4, 4, 16), jnp.bfloat16), jnp.ones((1, 1, 16, 8), jnp.bfloat16)
+    traced = jax.jit(lambda x, w: cnn_jax.conv(x, w, implementation='dot')).trace(x, w)
+    for platform, dtype in (('cpu', 'f32'), ('tpu', 'bf16'), ('cuda', 'bf16')):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert f'(tensor<32x16x{dtype}>, tensor<16x8x{dtype}>)' in text
+
+
+def test_an_export_follows_the_rules_of_each_platform():
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 16)).astype(np.float32)
+    w = np.random.default_rng(1).normal(size=(3, 3, 2, 16)).astype(np.float32)
+    layout = ('NHWC', 'HWIO', 'NHWC')
+    run = lambda x, w: lax.conv_general_dilated(  # noqa: E731
+        x, w, (1, 1), 'SAME', dimension_numbers=layout, feature_group_count=8
+    )
+    expected = run(x, w)
+    with cnn_jax.installed():
+        saved = export.export(jax.jit(run), platforms=('cpu', 'cuda', 'tpu'))(x, w)
+        assert 'feature_group_count = 1 ' in saved.mlir_module()  # the groups merged, for TPUs
+        assert 'feature_group_count = 8 ' in saved.mlir_module()
+    np.testing.assert_allclose(saved.call(x, w), expected, rtol=1e-4, atol=1e-5)
+
+
 # ---------------------------------------------------------------------------- missing JAX features
 
 MISSING = """

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.bench.kernels import reference
-from cnn_jax.ops.kernels import onednn
-from cnn_jax.ops.kernels.onednn import arrange, build
+from cnn_jax.bench.kernels.problem import parse
+from cnn_jax.ops import tuning
+from cnn_jax.ops.kernels.native import arrange, build, onednn
 from cnn_jax.ops.spec import ConvSpec
-from tests.ops import oracle
 from tests.ops.tolerance import assert_close
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -182,8 +183,8 @@ def output(process):
 PREFIX = """
     import os, sys
     import jax, jax.numpy as jnp, numpy as np
-    from cnn_jax.ops.kernels import onednn
-    from cnn_jax.ops.kernels.onednn import build
+    from cnn_jax.ops.kernels.native import onednn
+    from cnn_jax.ops.kernels.native import build
     from cnn_jax.ops.spec import ConvSpec
     spec = ConvSpec(4, (6,), 8, (3,), 8, (1,), ((1, 1),), (1,), (1,), 1, 'float32')
     x, w = jnp.ones(spec.x_shape), jnp.ones(spec.kernel_shape)
@@ -263,6 +264,14 @@ def test_threads_call_at_the_same_time():
 
 
 @native
+@pytest.mark.parametrize('op', OPS)
+@pytest.mark.parametrize('problem', ['mb1_ic1iw300oc1kw200', 'mb1_ic16ih20oc16kh16'])
+def test_the_default_is_not_reference_code(problem, op):
+    spec = parse(problem).spec()
+    assert (tuning.choose(op, spec, 'cpu')[0] == 'onednn') != onednn.is_reference(spec, op)
+
+
+@native
 def test_several_host_devices():
     code = """
         import cnn_jax
@@ -281,6 +290,11 @@ def test_several_host_devices():
             np.testing.assert_allclose(f(a, b), wanted[op], 1e-5, 1e-5)
         loss = lambda w, x: jnp.sum(cnn_jax.conv(x, w, padding=1, implementation='onednn') ** 2)
         program = jax.jit(jax.grad(loss)).lower(on(w), on(x, 'd')).compile().as_text()
+        linear = lambda w, x: jnp.sum(cnn_jax.conv(x, w, padding=1, implementation='onednn'))
+        constant = on(x, 'd')
+        with getattr(jax, 'set_mesh', getattr(jax.sharding, 'use_mesh', None))(mesh):
+            dw = jax.jit(jax.grad(lambda w: linear(w, constant)))(on(w))
+        np.testing.assert_allclose(dw, jax.grad(linear)(w, x), 1e-4, 1e-4)
         print(len(jax.devices()), program.count('all-gather'), program.count('all-reduce(') > 0)
     """
     flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=4'

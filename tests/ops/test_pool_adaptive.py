@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax.bench.fuzz import pool_oracle
 from cnn_jax.ops import pool, unpool
 from tests.compilation import x64
-from tests.ops import pool_oracle
 from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
 from tests.ops.tolerance import assert_close
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from cnn_jax.bench.fuzz import pool_oracle
 from cnn_jax.ops import pool, pool_kernels
-from tests.ops import pool_oracle
 from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
 
 # A call that each kernel supports, with overlapping windows except for 'reshape'.

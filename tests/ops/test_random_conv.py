@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cnn_jax
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.ops import kernels
-from tests.ops import oracle
 from tests.ops.conv_cases import Case
 from tests.ops.tolerance import assert_close
 

@@ -27,9 +27,11 @@ def no_table(monkeypatch, tmp_path):
 
 @pytest.fixture
 def pure_jax(monkeypatch):
-    """Simulates a machine without the native kernel."""
+    """Simulates a machine without the native kernels."""
     none = types.SimpleNamespace(supports=lambda spec, op, platform: 'not here')
-    monkeypatch.setitem(kernels.KERNELS._values, 'onednn', none)
+    for name in kernels.KERNELS:
+        if not kernels.is_portable(name):
+            monkeypatch.setitem(kernels.KERNELS._values, name, none)
 
 
 def choices(spec, platform):
@@ -45,6 +47,18 @@ def chosen(x, kernel, *, dtype='float32', **arguments):
             *(jax.ShapeDtypeStruct(s, dtype) for s in (x, kernel)),
         )[0].spec
     return choices(spec, 'cpu')
+
+
+def test_rules_of_native_kernels():
+    if reason := kernels.reason_against('native_winograd', 'forward', SPEC, 'cpu'):
+        pytest.skip(reason)
+    kernel = (3, 3, 64, 64)
+    assert chosen((64, 28, 28, 64), kernel) == ('native_winograd',) * 3
+    assert chosen((64, 28, 28, 64), kernel, precision='highest') == ('onednn',) * 3
+    assert chosen((64, 28, 28, 64), kernel, strides=2) == ('onednn',) * 3
+    assert chosen((64, 2, 2, 64), kernel, padding=1) == ('onednn',) * 3  # 16 of 36 products
+    assert chosen((1, 7, 7, 64), kernel) == ('onednn',) * 3  # the kernel's transform takes longer
+    assert chosen((64, 28, 28, 8), (3, 3, 8, 8)) == ('onednn',) * 3  # so do those of the tiles
 
 
 def test_rules_follow_the_measurements(pure_jax):
@@ -82,6 +96,19 @@ def test_elsewhere_than_on_a_cpu_it_is_xla(pure_jax):
     spec = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
     assert set(choices(spec, 'tpu')) == {'lax'}
     assert set(choices(spec, 'cpu')) == {'winograd'}
+
+
+def test_groups_on_tpus_are_merged():
+    spec = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 8, 'float32')
+    assert choices(spec, 'tpu') == ('block_diagonal',) * 3
+    assert set(choices(spec, 'cuda')) == {'lax'}
+    for other in (
+        spec.replace(groups=64),
+        spec.replace(groups=1),
+        spec.replace(in_features=256, out_features=256),  # 32 features a group
+        spec.replace(dtype='int32'),
+    ):
+        assert set(choices(other, 'tpu')) == {'lax'}
 
 
 def test_the_default_is_settled_for_the_platform_that_is_compiled_for():
@@ -169,3 +196,21 @@ def test_a_table_of_another_processor_is_said(pure_jax, tmp_path, caplog, monkey
     assert 'was measured on some processor, 2 cores, but this machine is another' in caplog.text
     with pytest.raises(ValueError, match='was measured on .*some processor'):
         table.save(path, {}, {}, 'cpu')
+
+
+def test_filter_gradients_of_transposed_convolutions_have_no_holes_in_their_input(pure_jax):
+    x, w = jnp.linspace(-1, 1, 288).reshape(2, 6, 6, 4), jnp.zeros((4, 4, 4, 3))
+    dy = jnp.linspace(-1, 1, 864).reshape(2, 12, 12, 3)
+
+    def gradient(implementation):
+        run = lambda w: cnn_jax.conv_transpose(  # noqa: E731
+            x, w, strides=2, implementation=implementation
+        )
+        return jax.jit(lambda dy: jax.linear_transpose(run, w)(dy)[0])
+
+    default, lax = gradient(None), gradient('lax')
+    (used,) = cnn_jax.explain(default, dy)
+    assert (used.op, used.implementation) == ('filter_grad', 'lax')
+    assert 'lhs_dilate = [2, 2]' in lax.lower(dy).as_text()
+    assert 'lhs_dilate = [2, 2]' not in default.lower(dy).as_text()
+    np.testing.assert_allclose(default(dy), lax(dy), rtol=1e-5, atol=1e-4)

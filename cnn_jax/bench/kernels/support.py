@@ -12,7 +12,7 @@ from cnn_jax.ops.spec import ConvSpec
 Change = Callable[[ConvSpec], ConvSpec]
 
 
-def plain_spec(window: int, ndim: int) -> ConvSpec:
+def plain_spec(window: int, ndim: int, groups: int = 1) -> ConvSpec:
     """Returns a plain convolution whose output has the shape of its input (for odd `window`)."""
     ones = (1,) * ndim
     return ConvSpec(
@@ -25,7 +25,7 @@ def plain_spec(window: int, ndim: int) -> ConvSpec:
         padding=((window // 2, window // 2),) * ndim,
         input_dilation=ones,
         dilation=ones,
-        groups=1,
+        groups=groups,
         dtype='float32',
     )
 
@@ -34,14 +34,21 @@ def _changed(**values) -> Change:
     return lambda spec: spec.replace(**values)
 
 
-# Each feature is a change to a plain 2-D convolution, 1x1 for `dot` and 3x3 for other kernels.
+# Each feature is a change to a plain 2-D convolution, 1x1 for `dot`, in two groups for
+# `block_diagonal`, depthwise for `pallas`, and 3x3 for other kernels.
+BASES = {
+    'dot': plain_spec(1, 2),
+    'block_diagonal': plain_spec(3, 2, groups=2),
+    'pallas': plain_spec(3, 2, groups=4),
+}
+
 FEATURES: dict[str, Change] = {
-    '1-D': lambda spec: plain_spec(spec.window[0], 1),
+    '1-D': lambda spec: plain_spec(spec.window[0], 1, spec.groups),
     '2-D': _changed(),
-    '3-D': lambda spec: plain_spec(spec.window[0], 3),
-    '1x1 window': lambda spec: plain_spec(1, 2),
-    '3x3 window': lambda spec: plain_spec(3, 2),
-    '5x5 window': lambda spec: plain_spec(5, 2),
+    '3-D': lambda spec: plain_spec(spec.window[0], 3, spec.groups),
+    '1x1 window': lambda spec: plain_spec(1, 2, spec.groups),
+    '3x3 window': lambda spec: plain_spec(3, 2, spec.groups),
+    '5x5 window': lambda spec: plain_spec(5, 2, spec.groups),
     'strides': _changed(strides=(2, 2)),
     'asymmetric padding': _changed(padding=((2, 0), (0, 1))),
     'dilation': lambda spec: spec.replace(dilation=(2, 2), window=(3, 3), padding=((2, 2), (2, 2))),
@@ -68,9 +75,9 @@ def support_table() -> str:
     for feature, change in FEATURES.items():
         cells = []
         for name in names:
-            reason = kernels.reason_against(
-                name, 'forward', change(plain_spec(1 if name == 'dot' else 3, 2)), 'cpu'
-            )
+            spec = change(BASES.get(name) or plain_spec(3, 2))
+            platform = getattr(kernels.KERNELS[name], 'PLATFORM', 'cpu')
+            reason = kernels.reason_against(name, 'forward', spec, platform)
             if reason is None:
                 cells.append('yes')
                 continue

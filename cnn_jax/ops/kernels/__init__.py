@@ -8,9 +8,10 @@ A kernel is a module, or any other object, that defines at least one of
 
 as plain traceable JAX functions. It also defines `supports(spec, op, platform)`, which returns
 None if the kernel supports the call, and otherwise the reason why not. The platforms are JAX's:
-'cpu', 'cuda', 'rocm', 'tpu'. The three functions are bilinear and transposes of each other, so a
-missing one is derived from one that is defined. All operands and the result have `spec.dtype`. A
-kernel accumulates 16-bit floats in float32 and rounds once.
+'cpu', 'cuda', 'rocm', 'tpu'. A kernel for one platform alone may name it as `PLATFORM`, so that
+other machines can export programs with it. The three functions are bilinear and transposes of each
+other, so a missing one is derived from one that is defined. All operands and the result have
+`spec.dtype`. A kernel accumulates 16-bit floats in float32 and rounds once.
 
 A kernel that adds up the products of the definition and nothing else sets `SMALL_INTEGERS` to
 'float32'. It is then used for integers of at most 8 bits too (`integers.py`). If it sets 'int32',
@@ -30,18 +31,21 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.kernels import (
+    block_diagonal,
     dot,
     fft,
     im2col,
     integers,
     interior,
-    onednn,
+    pallas,
     scan,
     shift,
     subpixel,
     winograd,
     xla,
 )
+from cnn_jax.ops.kernels.native import onednn
+from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.kernels.views import transpose
 from cnn_jax.ops.platforms import default_platform
 from cnn_jax.ops.spec import ConvSpec, accumulator
@@ -57,7 +61,10 @@ KERNELS.register('winograd', winograd)
 KERNELS.register('fft', fft)
 KERNELS.register('interior', interior)
 KERNELS.register('subpixel', subpixel)
+KERNELS.register('block_diagonal', block_diagonal)
 KERNELS.register('onednn', onednn)
+KERNELS.register('native_winograd', native_winograd)
+KERNELS.register('pallas', pallas)
 
 Array = jax.Array
 Bilinear = Callable[[Array, Array, ConvSpec], Array]
@@ -77,9 +84,19 @@ def reason_against(name: str, op: str, spec: ConvSpec, platform: str | None = No
     return kernel.supports(spec, op, platform)
 
 
+def platform_to_check(name: str) -> str:
+    """Returns the platform on which a call that names kernel `name` is checked when it is traced.
+
+    A program may be exported or compiled for another platform than this machine's. It is JAX's
+    default platform, or that of a kernel which has only one, `PLATFORM`, so that such a kernel is
+    refused elsewhere when it is lowered.
+    """
+    return getattr(KERNELS[name], 'PLATFORM', None) or default_platform()
+
+
 def is_portable(name: str) -> bool:
     """Returns whether a program that uses kernel `name` runs without this package installed."""
-    return name != 'onednn'
+    return not getattr(KERNELS[name], 'IS_NATIVE', False)
 
 
 def function(name: str, op: str) -> Bilinear:

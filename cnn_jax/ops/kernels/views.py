@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.ops.platforms import target_platform
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
@@ -97,7 +98,7 @@ def from_words(x: Array, dtype: str) -> Array:
 def product(a: Array, b: Array, spec: ConvSpec) -> Array:
     """Returns the matrix product a b, in the dtype of the accumulator."""
     dtype = accumulator(spec.dtype)
-    if jax.default_backend() == 'cpu':
+    if target_platform() == 'cpu':
         # XLA:CPU can multiply 16-bit floats into float32 only for some shapes, on processors with
         # AMX. Otherwise it fails at run time ("Unsupported element type").
         a, b = a.astype(dtype), b.astype(dtype)

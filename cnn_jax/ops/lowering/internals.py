@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from cnn_jax.errors import UserError
+
 KEY = 'cnn_jax'  # key in the metadata of an equation
 
 Rule = Callable[..., Sequence[Any]]
@@ -20,6 +22,7 @@ Rule = Callable[..., Sequence[Any]]
 custom_partitioning: Any = None
 missing: str | None = None
 try:
+    from jax._src import config as _config
     from jax._src import dispatch as _dispatch
     from jax._src.core import subjaxprs
     from jax._src.dispatch import jaxpr_has_prim_requiring_devices  # noqa: F401
@@ -43,6 +46,7 @@ __all__ = [
     'lower',
     'mark',
     'mark_of',
+    'mesh_of_program',
     'missing',
     'on_one_device',
     'original',
@@ -134,8 +138,9 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     thread, do not affect it.
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
-    devices = getattr(ctx.module_context.axis_context, 'num_devices', None)
-    with undisturbed(), _one_device(devices == 1):
+    placement = ctx.module_context.axis_context
+    devices = getattr(placement, 'num_devices', None)
+    with undisturbed(), _one_device(devices == 1), _mesh(_mesh_to_partition(placement)):
         rule = mlir.lower_fun(function, multiple_results=False)
         inner = ctx.replace(avals_in=plain, avals_out=None, jaxpr_eqn_ctx=None)
         (out,) = rule(inner, *operands)
@@ -150,11 +155,47 @@ def on_one_device() -> bool:
     return _one_device.value
 
 
+_mesh = jax.make_user_context(None)
+
+
+def mesh_of_program() -> Any:
+    """Returns the mesh that a kernel being lowered must be partitioned over, or None.
+
+    Raises:
+        UserError: the program runs on several devices, but their mesh is not known.
+    """
+    if isinstance(_mesh.value, str):
+        raise UserError(_mesh.value)
+    return _mesh.value
+
+
+def _mesh_to_partition(placement: Any) -> Any:
+    """Returns the mesh that a compiler would partition over, or why it is not known, or None."""
+    devices = getattr(placement, 'num_devices', None)
+    if devices is None:  # in shard_map or pmap
+        manual = getattr(placement, 'manual_axes', None)
+        automatic = set(placement.mesh.axis_names) - manual if manual else None
+        if automatic:
+            return f'shard_map must be over every axis of the mesh, not without {sorted(automatic)}'
+    if devices in (None, 1):
+        return None
+    mesh = getattr(placement, 'abstract_mesh', None)
+    if mesh is None or mesh.empty:
+        return f'the mesh of the {devices} devices is not known: use a NamedSharding or shard_map'
+    # The kernel sees plain arrays, whose types do not name the axes of an explicit mesh.
+    return mesh.update_axis_types(dict.fromkeys(mesh.axis_names, jax.sharding.AxisType.Auto))
+
+
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Context manager in which kernels are traced without a mesh and with JAX's default modes."""
+    """Context manager in which kernels are traced without a mesh and with JAX's default modes.
+
+    Within a caller's shard_map, JAX does not check along which axes the kernel's arrays vary, which
+    Pallas would have to be told: they are plain.
+    """
     with (
         mark(None),
+        _config._check_vma(False),
         use_abstract_mesh(empty_abstract_mesh),
         jax.disable_jit(False),
         jax.numpy_rank_promotion('allow'),

@@ -1,18 +1,23 @@
 """Rules that choose the kernels of a convolution, derived from measurements (docs/performance.md).
 
-On platforms other than CPUs, the choice is XLA's own convolution. On a CPU, it is the native kernel
-if that supports the problem. Otherwise it is the formulation that was fastest for similar problems
-on two cores of an x86-64 server, or XLA's own convolution if no other was clearly faster.
+On GPUs, the choice is XLA's own convolution; TPUs have `rules_tpu`. On a CPU, it is a native kernel
+if one supports the problem by more than oneDNN's reference code. Otherwise it is the formulation
+that was fastest for similar problems on two cores of an x86-64 server, or XLA's own convolution if
+no other was clearly faster.
 """
 
 import math
 from collections.abc import Iterator
 
 import jax
+from jax import lax
 
 from cnn_jax.ops import kernels
 from cnn_jax.ops.kernels import integers
+from cnn_jax.ops.kernels.native import onednn
+from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.spec import ConvSpec
+from cnn_jax.ops.tuning import rules_tpu
 
 MANY_TAPS = 64  # with more taps, a window with groups is not unrolled
 FEATURES = 16  # with fewer, patches with features last are too short to copy fast
@@ -20,6 +25,7 @@ WINOGRAD_FEATURES = 64  # with fewer, the transforms cost more than the products
 # With this many output positions or more, and fewer than 4 * WINOGRAD_FEATURES features, the
 # transformed tiles leave the cache.
 WINOGRAD_POSITIONS = 1 << 14
+NATIVE_MARGIN = 0.9  # native Winograd must take at most this part of the direct form's time
 MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost as much as the product saves
 # Whether XLA:CPU multiplies int8 faster than float32 in 2-D, as in jax 0.10. In jax 0.7, it takes 4
 # to 1,000 times as long.
@@ -29,10 +35,14 @@ FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a 
 
 def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     """Yields the kernels for map `op` of `spec` on `platform` with reasons, best first."""
+    if platform == 'tpu' and (found := rules_tpu.choice(spec)):
+        yield found
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
-    if not _suits_rows(op, spec):
+    if found := _native_winograd(spec):
+        yield found
+    if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
     is_small = integers.suits(op, spec)
     if found := _small_integers(op, spec) if is_small else _any_map(spec) or RULES[op](spec):
@@ -105,6 +115,27 @@ def _suits_winograd(spec: ConvSpec) -> bool:
 
 def _is_winograd(spec: ConvSpec) -> bool:
     return kernels.reason_against('winograd', 'forward', spec, 'cpu') is None
+
+
+def _native_winograd(spec: ConvSpec) -> tuple[str, str] | None:
+    """Chooses native Winograd where it is estimated to be faster than the direct form."""
+    wanted = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
+    is_exact = bool({lax.Precision.HIGH, lax.Precision.HIGHEST}.intersection(wanted))
+    if spec.ndim > 2 or is_exact or not _is_winograd(spec):
+        return None
+    direct = _products(spec) / (onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1)
+    ratio = direct / native_winograd.cost(spec)
+    if NATIVE_MARGIN * ratio < 1:
+        return None
+    return 'native_winograd', f'windows of 3: by estimate {ratio:.1f} times faster than directly'
+
+
+def _products(spec: ConvSpec) -> int:
+    """Returns the number of products of windows of 3 with stride 1, without those with padding."""
+    pairs = 1
+    for outputs, padding in zip(spec.output_size, spec.padding, strict=True):
+        pairs *= 3 * outputs - sum(p * (p + 1) // 2 for p in padding if p > 0)
+    return max(pairs, 0) * spec.batch * spec.in_features * spec.out_features
 
 
 def _suits_rows(op: str, spec: ConvSpec) -> bool:

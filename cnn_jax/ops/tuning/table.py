@@ -70,22 +70,24 @@ def save(
     choices: Mapping[str, Mapping[str, Times]],
     about: Mapping[str, Any],
     platform: str,
+    device_name: str | None = None,
 ) -> None:
     """Adds `choices` (key of a spec -> map -> times) to the table at `path`, or creates it.
 
     Args:
         path: a JSON file; its entries for other convolutions are kept.
         platform: the platform of the measurements.
+        device_name: the device of the measurements; by default this machine's.
         choices: the measured times; the fastest kernel of each map will be used.
         about: versions, date and similar metadata; stored once per file, from the last save.
 
     Raises:
         ValueError: the file at `path` is not a table, or it is for another device.
     """
-    kept = {}
+    kept, measured_on = {}, device_name or device(platform)
     if path.exists():
         table = _read(path)
-        found, own = (table['platform'], table['device']), (platform, device(platform) or '?')
+        found, own = (table['platform'], table['device']), (platform, measured_on or '?')
         if found != own:
             raise UserError(f'{path} was measured on {": ".join(found)}, not on {": ".join(own)}')
         kept = table['choices']
@@ -94,10 +96,10 @@ def save(
         for name, ops in choices.items()
     }
     table = {
+        **about,  # first: JAX's own name of the platform is 'gpu' for both 'cuda' and 'rocm'
         'version': VERSION,
         'platform': platform,
-        'device': device(platform),
-        **about,
+        'device': measured_on,
         'choices': {name: kept.get(name, {}) | ranked.get(name, {}) for name in kept | ranked},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,117 @@
+"""Rewrites a convolution as an equivalent one that oneDNN computes faster.
+
+The sums stay the same. Arrays are only reshaped, transposed (`batch_inside`) or padded
+(`space_to_depth`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cnn_jax.ops.spec import ConvSpec
+
+
+class Arrangement(NamedTuple):
+    """A convolution `spec` of arrays `into(role, array)`; `back(role, result)` inverts `into`."""
+
+    spec: ConvSpec
+    into: Callable[[str, jax.Array], jax.Array]
+    back: Callable[[str, jax.Array], jax.Array]
+
+
+def arrange(spec: ConvSpec, op: str) -> Arrangement:
+    if _suits_batch_inside(spec, op):
+        return batch_inside(spec)
+    if _suits_space_to_depth(spec, op):
+        return space_to_depth(spec)
+    return Arrangement(spec, lambda role, a: a, lambda role, a: a)
+
+
+def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:
+    # oneDNN's matrix products have one row for each output along the last axis, and the kernel
+    # as their other operand. They are slow with few rows and a large kernel.
+    largest = 3 if op == 'filter_grad' else 7
+    large_kernel = spec.in_features * spec.out_features >= 256**2 * spec.groups
+    return spec.ndim < 3 and spec.batch >= 8 and large_kernel and spec.output_size[-1] <= largest
+
+
+def batch_inside(spec: ConvSpec) -> Arrangement:
+    """Makes the batch the last spatial axis, with a window of 1.
+
+    VGG-16's layers of 2x2 pixels run 4 to 6 times faster, and those of 4x4 pixels run 2 times
+    faster.
+    """
+    inner = spec.replace(
+        batch=1,
+        input_size=(*spec.input_size, spec.batch),
+        window=(*spec.window, 1),
+        strides=(*spec.strides, 1),
+        padding=(*spec.padding, (0, 0)),
+        input_dilation=(*spec.input_dilation, 1),
+        dilation=(*spec.dilation, 1),
+    )
+
+    def into(role, a):
+        return a.reshape(inner.kernel_shape) if role == 'w' else jnp.moveaxis(a, 0, -2)[None]
+
+    def back(role, a):
+        return a.reshape(spec.kernel_shape) if role == 'w' else jnp.moveaxis(a[0], -2, 0)
+
+    return Arrangement(inner, into, back)
+
+
+def _suits_space_to_depth(spec: ConvSpec, op: str) -> bool:
+    stride, window = spec.strides[-1], spec.window[-1]
+    is_whole = stride > 1 and spec.dilation[-1] == 1 and window % stride == 0
+    # Filter gradients gain nothing.
+    return op != 'filter_grad' and is_whole and spec.in_features <= 4 and spec.groups == 1
+
+
+def space_to_depth(spec: ConvSpec) -> Arrangement:
+    """Turns `stride` neighbouring positions along the last axis into channels, with stride 1.
+
+    The remainder of the low padding modulo the stride is written out in the input. If the kernel
+    were padded with zeros instead, an infinity next to a window would make its output NaN. A first
+    layer on raw audio (1 channel, window 80, stride 4) or on patches runs up to twice as fast.
+    """
+    stride, size, (padding, _) = spec.strides[-1], spec.input_size[-1], spec.padding[-1]
+    taps = spec.window[-1] // stride
+    before, low = divmod(padding, stride)
+    seen = spec.output_size[-1] - 1 + taps - before
+    inner_size = min(-(-(low + size) // stride), seen)
+    high = inner_size * stride - low - size  # if negative, crops positions that no window sees
+    inner = spec.replace(
+        input_size=(*spec.input_size[:-1], inner_size),
+        in_features=spec.in_features * stride,
+        window=(*spec.window[:-1], taps),
+        strides=(*spec.strides[:-1], 1),
+        padding=(*spec.padding[:-1], (before, seen - inner_size)),
+    )
+
+    def extend(a, low, high):
+        config = [(0, 0, 0)] * spec.ndim + [(low, high, 0), (0, 0, 0)]
+        return jax.lax.pad(a, jnp.zeros((), a.dtype), config)
+
+    def into(role, a):
+        if role == 'x':
+            a = extend(a, low, high)
+        return a if role == 'y' else a.reshape(inner.shape(role))
+
+    def back(role, a):
+        if role == 'y':
+            return a
+        a = a.reshape(*a.shape[:-2], -1, spec.in_features)
+        return extend(a, -low, -high)
+
+    return Arrangement(inner, into, back)
+
+
+def prefers_plain_kernel(spec: ConvSpec, op: str) -> bool:
+    """Returns whether oneDNN is faster in float32 without a blocked copy of the kernel."""
+    if op == 'input_grad':
+        return spec.in_features < 8 and max(spec.strides) > 1
+    few = spec.groups == 1 and spec.in_features <= 12
+    return op == 'forward' and few and math.prod(spec.window) >= 9

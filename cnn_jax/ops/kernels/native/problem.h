@@ -1,0 +1,36 @@
+// A convolution as the Python side describes it.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace cnn_jax {
+
+constexpr int kMaxSpatial = 3;
+
+// A call of less work than this (see `Work`) runs on the calling thread: to wake another one takes
+// 50 to 100 microseconds.
+constexpr int64_t kLeastToShare = 1 << 24;
+
+enum Op : int64_t { kForward, kInputGrad, kFilterGrad, kFilterGradPart };
+enum DType : int64_t { kFloat32, kBfloat16, kInt8 };  // of the operands; int8 gives int32
+
+// One convolution problem. All members are int64_t, so that it can be hashed and compared as bytes.
+struct Problem {
+  int64_t op, dtype, plain_kernel, ndim, groups, batch, in_features, out_features;
+  int64_t in[kMaxSpatial], window[kMaxSpatial], out[kMaxSpatial];
+  int64_t strides[kMaxSpatial], dilation[kMaxSpatial], lo[kMaxSpatial], hi[kMaxSpatial];
+
+  bool operator==(const Problem& other) const { return !std::memcmp(this, &other, sizeof *this); }
+};
+
+// Returns the number of products, including those with padding, plus 32 for each element of x and y,
+// whose transport takes about as long.
+inline int64_t Work(const Problem& p) {
+  int64_t x = p.batch * p.in_features, y = p.batch * p.out_features, window = 1;
+  for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], window *= p.window[i];
+  return y * window * (p.in_features / p.groups) + 32 * (x + y);
+}
+
+}  // namespace cnn_jax
