@@ -27,7 +27,10 @@ from cnn_jax.training.config import TrainConfig
 cli.define_flags(TrainConfig)
 flags.DEFINE_list('slices', 'v5e-1,v5e-4,v5e-16,v5e-256,v6e-1', 'slices to compile for, or none')
 flags.DEFINE_integer(
-    'batch_per_chip', 0, 'examples per chip (default: batch_size, on every chip)', lower_bound=0
+    'batch_per_chip',
+    0,
+    'examples per chip, or per group of chips that divide an image (default: batch_size)',
+    lower_bound=0,
 )
 flags.DEFINE_list(
     'input_shape', '', 'height,width,channels of one uint8 image, instead of a data set'
@@ -52,12 +55,15 @@ def main(argv):
 
         jax.config.update('jax_platforms', 'cpu')  # compiles for TPUs; must not search for one
         from cnn_jax.bench.tpu import aot, scaling
+        from cnn_jax.training.devices import Devices
+        from cnn_jax.training.job import batch_shapes
 
         slices = [_slice(name, aot.SLICES) for name in flags.FLAGS.slices]
         assumptions = scaling.Assumptions(efficiency=flags.FLAGS.efficiency)
         job = _job(config)
-        for each in slices:
-            aot.tpu_devices(each)
+        meshes = {each.name: Devices.all(aot.tpu_devices(each), config.mesh) for each in slices}
+        for devices in meshes.values():
+            devices.check_strips(job.dataset.input_shape)
     per_chip = flags.FLAGS.batch_per_chip or config.batch_size
     state = job.state_like()
     state_bytes = scaling.tree_bytes(state)
@@ -67,10 +73,15 @@ def main(argv):
     )
 
     def compile_for(slice_, size):
-        devices = job.devices.all(aot.tpu_devices(slice_))
-        step = dataclasses.replace(job, devices=devices).step()
-        batch = _batch(job, size * slice_.chips)
-        return aot.compile_step(step, state, batch, slice_, optimize=flags.FLAGS.optimize)
+        devices = meshes[slice_.name]
+        return aot.compile_step(
+            dataclasses.replace(job, devices=devices).step(),
+            state,
+            batch_shapes(job.dataset, size * devices.parts),
+            slice_,
+            devices=devices,
+            optimize=flags.FLAGS.optimize,
+        )
 
     reports, failed = {}, []
     if slices:
@@ -81,8 +92,9 @@ def main(argv):
             print(_row(slice_, reports[slice_.name]), flush=True)
         except aot.DoesNotFit as error:
             failed.append(slice_.name)
-            print(f'| {slice_.name} | {per_chip * slice_.chips:,} | does not fit: {error} |')
-            if flags.FLAGS.largest_batch:
+            size = per_chip * meshes[slice_.name].parts
+            print(f'| {slice_.name} | {size:,} | does not fit: {error} |', flush=True)
+            if flags.FLAGS.largest_batch and per_chip > 8:
                 _print_largest(slice_, compile_for, per_chip)
     rows = [scaling.scale(reports[s.name], s, assumptions) for s in slices if s.name in reports]
     if rows:
@@ -92,7 +104,9 @@ def main(argv):
     print(f'checkpoint: {state_bytes / 1e9:.2f} GB, {seconds:.1f} s at 1 GB/s')
     if flags.FLAGS.export:
         for platform in ('tpu', 'cuda'):
-            exported = aot.export_step(job.step(), state, _batch(job, per_chip), (platform,))
+            exported = aot.export_step(
+                job.step(), state, batch_shapes(job.dataset, per_chip), (platform,)
+            )
             print(_exported(platform, exported, aot.operations(exported)), flush=True)
     if flags.FLAGS.output:
         values = {name: dataclasses.asdict(report) for name, report in reports.items()}
@@ -123,46 +137,15 @@ def _slice(name, known):
 
 
 def _job(config):
-    """Returns a job of 1000 steps for these flags; the caller replaces its devices."""
-    from cnn_jax.training import job, optimizer
+    """Returns a job for these flags; the caller replaces its devices."""
+    from cnn_jax.bench.tpu import steps
+    from cnn_jax.training import job
 
-    dataset = _synthetic() if flags.FLAGS.input_shape else job.load_data(config)
-    schedule = optimizer.learning_rate(config, 1000, 0)
-    return job.Job(
-        config=config,
-        dataset=dataset,
-        **job.task_parts(config, dataset, job.make_net(config, dataset)),
-        schedule=schedule,
-        optimizer=optimizer.make_optimizer(config, schedule),
-        devices=job.Devices.all(),
-        steps_per_epoch=1000,
-        total_steps=1000,
-    )
-
-
-def _batch(job, size):
-    """Returns the shapes and dtypes of a batch of the data set."""
-    import jax
-    import jax.numpy as jnp
-
-    inputs = job.dataset.splits['train'].inputs
-    return {
-        'inputs': jax.ShapeDtypeStruct((size, *inputs.shape[1:]), inputs.dtype),
-        'labels': jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
-
-
-def _synthetic():
-    """Returns a data set of one black image, used only for its shapes."""
-    import numpy as np
-
-    from cnn_jax import data
-
+    if not flags.FLAGS.input_shape:
+        return steps.make_job(config, job.load_data(config))
     shape = cli.integers('input_shape', at_least=1)
-    split = data.Split(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32))
-    names = tuple(f'class {i}' for i in range(flags.FLAGS.num_classes))
-    half = (0.5,) * shape[-1]
-    return data.Dataset('shapes', 'image', {'train': split}, names, mean=half, std=half)
+    dataset = steps.shapes_only(shape, flags.FLAGS.num_classes, config.model)
+    return steps.make_job(config, dataset)
 
 
 _HEADER = (
@@ -172,7 +155,9 @@ _HEADER = (
 
 
 def _row(slice_, report):
-    kinds = ', '.join(f'{c.count} {kind}' for kind, c in report.collectives.items())
+    kinds = ', '.join(
+        f'{c.count} {kind} ({c.bytes / 1e6:.2f} MB)' for kind, c in report.collectives.items()
+    )
     return (
         f'| {slice_.name} | {report.batch_size:,} | {report.hbm_bytes / 2**30:.3f} '
         f'| {slice_.chip.hbm_bytes / 2**30:.2f} | {report.flops / 1e9:,.1f} | {kinds or "none"} '

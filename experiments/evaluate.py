@@ -15,6 +15,7 @@ cli.define_checkpoint_flags()
 cli.define_path('data_dir', '', 'folder of prepared data sets (default: that of the run)')
 flags.DEFINE_boolean('flips', False, 'average the logits of each image and its mirror image')
 flags.DEFINE_integer('batch_size', 0, 'examples per step (0: as in training)', lower_bound=0)
+flags.DEFINE_string('mesh', '', 'axes of the mesh of all devices, as for train.py')
 
 
 def main(argv):
@@ -26,6 +27,7 @@ def main(argv):
             step=cli.checkpoint(),
             averaged=values.averaged,
             data_dir=values.data_dir,
+            mesh=values.mesh,
         )
         if values.split not in run.dataset.splits:
             raise UserError(

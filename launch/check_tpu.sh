@@ -3,6 +3,7 @@
 #
 #   bash launch/check_tpu.sh --model=vgg16 --input_shape=224,224,3 --dtype=bfloat16 --batch_per_chip=128
 #   bash launch/check_tpu.sh --flagfile=experiments/recipes/NAME.flags --slices=v5e-1,v5e-16
+#   bash launch/check_tpu.sh --model=unet --input_shape=2048,2048,3 --mesh=space:4 --slices=v5e-4,v5e-16
 #
 # For each slice (default: v5e-1, v5e-4, v5e-16, v5e-256, v6e-1), reports the memory used and available
 # per chip, operations per chip, and collectives and their bytes per step. Also reports the expected weak

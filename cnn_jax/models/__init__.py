@@ -226,6 +226,7 @@ def create(
     dtype: DTypeLike = jnp.float32,
     implementation: str | Sequence[str] | None = None,
     kind: str | None = None,
+    norm_group: int = 0,
     **overrides: Any,
 ) -> Any:
     """Makes a model with initial parameters in float32: a `Model`, or a user's `nnx.Module`.
@@ -241,6 +242,8 @@ def create(
         implementation: a kernel's name, or several in order of preference. Each operation uses
             those that it implements, and its default if it implements none of them.
         kind: the kind of data ('image', 'audio' or 'text'), which is checked against the model.
+        norm_group: number of examples that share the statistics of batch norm in training, see
+            `nn.GhostBatchNorm`; 0: all of the batch.
         **overrides: values for the model's options; see `options`.
 
     Raises:
@@ -251,7 +254,7 @@ def create(
         raise UserError(f'num_classes={num_classes} must be at least 1')
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f'dtype={dtype} must be floating point')
-    make = LayerFactory(rngs, dtype, _check_kernels(implementation))
+    make = LayerFactory(rngs, dtype, _check_kernels(implementation), norm_group)
     if plugins.is_object(name):
         return own.create(name, make, input_shape, num_classes, overrides)
     entry = MODELS.lookup(name)

@@ -31,11 +31,14 @@ class LayerFactory:
         dtype: dtype of the layers' computations; parameters are float32.
         implementation: names of kernels in order of preference; each operation uses
             those that it implements.
+        norm_group: number of examples that share the statistics of batch norm in training; 0: all
+            of the batch.
     """
 
     rngs: nnx.Rngs
     dtype: DTypeLike = jnp.float32
     implementation: tuple[str, ...] = ()
+    norm_group: int = 0
 
     def conv(self, in_features: int, out_features: int, window: Size, **options: Any) -> nn.Conv:
         return nn.Conv(
@@ -67,7 +70,11 @@ class LayerFactory:
     def batch_norm(self, features: int, **options: Any) -> nnx.BatchNorm:
         # Flax's momentum is the weight of the old average, so PyTorch's 0.1 is 0.9 here.
         options = {'momentum': 0.9, 'epsilon': 1e-5} | options
-        return nnx.BatchNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
+        options |= {'dtype': self.dtype, 'rngs': self.rngs}
+        if self.norm_group:
+            options = {'use_fast_variance': True} | options  # as nnx.BatchNorm
+            return nn.GhostBatchNorm(features, group_size=self.norm_group, **options)
+        return nnx.BatchNorm(features, **options)
 
     def layer_norm(self, features: int, **options: Any) -> nnx.LayerNorm:
         return nnx.LayerNorm(features, dtype=self.dtype, rngs=self.rngs, **options)
@@ -168,7 +175,24 @@ class Counterpart:
     present_name: Callable[[str], str] = str
 
 
-class Classifier(Model):
+class Chain(Model):
+    """A model whose layers are a chain; see `Classifier` for the arguments."""
+
+    def __init__(
+        self,
+        layers: nn.Layers,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        torchvision: Counterpart | None = None,
+    ):
+        super().__init__(input_shape, num_classes)
+        feature_size(layers, input_shape)
+        self.layers = layers
+        self.torchvision = torchvision
+
+
+class Classifier(Chain):
     """A chain of named layers from inputs to logits.
 
     `model(x)` returns float32 logits (N, num_classes). `model(x, intermediates=maps)` also writes
@@ -183,19 +207,6 @@ class Classifier(Model):
     Raises:
         ValueError: the input is too small for the layers.
     """
-
-    def __init__(
-        self,
-        layers: nn.Layers,
-        input_shape: Sequence[int],
-        num_classes: int,
-        *,
-        torchvision: Counterpart | None = None,
-    ):
-        super().__init__(input_shape, num_classes)
-        feature_size(layers, input_shape)
-        self.layers = layers
-        self.torchvision = torchvision
 
     def __call__(
         self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None

@@ -23,26 +23,13 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.models import resnet
-from cnn_jax.models.base import Counterpart, LayerFactory, feature_size
+from cnn_jax.models.base import Chain, Counterpart, LayerFactory
 from cnn_jax.models.segmenter import Segmenter
 from cnn_jax.models.torchvision_names import positions
 
 
-class FCN(Segmenter):
+class FCN(Chain, Segmenter):
     """A chain of layers whose logits are upsampled to the size of the image; see `Segmenter`."""
-
-    def __init__(
-        self,
-        layers: nn.Layers,
-        input_shape: Sequence[int],
-        num_classes: int,
-        *,
-        torchvision: Counterpart | None = None,
-    ):
-        super().__init__(input_shape, num_classes)
-        feature_size(layers, input_shape)
-        self.layers = layers
-        self.torchvision = torchvision
 
     def __call__(
         self, x: jax.Array, *, intermediates: nn.layers.Intermediates | None = None

@@ -5,6 +5,7 @@ the table below. Inputs are already normalised, so 0 is the mean of the data. Ra
 drawn per example, except that mixup and cutmix draw one mixing ratio per batch, as in the papers.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,18 +16,39 @@ from cnn_jax.data.dataset import normalize
 from cnn_jax.errors import UserError
 from cnn_jax.training.augment_policies import Policy, apply, rand_augment, trivial_augment
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.mesh import has_strips
 
 Array = jax.Array
 
 
-def crop(key: Array, images: Array, pad: float) -> Array:
-    """Shifts each image by up to `pad` pixels in height and width and fills with zeros."""
+def crop(key: Array, images: Array, pad: float, *, in_strips: bool = False) -> Array:
+    """Shifts each image by up to `pad` pixels in height and width and fills with zeros.
+
+    `in_strips`: whether devices hold strips of images. They then exchange their borders, where
+    slices at random rows would make XLA gather whole images. The result is the same.
+    """
     pad = int(pad)
     n, *size, channels = images.shape
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = jax.random.randint(key, (n, 2), 0, 2 * pad + 1)
+    if in_strips:
+        padded = _from_row(padded, corners[:, 0], size[0])
+        corners = corners.at[:, 0].set(0)
     cut = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (*size, channels))  # noqa: E731
     return jax.vmap(cut)(padded, corners)
+
+
+def _from_row(images: Array, first: Array, count: int) -> Array:
+    """Returns `count` rows of each image from the row in `first` (N,) on, by shifts of 1, 2, 4, ...
+
+    The slices of a shift are the same for all images, so XLA partitions them along the rows.
+    """
+    shift = 1
+    while shift <= images.shape[1] - count:
+        moved = jnp.pad(images[:, shift:], ((0, 0), (0, shift), (0, 0), (0, 0)))
+        images = jnp.where((first & shift)[:, None, None, None] > 0, moved, images)
+        shift *= 2
+    return images[:, :count]
 
 
 def flip(key: Array, images: Array, probability: float) -> Array:
@@ -175,13 +197,15 @@ def make_augment(
     chosen = parse(config.augment, kind)
     policies = [chosen[name] for name in _POLICIES if name in chosen]
     pairs = [(_ON_PAIRS[name][0], chosen[name]) for name in _ON_PAIRS if name in chosen]
+    functions = {name: function for name, (function, _, _) in _ON_IMAGES.items()}
+    functions['crop'] = functools.partial(crop, in_strips=has_strips(config.mesh))
 
     def augment(key, inputs, targets):
         for i, policy in enumerate(policies):
             images = inputs * np.float32(std or 1) + np.float32(mean or 0)
             images = apply(policy, jax.random.fold_in(key, len(_NAMES) + i), images)
             inputs = normalize(images, mean=mean, std=std)
-        for i, (name, (function, _, _)) in enumerate(_ON_IMAGES.items()):
+        for i, (name, function) in enumerate(functions.items()):
             if name in chosen:
                 inputs = function(jax.random.fold_in(key, i), inputs, chosen[name])
         if not pairs:

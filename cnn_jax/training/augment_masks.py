@@ -5,7 +5,9 @@ image; pixels that come from outside the image are ignored. Cutout and erase cha
 so that the model has to infer the labels of what is hidden from its surroundings.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,14 @@ from cnn_jax.data.masks import IGNORE
 from cnn_jax.errors import UserError
 from cnn_jax.training import augment
 from cnn_jax.training.config import TrainConfig
+from cnn_jax.training.mesh import has_strips
 
 Array = jax.Array
 
 
-def crop(key: Array, images: Array, labels: Array, pad: float) -> tuple[Array, Array]:
+def crop(
+    key: Array, images: Array, labels: Array, pad: float, *, in_strips: bool = False
+) -> tuple[Array, Array]:
     """Shifts each image and its mask by up to `pad` pixels; see `augment.crop`.
 
     Args:
@@ -26,10 +31,12 @@ def crop(key: Array, images: Array, labels: Array, pad: float) -> tuple[Array, A
         images: (N, H, W, C) float, filled with zeros.
         labels: (N, H, W) int, filled with IGNORE.
         pad: largest shift.
+        in_strips: see `augment.crop`.
     """
+    shift = functools.partial(augment.crop, key, pad=pad, in_strips=in_strips)
     # `augment.crop` fills with zeros, so IGNORE must be 0 meanwhile.
-    shifted = augment.crop(key, labels[..., None].astype(jnp.int32) - IGNORE, pad)[..., 0]
-    return augment.crop(key, images, pad), shifted + IGNORE
+    shifted = shift(labels[..., None].astype(jnp.int32) - IGNORE)[..., 0]
+    return shift(images), shifted + IGNORE
 
 
 def flip(key: Array, images: Array, labels: Array, probability: float) -> tuple[Array, Array]:
@@ -38,7 +45,7 @@ def flip(key: Array, images: Array, labels: Array, probability: float) -> tuple[
     return augment.flip(key, images, probability), flipped
 
 
-_ON_BOTH = {'crop': crop, 'flip': flip}
+_ON_BOTH: dict[str, Callable[..., Any]] = {'crop': crop, 'flip': flip}
 _ON_IMAGES = {'cutout': augment.cutout, 'erase': augment.erase}
 _NAMES = (*_ON_BOTH, *_ON_IMAGES)
 
@@ -59,13 +66,15 @@ def make_augment(config: TrainConfig) -> Callable[[Array, Array, Array], tuple[A
             f'{", ".join(_NAMES)}'
         )
 
+    on_both = _ON_BOTH | {'crop': functools.partial(crop, in_strips=has_strips(config.mesh))}
+
     def both(key: Array, images: Array, labels: Array) -> tuple[Array, Array]:
         for i, name in enumerate(_NAMES):
             if name not in chosen:
                 continue
             now = jax.random.fold_in(key, i)
-            if name in _ON_BOTH:
-                images, labels = _ON_BOTH[name](now, images, labels, chosen[name])
+            if name in on_both:
+                images, labels = on_both[name](now, images, labels, chosen[name])
             else:
                 images = _ON_IMAGES[name](now, images, chosen[name])
         return images, labels

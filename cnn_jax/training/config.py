@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from cnn_jax import plugins
 from cnn_jax.errors import UserError
-from cnn_jax.training import durations
+from cnn_jax.training import durations, mesh
 from cnn_jax.training.fields import arguments, check, option, parsed
 from cnn_jax.training.optimizer import OPTIMIZERS, SCHEDULES
 from cnn_jax.training.tracking import TRACKERS
@@ -264,6 +264,13 @@ class TrainConfig(RunConfig):
         "weights of the classes in the training loss: 'balanced', or one number per class: '1,2.5'",
         is_new=True,
     )
+    norm_group: int = option(
+        0,
+        'examples that share the statistics of batch norm; 0: all of the batch. With the examples '
+        'of a device, devices do not communicate in the forward and backward pass',
+        at_least=0,
+        is_new=True,
+    )
     ema: float = option(
         0.0, 'decay of a moving average of the weights; 0: none', at_least=0.0, below=1.0
     )
@@ -312,6 +319,12 @@ class TrainConfig(RunConfig):
         choices=('jit', 'pmap'),
         identity=False,
     )
+    mesh: str = option(
+        '',
+        "axes of the mesh of all devices: 'data:4,space:2' divides each batch in 4 parts and the "
+        'rows of its images, with their feature maps, in 2 strips (default: data, all devices)',
+        identity=False,
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -324,6 +337,7 @@ class TrainConfig(RunConfig):
                 f'keep_best={self.keep_best}: must be at least 1 with '
                 f'early_stopping={self.early_stopping}'
             )
+        parsed(self, 'mesh', mesh.parse)
         parsed(self, 'rate_factors', lambda _: self.read_rate_factors())
         parsed(self, 'class_weights', lambda _: self.read_class_weights())
         if self.class_weights and self.label_smoothing:

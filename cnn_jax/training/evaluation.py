@@ -76,7 +76,7 @@ class SplitEvaluator:
     ):
         self._split, self._devices, self._batch_size = split, devices, batch_size
         sums = BatchSums(net, objective, dataset, flips=flips)
-        self._add = jax.jit(sums.add, donate_argnums=0, out_shardings=devices.replicated)
+        self._add = devices.jit(sums.add)
         self._zero = sums.zero(split)
 
     def __call__(self, params: Arrays, model_state: Arrays) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
-from cnn_jax import data, models
+from cnn_jax import data, models, nn
 from cnn_jax.data.order import steps_per_epoch
 from cnn_jax.errors import UserError
 from cnn_jax.models import pretrained
@@ -202,6 +203,7 @@ class Job(BaseJob):
             normalize=self.dataset.normalize,
             augment=self.augment,
             mixed_targets=self.mixed_targets,
+            place=self.devices.keep_strips,
             ema=config.ema,
             ema_warmup=config.ema_warmup,
             accumulate=config.accumulate,
@@ -244,10 +246,21 @@ def make_net(config: TrainConfig, dataset: data.Dataset) -> FunctionalModel:
             dtype=jnp.dtype(config.dtype),
             implementation=config.implementation or None,
             kind=dataset.kind,
+            norm_group=config.norm_group,
             **dataset.model_options | config.read_model_options(),
         )
 
-    return FunctionalModel(make)
+    net = FunctionalModel(make)
+    if config.norm_group and not _has_groups(net):
+        raise UserError(
+            f'norm_group={config.norm_group}: model {config.model!r} has no batch norm of '
+            '`LayerFactory.batch_norm`'
+        )
+    return net
+
+
+def _has_groups(net: FunctionalModel) -> bool:
+    return any(isinstance(module, nn.GhostBatchNorm) for _, module in nnx.iter_graph(net.model))
 
 
 def batch_shapes(dataset: data.Dataset, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -280,15 +293,33 @@ def check_fit(net: FunctionalModel, objective: Objective, dataset: data.Dataset)
     return list(objective.summary(ones))
 
 
+def make_devices(config: TrainConfig, devices: Devices | None = None) -> Devices:
+    """Returns `devices`, or else the mesh of a configuration, and checks that a batch fits it.
+
+    Raises:
+        UserError: the mesh does not fit the devices, the batch, or the way of parallelism.
+    """
+    devices = devices or Devices.all(mesh=config.mesh)
+    devices.check_batch(config.batch_size, config.accumulate)
+    parallel.WAYS[config.parallel](devices).check()
+    together = config.batch_size // config.accumulate
+    if config.parallel == 'pmap':
+        together //= devices.count
+    if config.norm_group and together % config.norm_group:
+        raise UserError(
+            f'norm_group={config.norm_group}: must divide the {together} examples that are '
+            'computed together'
+        )
+    return devices
+
+
 def make_job(config: TrainConfig, devices: Devices | None = None) -> Job:
     """Builds the job of a configuration for `devices`, by default all.
 
     Raises:
         ValueError, TypeError, OSError: the configuration is invalid; nothing has run yet.
     """
-    devices = devices or Devices.all()
-    devices.check_batch(config.batch_size, config.accumulate)
-    parallel.WAYS[config.parallel](devices).check()
+    devices = make_devices(config, devices)
     if config.init_from:
         read_config(config.init_from)
     dataset = load_data(config)
@@ -365,10 +396,11 @@ def common_parts(
     `schedule`: by default that of the configuration. `factors`: see `make_optimizer`.
 
     Raises:
-        ValueError: the durations do not fit the data.
+        ValueError: the durations or the devices do not fit the data.
         MissingPackageError: the package of a tracker is not installed.
     """
     tracking.check(config.read_track())
+    devices.check_strips(dataset.input_shape)
     per_epoch = steps_per_epoch(len(dataset.splits['train']), config.batch_size)
     total = config.total_steps(per_epoch)
     if schedule is None:

@@ -24,12 +24,13 @@ from cnn_jax import machine
 from cnn_jax.data import Loader
 from cnn_jax.data.loader import evaluation_batches
 from cnn_jax.errors import UserError
-from cnn_jax.ops.kernels.onednn import build as onednn
+from cnn_jax.ops.kernels.native import build as onednn
 from cnn_jax.training.config import TrainConfig
-from cnn_jax.training.devices import AXIS, Devices
+from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import BatchSums, Sums, evaluated_params
 from cnn_jax.training.job import Job, common_parts, make_job
 from cnn_jax.training.loop import STEPS_PER_CALL
+from cnn_jax.training.mesh import DATA
 from cnn_jax.training.optimizer import make_optimizer
 from cnn_jax.training.parallel import Jit
 from cnn_jax.training.prefetch import RESIDENT_BYTES, Prefetcher
@@ -144,7 +145,7 @@ class Members:
         """Compiles a function of one member for all members; the first argument is donated."""
         mapped = jax.vmap(function, in_axes)
         if self.devices.count > 1:
-            each, same = PartitionSpec(AXIS), PartitionSpec()
+            each, same = PartitionSpec(DATA), PartitionSpec()
             mapped = jax.shard_map(
                 mapped,
                 mesh=self.devices.mesh,
@@ -208,7 +209,7 @@ def make_members(configs: Sequence[TrainConfig]) -> Members:
             f'parallel={configs[0].parallel!r}: runs that train together divide the devices among '
             'themselves, which needs jit'
         )
-    for name in ('early_stopping', 'progressive', 'track', 'profile_steps'):
+    for name in ('early_stopping', 'progressive', 'track', 'profile_steps', 'mesh'):
         if value := getattr(configs[0], name):
             raise UserError(f'{name}={value!r}: not for runs that train together; use train.py')
     one_device = Devices.all(jax.devices()[:1])

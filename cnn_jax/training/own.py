@@ -18,7 +18,6 @@ from cnn_jax.models.own import build
 from cnn_jax.training import job as jobs
 from cnn_jax.training import loop, param_groups, program
 from cnn_jax.training.config import FitConfig
-from cnn_jax.training.devices import Devices
 from cnn_jax.training.objectives import Objective, OwnLoss, make_objective
 from cnn_jax.training.objectives.own import Function
 from cnn_jax.training.optimizer import Schedule
@@ -199,8 +198,7 @@ def _job(
         net = jobs.make_net(config, dataset)
     else:
         net = FunctionalModel(_maker(model, dataset))
-    devices = Devices.all()
-    devices.check_batch(config.batch_size, config.accumulate)
+    devices = jobs.make_devices(config)
     schedule = learning_rate if callable(learning_rate) else None
     factors = param_groups.rate_factors(config, net, jobs.normalized_example(dataset))
     parts = jobs.common_parts(config, dataset, devices, schedule, factors) | {'factors': factors}

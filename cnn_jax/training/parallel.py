@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import jax
 
 from cnn_jax.errors import UserError
-from cnn_jax.training.devices import AXIS, Devices
+from cnn_jax.training.devices import Devices
+from cnn_jax.training.mesh import DATA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Jit:
             (state, data, rows, count) -> (state, metrics); its batches must come from `place`.
         """
         del resident
-        return jax.jit(calls, donate_argnums=0, out_shardings=self.devices.replicated)
+        return self.devices.jit(calls)
 
     def place(self, array: Any, *, whole: bool = True) -> jax.Array:
         """Places K batches (K, N, ...) on the devices, sharded along the N rows.
@@ -52,11 +53,13 @@ class Jit:
 class Pmap(Jit):
     """Runs the step once per device on its shard; batch norm sees only the rows of that shard."""
 
-    axis_name: ClassVar[str | None] = AXIS
+    axis_name: ClassVar[str | None] = DATA
 
     def check(self) -> None:
         if jax.process_count() > 1:
             raise UserError("parallel='pmap': supports only one process; use jit with several")
+        if self.devices.strips > 1:
+            raise UserError("parallel='pmap': does not split images; use jit with a mesh of space")
 
     def compile(self, calls: Callable[..., Any], resident: bool) -> Callable[..., Any]:
         return jax.pmap(

@@ -54,7 +54,8 @@ class Prefetcher:
         self._steps_per_call = steps_per_call
         processes = {}
         if self.resident:
-            self._data = self._devices.put({'inputs': split.inputs[:], 'labels': split.labels})
+            columns = {'inputs': split.inputs[:], 'labels': split.labels}
+            self._data = self._devices.put_examples(columns)
         else:
             processes = {
                 'process_index': jax.process_index(),

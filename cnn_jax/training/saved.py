@@ -39,7 +39,7 @@ class SavedRun:
             flips: whether to average the logits of each image and of its mirror image.
         """
         size = batch_size or self.config.batch_size
-        size += -size % self.devices.count
+        size += -size % self.devices.parts
         split_ = self.dataset.splits[split]
         evaluator = SplitEvaluator(
             self.net, self.objective, self.dataset, split_, self.devices, size, flips=flips
@@ -54,6 +54,7 @@ def load_run(
     averaged: bool = False,
     data_dir: str = '',
     examples: bool = True,
+    mesh: str = '',
 ) -> SavedRun:
     """Reads a run without changing anything in its folder.
 
@@ -64,9 +65,12 @@ def load_run(
         data_dir: replaces the `data_dir` of the configuration unless empty.
         examples: whether to load the examples. If False, the data set is built from the
             description in the folder, if there is one, and its splits are empty.
+        mesh: how evaluations use the devices, which may differ from the training; see
+            `TrainConfig.mesh`.
 
     Raises:
-        ValueError: the folder holds no run or no such checkpoint, or the checkpoint is damaged.
+        ValueError: the folder holds no run or no such checkpoint, the checkpoint is damaged, or
+            `mesh` does not fit the devices or the data set.
         OSError: the data set is not available.
     """
     config = read_config(path)
@@ -96,7 +100,8 @@ def load_run(
         workdir.check_dataset(dataset, examples=not data_dir, remedy=remedy)
         dataset = dataclasses.replace(dataset, mean=described.mean, std=described.std)
     net, objective = make_net(config, dataset), make_objective(config, dataset)
-    devices = Devices.all()
+    devices = Devices.all(mesh=mesh)
+    devices.check_strips(dataset.input_shape)
     name = 'ema' if averaged else 'params'
     if averaged and not config.ema:
         raise WorkdirError(

@@ -27,6 +27,7 @@ def make_step(
     normalize: Callable[[jax.Array], jax.Array] = lambda inputs: inputs,
     augment: Callable[..., tuple[jax.Array, jax.Array]] | None = None,
     mixed_targets: bool = False,
+    place: Callable[[Batch], Batch] = lambda batch: batch,
     ema: float = 0.0,
     ema_warmup: bool = False,
     accumulate: int = 1,
@@ -50,6 +51,7 @@ def make_step(
         normalize: maps raw inputs of the data set to inputs of the model.
         augment: (key, inputs, targets) -> (inputs, targets), see `augment.make_augment`.
         mixed_targets: whether `augment` mixes targets and therefore needs them as distributions.
+        place: constrains the placement of the inputs, labels and targets of the model.
         ema: decay of the moving average in state.ema; 0 disables it.
         ema_warmup: whether to limit the decay to (1 + s) / (10 + s) at step s (from 0).
         accumulate: number of equal parts into which the batch is split. The parts are computed one
@@ -118,7 +120,7 @@ def make_step(
         if augment:
             inputs, targets = augment(jax.random.fold_in(key, 1), inputs, targets)
             labels = targets if objective.dense else labels
-        parts = {'inputs': inputs, 'labels': labels, 'targets': targets}
+        parts = place({'inputs': inputs, 'labels': labels, 'targets': targets})
         measured, model_state, grads = whole(
             state.params, state.model_state, jax.random.fold_in(key, 2), parts
         )

@@ -104,13 +104,15 @@ def test_stochastic_depth_has_the_gradient_of_its_mask():
 
 @pytest.mark.parametrize('shape', [(12, 6), (12, 5, 6), (12, 4, 3, 6)])
 @pytest.mark.parametrize('size', [3, 12])
-def test_ghost_batch_norm_is_batch_norm_of_every_group(shape, size):
-    ghost = nn.GhostBatchNorm(6, group_size=size, momentum=0.9, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize('fast', [False, True])
+def test_ghost_batch_norm_is_batch_norm_of_every_group(shape, size, fast):
+    options = {'momentum': 0.9, 'use_fast_variance': fast, 'rngs': nnx.Rngs(0)}
+    ghost = nn.GhostBatchNorm(6, group_size=size, **options)
     ghost.scale[...], ghost.bias[...] = normal((6,), seed=1), normal((6,), seed=2)
     x = 3 + 2 * normal(shape)
     expected, means, variances = [], [], []
     for group in np.split(x, len(x) // size):
-        norm = nnx.BatchNorm(6, momentum=0.9, rngs=nnx.Rngs(0), use_fast_variance=False)
+        norm = nnx.BatchNorm(6, **options)
         nnx.update(norm, nnx.state(ghost, nnx.Param))
         expected.append(norm(group))
         means.append(norm.mean[...])

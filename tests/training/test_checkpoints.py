@@ -232,12 +232,12 @@ def test_a_full_disk_is_an_error_and_harms_nothing(folder):
 
 
 def test_other_devices(tmp_path):
-    """Saves on eight devices and restores on two, and the reverse."""
+    """Saves on eight devices and restores on two, and the reverse; also on another mesh."""
     from cnn_jax.training.devices import Devices
 
-    sizes = 8, 2, 8
-    for step, size in enumerate(sizes, start=1):
-        devices = Devices.all(jax.devices()[:size])
+    meshes = (8, ''), (2, ''), (8, 'data:2,space:4'), (8, 'data:8')
+    for step, (size, mesh) in enumerate(meshes, start=1):
+        devices = Devices.all(jax.devices()[:size], mesh)
         with Checkpoints(tmp_path / 'c') as checkpoints:
             lie = shapes(devices.put(jax.tree.map(np.asarray, state(0))))
             if step > 1:

@@ -7,9 +7,10 @@ from flax import nnx
 
 from cnn_jax import models, nn
 from cnn_jax.data import Dataset, Split
+from cnn_jax.errors import UserError
 from cnn_jax.training import TrainConfig
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.job import Job, common_parts, make_net, task_parts
+from cnn_jax.training.job import Job, common_parts, make_job, make_net, task_parts
 from tests.training.tiny import tiny_dataset
 
 
@@ -62,3 +63,25 @@ def test_old_names_work_with_a_warning():
         assert training.Net is training.FunctionalModel
     with pytest.warns(DeprecationWarning, match='data_dependent_init'):
         assert models.set_from_inputs('lecture_cnn', None) == {}
+
+
+def test_groups_of_batch_norm_are_those_of_the_flag():
+    config = TrainConfig(model='small_cnn', batch_size=16, norm_group=2)
+    modules = [module for _, module in nnx.iter_graph(make_job(config).net.model)]
+    assert {m.group_size for m in modules if isinstance(m, nnx.BatchNorm)} == {2}
+    assert 'norm_group' not in TrainConfig().identity()  # earlier runs keep their folders
+
+
+@pytest.mark.parametrize(
+    'options, problem',
+    [
+        ({'norm_group': 3}, 'norm_group=3: must divide the 16 examples that are computed together'),
+        ({'norm_group': 8, 'accumulate': 4}, 'must divide the 4 examples'),
+        ({'norm_group': 4, 'parallel': 'pmap'}, 'must divide the 2 examples'),
+        ({'norm_group': 2, 'model': 'lecture_cnn'}, "model 'lecture_cnn' has no batch norm"),
+    ],
+)
+def test_groups_of_batch_norm_that_do_not_fit_are_named(options, problem):
+    devices = Devices.all(jax.devices()[:1]) if 'accumulate' in options else None
+    with pytest.raises(UserError, match=problem):
+        make_job(TrainConfig(**{'model': 'small_cnn', 'batch_size': 16, **options}), devices)

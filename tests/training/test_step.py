@@ -131,6 +131,17 @@ def test_batch_norm_is_global_under_jit_and_per_device_under_pmap():
     assert abs(mapped[1]['loss'] - whole[1]['loss']) > 1e-3
 
 
+def test_groups_of_batch_norm_are_those_of_pmap():
+    """Groups of the 4 examples of a device under jit, on any number of devices."""
+    per_device = batch_statistics({'parallel': 'pmap'})
+    grouped = functools.partial(tiny.Tiny, norm=True, norm_group=4)
+    for count in (1, 2, 4):
+        found = tiny.run(1, model=grouped, devices=jax.devices()[:count])
+        assert_same_run(found, per_device, **CLOSE)
+        for name, value in per_device[0].model_state.items():
+            np.testing.assert_allclose(found[0].model_state[name], value, **CLOSE)
+
+
 def test_label_smoothing_and_average():
     """Compares the loss with its formula, and the average with e = d e + (1 - d) p."""
     state, metrics = tiny.run(

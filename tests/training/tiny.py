@@ -6,6 +6,7 @@ import optax
 from flax import nnx
 
 from cnn_jax.data import Dataset, Split
+from cnn_jax.models.base import LayerFactory
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.objectives import Classification
 from cnn_jax.training.parallel import WAYS
@@ -18,9 +19,10 @@ CLASSES = 3
 class Tiny(nnx.Module):
     """A convolution, a mean and a dense layer, with optional batch norm and dropout."""
 
-    def __init__(self, rngs, *, norm=False, dropout=0.0):
+    def __init__(self, rngs, *, norm=False, norm_group=0, dropout=0.0):
         self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
-        self.norm = nnx.BatchNorm(4, rngs=rngs) if norm else None
+        make = LayerFactory(rngs, norm_group=norm_group)
+        self.norm = make.batch_norm(4, momentum=0.99) if norm else None
         self.drop = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.out = nnx.Linear(4, CLASSES, rngs=rngs)
 

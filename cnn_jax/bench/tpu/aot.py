@@ -19,10 +19,9 @@ from typing import Any
 
 import jax
 import jax.export
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax.errors import MissingPackageError, UserError
+from cnn_jax.training.devices import Devices
 
 GIB = 2**30
 
@@ -39,9 +38,13 @@ class Chip:
         link_bandwidth: bytes per second between chips, summed over all links and both directions.
         per_host: number of chips per full host.
         host_network: bytes per second into one host.
+        flops_per_cycle: operations per cycle of its matrix units, so that `clock` follows.
+        axes: number of axes of a slice's grid.
 
-    Source: docs.cloud.google.com/tpu/docs/v5e and /v6e, read in November 2026. They do not state
-    the host network of a v6e, so that of a v5e is assumed.
+    Source: docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e, read in November 2026. They do not
+    state the host network of a v6e, so that of a v5e is assumed. `flops_per_cycle` counts units of
+    128 x 128 (v5) or 256 x 256 multipliers; it is the power of two just above what the compiler's
+    estimated cycles for a large product imply (115,044, 236,349 and 369,231).
     """
 
     name: str
@@ -51,10 +54,19 @@ class Chip:
     link_bandwidth: float
     per_host: int = 8
     host_network: float = 2 * 100e9 / 8
+    flops_per_cycle: int = 2**17
+    axes: int = 2
+
+    @property
+    def clock(self) -> float:
+        """Cycles per second."""
+        return self.flops / self.flops_per_cycle
 
 
 V5E = Chip('v5e', 15.75 * GIB, 197e12, 819e9, 400e9)
-V6E = Chip('v6e', 31.25 * GIB, 918e12, 1638e9, 800e9)
+V5P = Chip('v5p', 95 * GIB, 459e12, 2765e9, 1200e9, per_host=4, flops_per_cycle=2**18, axes=3)
+V6E = Chip('v6e', 31.25 * GIB, 918e12, 1638e9, 800e9, flops_per_cycle=2**19)
+CHIPS = {chip.name: chip for chip in (V5E, V5P, V6E)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +74,7 @@ class Slice:
     """A group of chips that is rented as a unit: its grid and its kind of chip."""
 
     name: str
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     chip: Chip
 
     @property
@@ -73,16 +85,33 @@ class Slice:
 SLICES = {
     f'{chip.name}-{math.prod(grid)}': Slice(f'{chip.name}-{math.prod(grid)}', grid, chip)
     for chip in (V5E, V6E)
-    for grid in ((1, 1), (2, 2), (4, 4), (8, 8), (16, 16))
+    for grid in ((1, 1), (2, 2), (2, 4), (4, 4), (8, 8), (16, 16))
 }
+
+
+def one_chip(name: str) -> Slice:
+    """Returns a slice of one chip.
+
+    Raises:
+        ValueError: the chip is unknown.
+    """
+    if name not in CHIPS:
+        raise UserError(f'aot={name!r}: must be one of {", ".join(CHIPS)}')
+    chip = CHIPS[name]
+    return Slice(f'{name}-1', (1,) * chip.axes, chip)
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Number of collectives of one kind in one step, and bytes of their results on one chip."""
+    """Number of collectives of one kind in one step, and bytes of their results on one chip.
+
+    Attributes:
+        chips: number of chips that communicate with each other, or None for all of them.
+    """
 
     count: int
     bytes: int
+    chips: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +125,7 @@ class Report:
         temporary_bytes: the part of `hbm_bytes` that is temporaries.
         flops: operations per chip and step; a multiply-add counts as two.
         accessed_bytes: memory traffic per chip and step, as the compiler counts it.
-        collectives: the collectives by kind ('all-reduce', ...).
+        collectives: the collectives by kind ('all-reduce', 'all-reduce of 4 chips', ...).
         seconds: compile time.
     """
 
@@ -158,7 +187,13 @@ def tpu_devices(slice_: Slice) -> Sequence[jax.Device]:
 
 
 def compile_step(
-    step: Callable, state: Any, batch: Any, slice_: Slice, *, optimize: bool = False
+    step: Callable,
+    state: Any,
+    batch: Any,
+    slice_: Slice,
+    *,
+    devices: Devices | None = None,
+    optimize: bool = False,
 ) -> Report:
     """Compiles `step(state, batch)` for a slice, with the state replicated and the batch sharded.
 
@@ -167,6 +202,7 @@ def compile_step(
         state: arrays or `jax.ShapeDtypeStruct` with the shapes and dtypes of the state.
         batch: likewise for the global batch; axis 0 is divided among the chips.
         slice_: one of `SLICES`.
+        devices: the mesh of the slice's chips; by default they divide the batch alone.
         optimize: whether to optimise fully, as for a run. The lowest optimisation level compiles 3
             to 20 times faster and gives the same operations and collectives. Its temporaries agree
             for a large model and are overstated for a small one.
@@ -174,9 +210,10 @@ def compile_step(
     Raises:
         ImportError: libtpu is not installed.
         DoesNotFit: the step needs more memory than the chip has.
-        ValueError: the batch size is not divisible by the number of chips.
+        ValueError: the batch or its images do not fit the mesh.
     """
-    lowered = lower_step(step, state, batch, tpu_devices(slice_))
+    devices = devices or Devices.all(tpu_devices(slice_))
+    lowered = lower_step(step, state, batch, devices)
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
     report = compile_lowered(lowered, slice_.chips, max(sizes), optimize=optimize)
     # The compiler itself only rejects programs whose temporaries alone exceed the memory.
@@ -185,19 +222,21 @@ def compile_step(
     return report
 
 
-def lower_step(
-    step: Callable, state: Any, batch: Any, devices: Sequence[jax.Device]
-) -> jax.stages.Lowered:
-    """Lowers `step` for data parallelism over `devices` (of any kind), with the state donated."""
-    mesh = Mesh(np.array(devices), ('data',))
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
+def lower_step(step: Callable, state: Any, batch: Any, devices: Devices) -> jax.stages.Lowered:
+    """Lowers `step` for a mesh of devices of any kind, with the state donated.
+
+    Raises:
+        UserError: the batch or its images cannot be divided among the devices.
+    """
     for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] % len(devices):
-            raise UserError(
-                f'batch_size={leaf.shape[0]} must be a multiple of the {len(devices)} chips'
-            )
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=whole)
-    return jitted.lower(_abstract(state, whole), _abstract(batch, rows))
+        devices.check_batch(leaf.shape[0])
+        if leaf.ndim > 2:
+            devices.check_strips(leaf.shape[1:])
+    abstract = lambda leaf, lie: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lie)  # noqa: E731
+    return devices.jit(step).lower(
+        jax.tree.map(lambda leaf: abstract(leaf, devices.replicated), state),
+        jax.tree.map(lambda leaf: abstract(leaf, devices.rows(ndim=leaf.ndim)), batch),
+    )
 
 
 def compile_lowered(
@@ -266,20 +305,53 @@ _COLLECTIVE = re.compile(
 )
 
 
+_PARTITIONS = re.compile(r'\bnum_partitions=(\d+)')
+# The first group in full ({{0,1},{2,3}}), or the number of groups and their size ([2,2]<=[4]), or a
+# mesh and those of its axes that form a group (mesh['a'=2,'b'=2] {'b'}).
+_GROUPS = re.compile(
+    r'replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\]|mesh\[([^\]]*)\] *\{([^}]*)\})'
+)
+
+
 def collectives(hlo: str) -> dict[str, Collective]:
     """Returns the number and result bytes of each kind of collective in a compiled program's text.
 
-    A collective inside a loop is counted once.
+    Those among some of the chips are a kind of their own: 'all-reduce of 4 chips'. A collective
+    inside a loop is counted once.
     """
+    found = _PARTITIONS.search(hlo)
+    everything = int(found[1]) if found else None
     counts, sizes = collections.Counter(), collections.Counter()
     for line in hlo.splitlines():
         if match := _COLLECTIVE.match(line):
             result, kind, start = match.groups()
             arrays = [_array_bytes(*shape) for shape in _SHAPE.findall(result)]
             # Asynchronous collectives except all-reduce return operand and result in one tuple.
-            counts[kind] += 1
-            sizes[kind] += max(arrays) if start and kind != 'all-reduce' else sum(arrays)
-    return {kind: Collective(counts[kind], sizes[kind]) for kind in sorted(counts)}
+            key = kind, _group(line, everything)
+            counts[key] += 1
+            sizes[key] += max(arrays) if start and kind != 'all-reduce' else sum(arrays)
+    return {
+        kind if chips is None else f'{kind} of {chips} chips': Collective(
+            counts[kind, chips], sizes[kind, chips], chips
+        )
+        for kind, chips in sorted(counts, key=str)
+    }
+
+
+def _group(line: str, everything: int | None) -> int | None:
+    """Returns the number of chips that communicate with each other, or None for all of them."""
+    match = _GROUPS.search(line)
+    if match is None or everything is None:
+        return None
+    listed, size_text, mesh, axes = match.groups()
+    if listed:
+        size = listed.count(',') + 1
+    elif size_text:
+        size = int(size_text)
+    else:
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh))
+        size = math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes))
+    return None if size == everything else size
 
 
 def _array_bytes(dtype: str, dims: str) -> int:
@@ -290,12 +362,6 @@ def _array_bytes(dtype: str, dims: str) -> int:
 def _bytes(text: str) -> float:
     """Converts a size such as '26.34G' to bytes."""
     return float(text[:-1]) * 1024 ** (' KMGT'.index(text[-1]))
-
-
-def _abstract(tree: Any, sharding: NamedSharding) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
 
 
 @contextlib.contextmanager

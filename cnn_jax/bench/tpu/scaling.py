@@ -8,14 +8,16 @@ Nothing here is measured on an accelerator. A step takes the sum of
 XLA overlaps a part of these, so the estimated efficiency is a lower bound. An all-reduce sends
 2 (n - 1) / n of its bytes from each of n chips. It consists of a reduce-scatter and an all-gather
 in rings and sends the minimum possible (Patarasuk and Yuan, "Bandwidth optimal all-reduce
-algorithms for clusters of workstations", 2009, section 2). Other collectives send (n - 1) / n of
-their bytes.
+algorithms for clusters of workstations", 2009, section 2). A collective-permute, as between the
+strips of an image, sends its bytes over one link to a neighbour. Other collectives send (n - 1) / n
+of their bytes. Those among n of the chips of a slice are taken to run along a line of n chips.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
-from cnn_jax.bench.tpu.aot import Report, Slice
+from cnn_jax.bench.tpu.aot import Chip, Collective, Report, Slice
 from cnn_jax.errors import UserError
 
 LINKS_PER_CHIP = 4  # of a two-dimensional torus
@@ -86,15 +88,30 @@ class Row:
         return max(costs, key=costs.get)
 
 
-def send_bandwidth(slice_: Slice) -> float:
-    """Returns bytes per second that one chip can send in a ring over all axes of its slice."""
-    one_way = slice_.chip.link_bandwidth / LINKS_PER_CHIP / 2
-    return one_way * sum(2 if side >= WRAPS_AT else 1 for side in slice_.grid if side > 1)
+def send_bandwidth(chip: Chip, grid: Sequence[int]) -> float:
+    """Returns bytes per second that one chip can send in a ring over all axes of a grid."""
+    one_way = chip.link_bandwidth / LINKS_PER_CHIP / 2
+    return one_way * sum(2 if side >= WRAPS_AT else 1 for side in grid if side > 1)
 
 
-def all_reduce_hops(slice_: Slice) -> int:
+def all_reduce_hops(grid: Sequence[int]) -> int:
     """Returns the number of sequential hops in an all-reduce: out and back along each axis."""
-    return sum(2 * (side // 2 if side >= WRAPS_AT else side - 1) for side in slice_.grid)
+    return sum(2 * (side // 2 if side >= WRAPS_AT else side - 1) for side in grid)
+
+
+def collective_seconds(
+    kind: str, each: Collective, slice_: Slice, hop_seconds: float
+) -> tuple[float, float]:
+    """Returns the seconds of all collectives of one kind due to bandwidth and due to latency."""
+    grid = slice_.grid if each.chips is None else (each.chips,)
+    chips = math.prod(grid)
+    if chips == 1:
+        return 0.0, 0.0
+    if kind.startswith('collective-permute'):
+        return each.bytes / send_bandwidth(slice_.chip, (2,)), each.count * hop_seconds
+    sent = each.bytes * (chips - 1) / chips * (2 if kind.startswith('all-reduce') else 1)
+    hops = all_reduce_hops(grid)
+    return sent / send_bandwidth(slice_.chip, grid), each.count * hops * hop_seconds
 
 
 def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None) -> Row:
@@ -108,12 +125,11 @@ def scale(report: Report, slice_: Slice, assumptions: Assumptions | None = None)
     assume = assumptions or Assumptions()
     chips, chip = slice_.chips, slice_.chip
     compute = report.flops / (assume.efficiency * chip.flops)
-    sent = sum(
-        c.bytes * (chips - 1) / chips * (2 if kind == 'all-reduce' else 1)
-        for kind, c in report.collectives.items()
-    )
-    transfer = sent / send_bandwidth(slice_) if chips > 1 else 0.0
-    latency = report.collective_count * all_reduce_hops(slice_) * assume.hop_seconds
+    costs = [
+        collective_seconds(kind, each, slice_, assume.hop_seconds)
+        for kind, each in report.collectives.items()
+    ]
+    transfer, latency = (sum(cost) for cost in zip(*costs, (0.0, 0.0), strict=True))
     rate = report.batch_size / (compute + transfer + latency)
     host_rate = rate * min(chips, chip.per_host) / chips
     return Row(

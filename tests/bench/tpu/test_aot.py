@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cnn_jax
 from cnn_jax import training
 from cnn_jax.bench.tpu import aot
+from cnn_jax.training.devices import Devices
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None, reason='needs libtpu (the extra tpu)'
@@ -33,6 +35,23 @@ def test_collectives_are_read_from_a_compiled_program():
     assert found == {
         'all-gather': aot.Collective(1, 32),
         'all-reduce': aot.Collective(3, 4 + 2 * 15 + 4 * 7 + 32),
+    }
+
+
+def test_collectives_among_some_of_the_chips_are_a_kind_of_their_own():
+    program = """
+    HloModule jit_step, is_scheduled=true, num_partitions=8
+      %a = f32[4]{0} all-reduce(%x), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+      %b = f32[4]{0} all-reduce(%y), replica_groups=[4,2]<=[8], to_apply=%add
+      %c = f32[4]{0} all-reduce(%z), replica_groups=[1,8]<=[8], to_apply=%add
+      %d = f32[4]{0} all-reduce(%u), replica_groups=mesh['a'=4,'b'=2,'c'=1] {'b'}, to_apply=%add
+      %e = f32[4]{0} all-reduce(%v), replica_groups=mesh['a'=4,'b'=2,'c'=1] {'a','b'}, to_apply=%add
+      %p = (bf16[2,8], bf16[2,8], u32[], u32[]) collective-permute-start(%w), channel_id=1
+    """
+    assert aot.collectives(program) == {
+        'all-reduce of 2 chips': aot.Collective(3, 48, 2),
+        'all-reduce': aot.Collective(2, 32),
+        'collective-permute': aot.Collective(1, 32),
     }
 
 
@@ -60,6 +79,7 @@ _LINEAR = """
     import dataclasses, json, jax, jax.numpy as jnp
     jax.config.update('jax_num_cpu_devices', 4)
     from cnn_jax.bench.tpu import aot
+    from cnn_jax.training.devices import Devices
 
     def step(state, batch):
         loss = lambda w: (batch['x'] @ w).sum()
@@ -68,7 +88,7 @@ _LINEAR = """
 
     x = jax.ShapeDtypeStruct((8, 32), jnp.float32)
     w = jax.ShapeDtypeStruct((32, 16), jnp.float32)
-    report = aot.compile_lowered(aot.lower_step(step, w, {'x': x}, jax.devices()), 4, 8)
+    report = aot.compile_lowered(aot.lower_step(step, w, {'x': x}, Devices.all()), 4, 8)
     print(json.dumps(dataclasses.asdict(report)))
 """
 
@@ -91,8 +111,8 @@ def test_report_of_a_linear_layer_on_four_devices():
 def test_batch_that_cannot_be_shared_out_is_named():
     step = lambda state, batch: (state, batch['x'].sum())  # noqa: E731
     batch = {'x': jax.ShapeDtypeStruct((6, 3), jnp.float32)}
-    with pytest.raises(ValueError, match='batch_size=6 must be a multiple of the 4 chips'):
-        aot.lower_step(step, jnp.zeros(()), batch, jax.devices()[:1] * 4)
+    with pytest.raises(ValueError, match='batch_size=6: must be a multiple of the 4 devices'):
+        aot.lower_step(step, jnp.zeros(()), batch, Devices.all(jax.devices()[:4]))
 
 
 def test_training_step_is_exported_for_cuda_and_runs_from_its_export():
@@ -153,6 +173,24 @@ def test_tpu_compile_for_sixteen_chips():
     assert report.flops == pytest.approx(5 * 2 * rows * 512**2, rel=0.1)
     assert report.collectives['all-reduce'].bytes == pytest.approx(4 * 512**2, rel=0.01)
     assert report.hbm_bytes > 4 * 512**2
+
+
+@needs_libtpu
+def test_strips_of_an_image_exchange_their_borders():
+    slice_ = aot.SLICES['v5e-4']
+
+    def step(state, batch):
+        loss = lambda w: jnp.square(cnn_jax.conv(batch['x'], w, padding=2)).sum()  # noqa: E731
+        value, grad = jax.value_and_grad(loss)(state)
+        return state - grad, value
+
+    batch = {'x': jax.ShapeDtypeStruct((1, 64, 32, 8), jnp.float32)}
+    devices = Devices.all(aot.tpu_devices(slice_), 'space:4')
+    state = jax.ShapeDtypeStruct((5, 5, 8, 8), jnp.float32)
+    report = aot.compile_step(step, state, batch, slice_, devices=devices)
+    assert report.collectives.keys() == {'all-reduce', 'collective-permute'}
+    halo = 4 * 2 * 32 * 8  # two rows before and two after, forward and for the gradient
+    assert report.collectives['collective-permute'].bytes == 4 * halo
 
 
 @needs_libtpu

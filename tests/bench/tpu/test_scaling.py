@@ -1,5 +1,7 @@
 """Tests of the weak scaling model against values computed by hand."""
 
+import dataclasses
+
 import pytest
 
 from cnn_jax.bench.tpu import aot, scaling
@@ -32,6 +34,18 @@ def test_all_reduce_by_bandwidth_and_latency(name, bandwidth, hops):
     row = scaling.scale(_report(n, count=3), slice_, scaling.Assumptions(hop_seconds=2e-6))
     assert row.transfer == pytest.approx(2 * (n - 1) / n * 100e6 / bandwidth)
     assert row.latency == pytest.approx(3 * hops * 2e-6)
+
+
+def test_collectives_of_neighbours_take_a_line_or_one_hop():
+    slice_ = aot.SLICES['v5e-256']
+    kinds = {
+        'all-reduce of 4 chips': aot.Collective(10, 8_000_000, 4),
+        'collective-permute': aot.Collective(7, 2_000_000),
+    }
+    report = dataclasses.replace(_report(256), collectives=kinds)
+    row = scaling.scale(report, slice_, scaling.Assumptions(hop_seconds=2e-6))
+    assert row.transfer == pytest.approx((2 * 3 / 4 * 8e6 + 2e6) / 50e9)
+    assert row.latency == pytest.approx((10 * 6 + 7) * 2e-6)
 
 
 def test_input_is_shared_by_the_chips_of_a_host():
