@@ -14,8 +14,8 @@
 # # Train a convolutional network with cnn_jax
 #
 # Runs on the hardware of this machine: one TPU chip, a GPU, or the CPU. To choose it, use Runtime >
-# Change runtime type. The steps are: versions, install, train, look at the pictures, compare
-# kernels, resume after a disconnect.
+# Change runtime type. The steps are: versions, install, a report on the machine (if wanted), train,
+# look at the pictures, compare kernels, resume after a disconnect.
 #
 # This notebook is generated from `launch/colab.py` (`jupytext --to ipynb launch/colab.py`).
 
@@ -29,6 +29,7 @@ BATCH_SIZE = 128
 DTYPE = 'float32'  # 'bfloat16' is faster on a TPU and on recent GPUs
 USE_DRIVE = False  # True: keep the run on Google Drive, so that a disconnect loses nothing
 WORKDIR = 'runs/colab'
+REPORT = None  # ['--minutes=10'] measures this machine first; the list holds flags, if any
 
 # %% [markdown]
 # ## Installed versions
@@ -65,10 +66,34 @@ if root is None:
             raise SystemExit('Set REPOSITORY above to the address of the cnn_jax repository.')
         subprocess.run(['git', 'clone', '--depth=1', REPOSITORY, str(root)], check=True)
 if importlib.util.find_spec('cnn_jax') is None:
-    install = [sys.executable, '-m', 'pip', 'install', '--quiet', '--editable', f'{root}[train]']
+    install = [
+        sys.executable,
+        '-m',
+        'pip',
+        'install',
+        '--quiet',
+        '--editable',
+        f'{root}[bench]',
+    ]
     subprocess.run(install, check=True)
     sys.path.insert(0, str(root))  # Python sees an editable install only after a restart
 assert versions() == before, f'pip changed {before} to {versions()}'
+
+# %% [markdown]
+# ## A report on this machine
+#
+# Runs only if `REPORT` is set. Checks the kernels, times them and the training of well-known
+# networks, and writes one file to send back. It comes before this notebook uses JAX: a TPU belongs
+# to one process at a time.
+
+# %%
+if REPORT is not None:
+    from IPython.display import Markdown, display
+
+    script = root / 'experiments' / 'accelerator_report.py'
+    subprocess.run([sys.executable, str(script), f'--output={WORKDIR}-report', *REPORT], check=True)
+    display(Markdown(pathlib.Path(f'{WORKDIR}-report', 'report.md').read_text()))
+    print(f'to send back: {WORKDIR}-report/report.json')
 
 # %%
 import jax

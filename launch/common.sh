@@ -29,6 +29,11 @@ fail() {
     exit 2
 }
 
+# require_folder NAME VALUE: fails if the flag is a URL, such as that of an object store.
+require_folder() {
+    [[ $2 != *://* ]] || fail "--$1=$2: must be a local folder"
+}
+
 say() {
     printf '%s: %s\n' "$(basename "$0")" "$1" >&2
 }

@@ -32,6 +32,7 @@ for flag in ${flags[@]+"${flags[@]}"}; do
     esac
 done
 [[ -n $workdir ]] || fail '--workdir=DIR is missing (see --help)'
+require_folder workdir "$workdir"
 [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--processes=$processes: must be an integer of at least 1"
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts=$max_restarts: must be an integer of at least 0"
 [[ $port =~ ^[0-9]*$ ]] || fail "--port=$port: must be an integer of at least 0"

@@ -49,6 +49,7 @@ for flag in ${flags[@]+"${flags[@]}"}; do
     esac
 done
 [[ -n $workdir ]] || fail '--workdir=DIR is missing (see --help)'
+require_folder workdir "$workdir"
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "--nodes=$nodes: must be an integer of at least 1"
 [[ $gpus =~ ^[0-9]+$ ]] || fail "--gpus_per_node=$gpus: must be an integer of at least 0"
 $dry_run || command -v sbatch >/dev/null || fail 'sbatch not found: run this on a machine that can submit to Slurm'

@@ -65,6 +65,7 @@ for flag in ${flags[@]+"${flags[@]}"}; do
     esac
 done
 [[ -n $sweepdir ]] || fail '--sweepdir=DIR is missing (see --help)'
+require_folder sweepdir "$sweepdir"
 for recipe in $recipes; do
     [[ -f $recipe ]] || fail "--recipes: no such file: $recipe"
 done

@@ -12,14 +12,21 @@
 #   --type=TYPE        accelerator type; default: v5litepod-16
 #   --zone=ZONE, --project=ID   default: the settings of gcloud
 #   --version=NAME     version of the TPU software; default: v2-alpha-tpuv5-lite (v6e: v2-alpha-tpuv6e)
-#   --spot             use a cheaper machine that may be preempted at any time, with its disk lost
+#   --spot             use cheaper machines that may be preempted at any time, with their disks lost
+#   --tries=N          number of pods, or connections to them, until the training ends by itself;
+#                      default: 1; with --spot 5
+#   --create=OPTION    any other option of gcloud compute tpus queued-resources create; may be repeated
 #   --keep             keep the machine (it costs money) when done
 #   --help, --dry_run  print this text; print every gcloud command, but run none
 #   other flags        passed to experiments/train.py
 #
-# Requires gcloud, logged in, with a project that may use TPUs. Creates or reuses the machine, copies the
-# checkout, installs the package, trains, fetches the results, and deletes the machine. The exit code is
-# that of the training. If the results cannot be fetched, the machine is kept, and the last line says so.
+# Requires gcloud, logged in, with a project that may use TPUs. Requests or reuses the machines, copies the
+# checkout, installs the package, trains, fetches the results, and deletes the machines, also after Ctrl-C.
+# A training that was ended from outside (codes 75, 77, 134, 137 and 143 in docs/training.md, or no code)
+# resumes on the next pod; one that ended by itself, well or not, is over.
+#
+# The exit code is that of the training, or 75 if all tries were in vain: the same command resumes. If the
+# results cannot be fetched, the machines are kept, and the last line says so.
 type=v5litepod-16 pod=true
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$root/launch/tpu.sh"

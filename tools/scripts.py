@@ -77,9 +77,9 @@ def last_state(workdir: pathlib.Path) -> tuple[int, dict[str, str]]:
     return step, json.loads(metadata['text'])['digests']
 
 
-def run(script: str, *flags: str) -> str:
+def run(script: str, *flags: str, **environment: str) -> str:
     """Returns what the script prints; fails if it does not exit with 0."""
-    process = start(script, *flags)
+    process = start(script, *flags, **environment)
     output, errors = process.communicate()
     assert process.returncode == 0, f'exit code {process.returncode}\n{output}\n{errors}'
     return output

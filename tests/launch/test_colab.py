@@ -1,5 +1,6 @@
 """The notebook matches its text source and runs from top to bottom with small parameters."""
 
+import json
 import os
 
 import jupytext
@@ -24,6 +25,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters = next(c for c in notebook.cells if 'parameters' in c.metadata.get('tags', []))
     small = {'DATASET': 'digits', 'EPOCHS': 1.0, 'WORKDIR': str(tmp_path / 'run')}
+    small['REPORT'] = ['--small', '--parts=input']
     parameters.source += ''.join(f'\n{name} = {value!r}' for name, value in small.items())
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
     monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', ''))
@@ -37,5 +39,7 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert 'resuming' not in text
     assert sum('image/png' in output.get('data', {}) for output in outputs) == 4
     assert 'largest difference from lax' in text
+    assert json.loads((tmp_path / 'run-report' / 'report.json').read_text())['machine']
+    assert any('images read ahead' in str(output.get('data')) for output in outputs)
     if folder := os.environ.get('CNN_JAX_KEEP_NOTEBOOK'):
         nbformat.write(notebook, os.path.join(folder, 'colab-executed.ipynb'))

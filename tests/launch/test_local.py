@@ -136,7 +136,7 @@ def test_no_python_at_all_is_one_line(fresh):
     assert result.stderr.count('\n') == 1
 
 
-@pytest.mark.parametrize('script', ['local.sh', 'test.sh'])
+@pytest.mark.parametrize('script', ['local.sh', 'test.sh', 'accelerator_report.sh'])
 def test_dry_run_prints_the_command_and_touches_nothing(fresh, script):
     result = checkout.launch(fresh, script, '--dry_run', '--name=a b')
     assert result.returncode == 0, result.stderr

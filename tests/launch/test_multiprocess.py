@@ -93,6 +93,7 @@ def test_wrong_flag_of_the_training_is_not_tried_again(tmp_path):
         (['--max_restarts=x'], '--max_restarts=x'),
         (['--port=http'], '--port=http'),
         (['stray'], 'flags are written --name=value'),
+        (['--workdir=gs://bucket/a'], '--workdir=gs://bucket/a: must be a local folder'),
     ],
 )
 def test_wrong_calls_are_one_line(tmp_path, flags, message):
