@@ -31,3 +31,13 @@ def cores() -> int:
     """Returns the number of CPU cores that this process may use."""
     affinity = getattr(os, 'sched_getaffinity', None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def last_level_cache() -> int:
+    """Returns the bytes of the largest cache of a core, or 64 MiB where the system does not say."""
+    sizes = [64 << 20]
+    for path in pathlib.Path('/sys/devices/system/cpu/cpu0/cache').glob('index*/size'):
+        match = re.fullmatch(r'(\d+)([KMG])', path.read_text().strip())
+        if match:
+            sizes.append(int(match[1]) << {'K': 10, 'M': 20, 'G': 30}[match[2]])
+    return max(sizes[1:] or sizes)

@@ -26,10 +26,8 @@ from flax import nnx
 
 from cnn_jax import cli, models, training
 from cnn_jax.bench import machine
-from cnn_jax.bench.tpu import aot
+from cnn_jax.bench.loops import Loop, StepAlone
 from cnn_jax.training.devices import Devices
-from cnn_jax.training.prefetch import Prefetcher
-from cnn_jax.training.step import several_steps
 
 DATASET = flags.DEFINE_string('dataset', 'digits', 'data set, by name')
 MODEL = flags.DEFINE_string('model', 'small_cnn', 'model, by name')
@@ -41,48 +39,6 @@ TABLES = flags.DEFINE_multi_enum(
 DEVICES = flags.DEFINE_integer('devices', 8, 'virtual devices of a CPU', lower_bound=1)
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'samples of each loop, taken in turn', lower_bound=1)
 STEPS = flags.DEFINE_integer('steps', 20, 'steps per sample', lower_bound=1)
-
-
-class Loop:
-    """The loop of `training.train` without evaluation, checkpoints or writing metrics."""
-
-    def __init__(self, job: training.Job, *, resident: bool = True):
-        config = job.config
-        self.call = job.parallel.compile(several_steps(job.step(), 1, resident), resident)
-        self.prefetcher = Prefetcher(
-            job.dataset.splits['train'],
-            config.batch_size,
-            seed=config.seed,
-            steps_per_call=1,
-            parallel=job.parallel,
-            resident=resident,
-        )
-        self.state, self.step = job.init(), 0
-
-    def __call__(self, steps: int) -> None:
-        pending = None
-        for _ in range(steps):
-            self.state, metrics = self.call(self.state, *self.prefetcher.get(self.step, 1))
-            if pending is not None:
-                jax.device_get(pending)
-            pending = metrics
-            self.step += 1
-        jax.device_get(pending)
-
-    def collectives(self) -> dict[str, aot.Collective]:
-        """Returns the collectives of one step, by kind."""
-        lowered = self.call.lower(self.state, *self.prefetcher.get(self.step, 1))
-        return aot.collectives(lowered.compile().as_text())
-
-
-class StepAlone(Loop):
-    """Calls the compiled step repeatedly with the same examples."""
-
-    def __call__(self, steps: int) -> None:
-        arguments = self.prefetcher.get(0, 1)
-        for _ in range(steps):
-            self.state, metrics = self.call(self.state, *arguments)
-        jax.block_until_ready(metrics)
 
 
 def flax_loops(job: training.Job) -> dict[str, Callable[[int], None]]:
@@ -180,7 +136,7 @@ def overhead() -> None:
         job = make_job(size, 1)
         here, ahead = Loop(job), Loop(job, resident=False)
         loops = {
-            'the compiled step alone': StepAlone(job),
+            'the compiled step alone': StepAlone(here),
             'cnn_jax, set on the device': here,
             'cnn_jax, batches read ahead': ahead,
         } | flax_loops(job)
@@ -188,10 +144,7 @@ def overhead() -> None:
             low, middle, high = np.percentile(samples, (25, 50, 75))
             print(f'| {size} | {name} | {middle:.2f} | {low:.2f} to {high:.2f} |', flush=True)
         for name, loop in (('set on the device', here), ('batches read ahead', ahead)):
-            waited, begun = loop.prefetcher.waited, time.monotonic()
-            loop(10 * STEPS.value)
-            share = (loop.prefetcher.waited - waited) / (time.monotonic() - begun)
-            waits.append(f'| {size} | {name} | {share:.2%} |')
+            waits.append(f'| {size} | {name} | {loop.waits(10 * STEPS.value):.2%} |')
     print('\n| batch | examples | time spent waiting for them |\n| --: | --- | --: |')
     print('\n'.join(waits))
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax import machine
 from cnn_jax.errors import UserError
 
 
@@ -64,6 +66,7 @@ def steady(
     rounds: int = 5,
     sample: float = 0.01,
     limit: float = 2.0,
+    cold_cache: bool = False,
 ) -> dict[str, Timing]:
     """Times compiled functions in turns.
 
@@ -74,30 +77,37 @@ def steady(
             sample. On an accelerator the calls are not awaited one by one, so that the sample
             measures execution rather than dispatch.
         limit: total seconds per candidate; a slower candidate gets fewer rounds (at least one).
+        cold_cache: whether to empty the caches before each call, which is not part of the time.
+            Each call is then awaited, so that on an accelerator its time includes the dispatch.
 
     Returns:
         name -> Timing, in the order of `candidates`.
     """
     if rounds < 1:
         raise UserError(f'rounds must be at least 1, got {rounds}')
+    before = _evict(cache_bytes()) if cold_cache else None
     calls, wanted = {}, {}
     for name, candidate in candidates.items():
         # The first call after compilation includes page faults and cold caches, so time a second.
-        once = candidate.first if candidate.first > limit else _seconds(candidate.call, 1)
+        once = candidate.first if candidate.first > limit else _seconds(candidate.call, 1, before)
         calls[name] = max(1, round(sample / max(once, 1e-9)))
         wanted[name] = max(1, min(rounds, int(limit / (calls[name] * max(once, 1e-9)))))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds):
         for name, candidate in candidates.items():
             if turn < wanted[name]:
-                samples[name].append(_seconds(candidate.call, calls[name]))
+                samples[name].append(_seconds(candidate.call, calls[name], before))
     return {
         name: Timing(candidate.compile, candidate.first, tuple(samples[name]))
         for name, candidate in candidates.items()
     }
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def _seconds(
+    call: Callable[[], Any], count: int, before: Callable[[], None] | None = None
+) -> float:
+    if before:
+        return sum(_once(call, before) for _ in range(count)) / count
     # Accelerators run calls one after the other. On a CPU, calls that are not awaited run
     # concurrently, each in newly allocated memory: several times slower than in training steps.
     wait_for_each = jax.default_backend() == 'cpu'
@@ -108,6 +118,31 @@ def _seconds(call: Callable[[], Any], count: int) -> float:
             jax.block_until_ready(result)
     jax.block_until_ready(result)
     return (time.perf_counter() - start) / count
+
+
+def _once(call: Callable[[], Any], before: Callable[[], None]) -> float:
+    before()
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def cache_bytes() -> int:
+    """Returns a size in bytes that is larger than every cache of the device."""
+    if jax.default_backend() == 'cpu':
+        return 2 * machine.last_level_cache()
+    return 512 << 20  # GPUs have up to 256 MB (AMD's Infinity Cache); a TPU has no such cache
+
+
+def _evict(size: int) -> Callable[[], None]:
+    """Returns a function that reads and writes `size` bytes of the device's memory."""
+    update = jax.jit(lambda x: x + 1, donate_argnums=0)
+    state = [update(jnp.zeros(size // 4, jnp.float32))]
+
+    def run() -> None:
+        state[0] = jax.block_until_ready(update(state[0]))
+
+    return run
 
 
 def measure(

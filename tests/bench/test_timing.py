@@ -1,9 +1,12 @@
 """Tests that timing and machine limits report what ran; they do not test speed."""
 
+import time
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_jax import machine as machine_of_package
 from cnn_jax.bench import machine, timing
 
 
@@ -23,6 +26,28 @@ def test_candidates_are_run_in_turns_and_counted():
     assert len(found['fast'].steady) == 3
     assert calls == ['fast', 'slow', 'fast', 'fast', 'fast']
     assert found['fast'].compile == 0.5
+
+
+def test_caches_are_emptied_before_each_call_and_not_timed(monkeypatch):
+    events = []
+
+    def evict(size):
+        assert size >= 2 * machine_of_package.last_level_cache() > 0
+        return lambda: (events.append('evict'), time.sleep(0.02))
+
+    monkeypatch.setattr(timing, '_evict', evict)
+    call = timing.Compiled(lambda: events.append('call'), 0.0, 0.0, None)
+    found = timing.steady({'a': call}, rounds=3, sample=0.0, cold_cache=True)
+    assert events == ['evict', 'call'] * 4
+    assert 0 < found['a'].median < 0.02
+
+
+def test_eviction_writes_the_whole_buffer():
+    run = timing._evict(1 << 20)
+    run()
+    run()
+    (state,) = (cell.cell_contents for cell in run.__closure__ if type(cell.cell_contents) is list)
+    np.testing.assert_array_equal(state[0], np.full(1 << 18, 3.0))
 
 
 def test_median_and_spread():

@@ -122,6 +122,7 @@ def measure(
     precision: Any = None,
     rounds: int = 5,
     limit: float = 2.0,
+    cold_cache: bool = False,
     check_macs: float = 5e8,
     seed: int = 0,
 ) -> list[Measurement]:
@@ -135,7 +136,8 @@ def measure(
         names: kernels to measure; 'default' is the one that `implementation=None` runs. None means
             all kernels of the operation.
         precision: as in jax.lax.
-        rounds, limit: see `timing.steady`. With 0 rounds, kernels are checked but not timed.
+        rounds, limit, cold_cache: see `timing.steady`. With 0 rounds, kernels are checked but not
+            timed.
         check_macs: multiply-adds to spend on the float64 reference. For larger problems only a part
             of the result is checked (see `reference.part`).
         seed: random seed of the operands.
@@ -174,7 +176,9 @@ def measure(
         else:
             row['reason'] = candidate.reason
         found[candidate.kernel] = row
-    timings = timing.steady(compiled, rounds=rounds, limit=limit) if rounds else {}
+    timings = {}
+    if rounds:
+        timings = timing.steady(compiled, rounds=rounds, limit=limit, cold_cache=cold_cache)
     for kernel, made in compiled.items():
         found[kernel] |= {'compile_s': made.compile, 'first_s': made.first}
         if timed := timings.get(kernel):

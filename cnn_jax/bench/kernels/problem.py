@@ -19,6 +19,7 @@ Source: oneDNN, tests/benchdnn/doc/driver_conv.md.
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 from cnn_jax.errors import UserError
 from cnn_jax.ops.spec import ConvSpec, dilated
@@ -182,7 +183,15 @@ def _parse(text: str) -> Problem:
     op = op or 'conv'
     if op not in OPS:
         raise UserError(f'unknown operation {op!r}; must be one of {", ".join(OPS)}')
-    values = _tokens(body)
+    return from_values(op, _tokens(body))
+
+
+def from_values(op: str, values: Mapping[str, int]) -> Problem:
+    """Returns the problem whose letters have these values, for example {'ic': 3, 'ih': 8, ...}.
+
+    Raises:
+        ValueError: a value is missing or impossible.
+    """
     axes = _axes(values)
     read = lambda letter, default: _sizes(values, letter, axes, default)  # noqa: E731
     window, size = read('k', None), read('i', None)

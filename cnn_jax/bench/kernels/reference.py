@@ -5,44 +5,42 @@ only a part of the result: a few examples of the batch or, for the filter gradie
 the batch), a few output channels or groups.
 """
 
-import itertools
 import math
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_jax.bench.fuzz import oracle
 from cnn_jax.errors import UserError
 from cnn_jax.ops.spec import ConvSpec
 
 
 def forward(x, w, spec: ConvSpec) -> np.ndarray:
     """Returns y (`spec.y_shape`) for x (`spec.x_shape`) and w (`spec.kernel_shape`)."""
-    x, w = _pad(_double(x), spec), _grouped(_double(w), spec)
-    y = np.zeros((spec.groups, _rows(spec), spec.out_features // spec.groups))
-    for tap, view in _views(spec):
-        y += _to_groups(x[view], spec) @ w[tap]
-    return _from_groups(y, spec.y_shape)
+    return oracle.conv(_double(x), _double(w), _window(spec), spec.groups)
 
 
 def input_grad(dy, w, spec: ConvSpec) -> np.ndarray:
     """Returns dx (`spec.x_shape`), the transpose of `forward` with respect to x."""
-    dy, w = _to_groups(_double(dy), spec), _grouped(_double(w), spec)
-    padded = np.zeros((spec.batch, *spec.padded_size, spec.in_features))
-    shape = (spec.batch, *spec.output_size, spec.in_features)
-    for tap, view in _views(spec):
-        padded[view] += _from_groups(dy @ w[tap].transpose(0, 2, 1), shape)
-    return padded[_inside(spec)]
+    shape = spec.x_shape
+    return oracle.conv_input_grad(_double(dy), _double(w), shape, _window(spec), spec.groups)
 
 
 def filter_grad(x, dy, spec: ConvSpec) -> np.ndarray:
     """Returns dw (`spec.kernel_shape`), the transpose of `forward` with respect to w."""
-    x, dy = _pad(_double(x), spec), _to_groups(_double(dy), spec)
-    dw = np.zeros((*spec.window, *spec.kernel_shape[-2:]))
-    for tap, view in _views(spec):
-        one = _to_groups(x[view], spec).transpose(0, 2, 1) @ dy  # (groups, in, out)
-        dw[tap] = one.transpose(1, 0, 2).reshape(spec.kernel_shape[-2:])
-    return dw
+    shape = spec.kernel_shape
+    return oracle.conv_filter_grad(_double(x), _double(dy), shape, _window(spec), spec.groups)
+
+
+def _window(spec: ConvSpec) -> oracle.Window:
+    return oracle.Window(
+        spec.input_size,
+        spec.window,
+        spec.strides,
+        spec.padding,
+        spec.dilation,
+        spec.input_dilation,
+    )
 
 
 MAPS = {'forward': forward, 'input_grad': input_grad, 'filter_grad': filter_grad}
@@ -111,55 +109,3 @@ def _double(a) -> np.ndarray:
 
 def _rows(spec: ConvSpec) -> int:
     return spec.batch * math.prod(spec.output_size)
-
-
-def _inside(spec: ConvSpec):
-    """Returns the slices of the padded, dilated input that hold the elements of x."""
-    return (
-        slice(None),
-        *(
-            slice(lo, lo + (n - 1) * e + 1 if n else lo, e)
-            for n, e, (lo, _) in zip(
-                spec.input_size, spec.input_dilation, spec.padding, strict=True
-            )
-        ),
-    )
-
-
-def _pad(x, spec):
-    padded = np.zeros((spec.batch, *spec.padded_size, spec.in_features))
-    padded[_inside(spec)] = x
-    return padded
-
-
-def _views(spec: ConvSpec) -> Iterator[tuple]:
-    """Yields each tap of the window with the slices of the padded input that it reads."""
-    for tap in itertools.product(*map(range, spec.window)):
-        starts = [t * d for t, d in zip(tap, spec.dilation, strict=True)]
-        yield (
-            tap,
-            (
-                slice(None),
-                *(
-                    slice(start, start + (o - 1) * s + 1, s)
-                    for start, o, s in zip(starts, spec.output_size, spec.strides, strict=True)
-                ),
-            ),
-        )
-
-
-def _to_groups(a, spec):
-    """(..., features) -> (groups, rows, features // groups)."""
-    rows = np.ascontiguousarray(a).reshape(-1, spec.groups, a.shape[-1] // spec.groups)
-    return rows.transpose(1, 0, 2)
-
-
-def _from_groups(a, shape):
-    return a.transpose(1, 0, 2).reshape(shape)
-
-
-def _grouped(w, spec):
-    """(*window, in / g, out) -> (*window, g, in / g, out / g)."""
-    per_group = spec.out_features // spec.groups
-    w = w.reshape(*w.shape[:-1], spec.groups, per_group)
-    return np.moveaxis(w, -2, -3)

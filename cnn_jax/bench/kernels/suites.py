@@ -61,6 +61,23 @@ TRANSPOSED = (
     'conv_transpose:mb16_ic64iw2000oc32kw16sw8pw4',
 )
 
+# Layers of the networks of `experiments/accelerator_report.py`: VGG-16, ResNet-50, MobileNet v2 and
+# ConvNeXt for 224x224 pixels, and airbench for 32x32.
+ACCELERATOR = (
+    'mb32_ic64ih56oc64kh3ph1',
+    'mb32_ic256ih14oc256kh3ph1',
+    'mb32_ic1024ih14oc256kh1',
+    'mb32_ic3ih224oc64kh7sh2ph3',
+    'mb32_ic512ih28oc512kh3ph1',
+    'mb32_ic128ih56oc128kh3sh2ph1',
+    'mb32_ic256ih56oc512kh1sh2',
+    'g144mb32_ic144ih56oc144kh3ph1',
+    'g96mb32_ic96ih56oc96kh7ph3',
+    'mb32_ic3ih224oc96kh4sh4',
+    'mb32_ic96ih56oc24kh1',
+    'mb256_ic64ih15oc256kh3ph1',
+)
+
 POOLS = (
     'max_pool:mb64_ic32ih28kh2sh2',
     'max_pool:mb16_ic64ih112kh3sh2ph1',
@@ -103,6 +120,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     'held_out': HELD_OUT,
     'cpu': TUNED + HELD_OUT,
     'transposed': TRANSPOSED,
+    'accelerator': ACCELERATOR,
     'pools': POOLS,
     'small': SMALL,
     'checks': CHECKS,

@@ -13,7 +13,9 @@ import time
 from typing import Any
 
 
-def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[float | str]:
+def times(
+    jobs: list[dict], *, device: str = 'cpu', rounds: int = 5, evict: int = 0
+) -> list[float | str]:
     """Returns the seconds per call of each job, or an error message if the job failed.
 
     Args:
@@ -22,6 +24,7 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
             axis), `dilation`, `groups`, `output_padding`; see `job`.
         device: 'cpu' or 'cuda'.
         rounds: number of samples; the median is used.
+        evict: bytes to read and write before each call, to empty the caches; not timed.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -29,7 +32,7 @@ def times(jobs: list[dict], *, device: str = 'cpu', rounds: int = 5) -> list[flo
     """
     from cnn_jax.bench.process import run_python  # the script itself runs without cnn_jax
 
-    command = ['-P', str(pathlib.Path(__file__).resolve()), device, str(rounds)]
+    command = ['-P', str(pathlib.Path(__file__).resolve()), device, str(rounds), str(evict)]
     return json.loads(run_python(command, what='PyTorch', given=json.dumps(jobs)))
 
 
@@ -55,31 +58,39 @@ def job(problem: Any, direction: str, dtype: str) -> dict | None:
     }
 
 
-def _main(device: str, rounds: int) -> None:
+def _main(device: str, rounds: int, evict: int = 0) -> None:
     import torch
 
     torch.manual_seed(0)
+    buffer = torch.zeros(evict // 4, device=device) if evict else None
     results = []
     for job in json.load(sys.stdin):
         try:
-            results.append(_seconds(_call(job, torch, device), torch, device, rounds))
+            results.append(seconds(call(job, torch, device), torch, device, rounds, buffer))
         except Exception as error:  # shown in PyTorch's column
             results.append(f'{type(error).__name__}: {str(error).splitlines()[0]}')
     json.dump(results, sys.stdout)
 
 
-def _call(job, torch, device):
-    """Returns a function without arguments that runs the job once, in channels-last memory."""
+def call(job, torch, device, arrays=None):
+    """Returns a function without arguments that runs the job once, in channels-last memory.
+
+    Args:
+        arrays: NumPy arrays of float32 or float64 by their names 'x', 'w' and 'y', in the shapes of
+            the job, to use instead of random numbers.
+    """
     dtype = getattr(torch, job['dtype'])
     ndim = len(job['strides'])
     transposed = job['op'] == 'conv_transpose'
     last = {2: torch.channels_last, 3: torch.channels_last_3d}.get(ndim, torch.contiguous_format)
 
-    def tensor(shape):
-        first = (shape[0], shape[-1], *shape[1:-1])
-        return torch.randn(first).to(device=device, dtype=dtype, memory_format=last)
+    def tensor(name):
+        shape = job[f'{name}_shape']
+        values = torch.from_numpy(arrays[name]) if arrays else torch.randn(tuple(shape))
+        first = (-1, -2, *range(len(shape) - 2)) if name == 'w' else (0, -1, *range(1, ndim + 1))
+        return values.permute(first).to(device=device, dtype=dtype, memory_format=last)
 
-    x, y = tensor(job['x_shape']), tensor(job['y_shape'])
+    x, y = tensor('x'), tensor('y')
     padding = [lo for lo, _ in job['padding']]
     prepare, crop = (lambda x: x), (lambda dx: dx)
     if any(lo != hi for lo, hi in job['padding']):
@@ -92,8 +103,7 @@ def _call(job, torch, device):
         padding = [0] * ndim
         prepare = lambda x: torch.nn.functional.pad(x, flat)  # noqa: E731
         crop = lambda dx: dx[(slice(None), slice(None), *cut)]  # noqa: E731
-    *window, features, out = job['w_shape']
-    w = torch.randn((out, features, *window)).to(device=device, dtype=dtype, memory_format=last)
+    w = tensor('w')
     rest = (
         job['strides'],
         padding,
@@ -112,14 +122,33 @@ def _call(job, torch, device):
     return lambda: backward(y, prepare(x), w, None, *rest, mask)
 
 
-def _seconds(call, torch, device, rounds):
-    def run(count):
-        start = time.perf_counter()
-        for _ in range(count):
-            call()
+def seconds(function, torch, device, rounds, buffer=None):
+    """Returns the median seconds per call of `rounds` samples.
+
+    Args:
+        buffer: a tensor larger than the caches, which is written before each call to empty them.
+    """
+
+    def wait():
         if device == 'cuda':
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) / count
+
+    def timed(count):
+        start = time.perf_counter()
+        for _ in range(count):
+            function()
+        wait()
+        return time.perf_counter() - start
+
+    def run(count):
+        if buffer is None:
+            return timed(count) / count
+        total = 0.0
+        for _ in range(count):
+            buffer.add_(1)
+            wait()
+            total += timed(1)
+        return total / count
 
     with torch.no_grad():
         run(1)
@@ -128,4 +157,4 @@ def _seconds(call, torch, device, rounds):
 
 
 if __name__ == '__main__':
-    _main(sys.argv[1], int(sys.argv[2]))
+    _main(sys.argv[1], *map(int, sys.argv[2:]))

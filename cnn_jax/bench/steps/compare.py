@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from cnn_jax.bench.process import run_python
 from cnn_jax.bench.steps.networks import Network
 from cnn_jax.errors import UserError
-from cnn_jax.ops.kernels.onednn.build import SWITCH
+from cnn_jax.ops.kernels.native.build import SWITCH
 from cnn_jax.tables import aligned
-from cnn_jax.viz.figures import log_ticks, new_figure, save
+from cnn_jax.viz.figures import new_figure, save
 
 # The library of each side, and additional environment variables for its process.
 SIDES: dict[str, tuple[str, dict[str, str]]] = {
@@ -23,6 +23,15 @@ SIDES: dict[str, tuple[str, dict[str, str]]] = {
     'installed': ('installed', {}),
     'torch': ('torch', {}),
     'torch.compile': ('torch.compile', {}),
+}
+# The colour and the name of each side in a figure.
+STYLE = {
+    'native': ('tab:blue', 'cnn_jax, native'),
+    'pure': ('tab:cyan', 'cnn_jax, pure JAX'),
+    'flax': ('tab:gray', 'Flax'),
+    'installed': ('tab:green', 'Flax, installed'),
+    'torch': ('tab:orange', 'PyTorch'),
+    'torch.compile': ('tab:red', 'PyTorch, compiled'),
 }
 DTYPES = ('float32', 'bfloat16')
 
@@ -40,16 +49,24 @@ def run(
     side: str,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    *,
+    device: str = 'cpu',
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """Runs one side in a separate process and returns its result, as described in `jax_side`.
+
+    Args:
+        device: PyTorch's device; JAX uses its default device.
+        timeout: seconds after which the process is killed.
 
     Raises:
         ImportError: PyTorch is not installed.
         RuntimeError: the process failed; the message has its last line.
+        subprocess.TimeoutExpired: the process took longer than `timeout`.
     """
     library, own = SIDES[side]
     task = {'dtype': dtype, 'library': library, 'seconds': seconds}
-    task['network'] = network._asdict()
+    task |= {'network': network._asdict(), 'device': device}
     here = pathlib.Path(__file__).parent
     if library.startswith('torch'):
         command = ['-P', str(here / 'torch_side.py')]
@@ -60,6 +77,7 @@ def run(
         what=f'{network.title} {dtype} {side}',
         given=json.dumps(task),
         environment={**(environment or {}), **own},
+        timeout=timeout,
     )
     return json.loads(printed)
 
@@ -112,6 +130,8 @@ def summary(results: Sequence[tuple[Key, Mapping[str, Any]]]) -> dict[Key, dict[
         sums[key] = {
             'step_ms': 1e3 * statistics.median(medians),
             'spread_ms': 1e3 * (max(medians) - min(medians)),
+            'least_ms': 1e3 * min(medians),
+            'most_ms': 1e3 * max(medians),
             'first_s': statistics.median(result['compile_s'] for result in some),
             'memory_mb': max(result['memory_bytes'] for result in some) / 1e6,
         }
@@ -158,32 +178,38 @@ def _ratio(values: Mapping[str, float], side: str, sums: Mapping[Key, Any], ours
 
 
 def bars(sums: Mapping[Key, Mapping[str, float]], path=None, *, title: str = '') -> Figure:
-    """Plots milliseconds per training step, with one group per network and one panel per dtype."""
+    """Plots speed-ups from zero, with one group per network and one panel per dtype.
+
+    They are relative to PyTorch if it was measured, else to the last side that was. The lines span
+    the processes.
+    """
     dtypes = list(dict.fromkeys(dtype for _, dtype, _ in sums))
+    sides = [side for side in SIDES if any(key[2] == side for key in sums)]
+    base = 'torch' if 'torch' in sides else sides[-1]
     figure = new_figure(9, 3.2 * len(dtypes))
     panels = figure.subplots(len(dtypes), 1, squeeze=False)[:, 0]
-    colours = ('tab:blue', 'tab:cyan', 'tab:gray', 'tab:green', 'tab:orange', 'tab:red')
-    labels = {'native': 'cnn_jax, native', 'pure': 'cnn_jax, pure JAX', 'flax': 'Flax'}
-    labels |= {'installed': 'Flax, installed'}
-    labels |= {'torch': 'PyTorch', 'torch.compile': 'PyTorch, compiled'}
     for panel, dtype in zip(panels, dtypes, strict=True):
         names = list(dict.fromkeys(name for name, d, _ in sums if d == dtype))
-        sides = [side for side in SIDES if any(key[1:] == (dtype, side) for key in sums)]
         for place, side in enumerate(sides):
-            values = [sums.get((name, dtype, side), {}).get('step_ms', 0) for name in names]
-            where = [
-                i + (place - (len(sides) - 1) / 2) * 0.8 / len(sides) for i in range(len(names))
-            ]
-            colour = colours[list(SIDES).index(side)]
-            panel.bar(where, values, 0.8 / len(sides), color=colour, label=labels[side])
+            shift = (place - (len(sides) - 1) / 2) * 0.8 / len(sides)
+            groups = [i for i, name in enumerate(names) if (name, dtype, side) in sums]
+            times = [sums[names[i], dtype, side] for i in groups]
+            bases = [sums[names[i], dtype, base]['step_ms'] for i in groups]
+            height, low, high = (
+                [b / t[key] for b, t in zip(bases, times, strict=True)]
+                for key in ('step_ms', 'most_ms', 'least_ms')
+            )
+            colour, label = STYLE[side]
+            where = [i + shift for i in groups]
+            panel.bar(where, height, 0.8 / len(sides), color=colour, label=label)
+            panel.vlines(where, low, high, color='black', linewidth=0.8)
         titles = [name.replace(', ', ',\n') for name in names]
         panel.set_xticks(range(len(names)), titles, fontsize=8)
-        panel.set_yscale('log')
-        log_ticks(panel.yaxis)
-        panel.set_ylabel('ms per training step')
+        panel.axhline(1, color='black', linewidth=0.6)
+        panel.set_ylabel(f'speed-up over {STYLE[base][1]}')
         panel.set_title(dtype, fontsize=9)
         panel.grid(axis='y', alpha=0.3)
-    panels[0].legend(fontsize=7, ncols=len(SIDES))
+    panels[0].legend(fontsize=7, ncols=len(SIDES), loc='upper left')
     if title:
         figure.suptitle(title, fontsize=9)
     return save(figure, path)

@@ -3,8 +3,8 @@
 The task is JSON with `network` (see `networks.Network`), `dtype`, `library` and `seconds` (to spend
 on steps). The library is 'cnn_jax' (its convolutions and pools), 'flax' (those of Flax) or
 'installed' (those of Flax after `cnn_jax.install()`). The result on stdout is JSON with `losses` of
-the first steps, `compile_s`, `step_s` (a list), `parameters` (their number) and `memory_bytes`
-(peak).
+the first steps, `compile_s`, `step_s` (a list), `parameters` (their number), `memory_bytes` (peak
+of the process) and `device_bytes` (peak on the device; None if it does not count).
 """
 
 import functools
@@ -227,6 +227,7 @@ def run(task):
         'step_s': times,
         'parameters': parameters,
         'memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        'device_bytes': (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
     }
 
 

@@ -18,11 +18,12 @@ SIDES = ('native', 'torch')
 # Of ImageNet, and of Pascal VOC with the background.
 CLASSES = {'classification': 1000, 'segmentation': 21}
 # Models that torchvision does not have, or not with these layers.
-FUNCTIONS = ('se_resnet50', 'mobilenet', 'unet', 'fcn_resnet18', 'fcn_resnet50')
+FUNCTIONS = ('se_resnet50', 'mobilenet', 'unet', 'fcn_resnet18', 'fcn_resnet50', 'airbench')
 DEFAULT = (
     *('alexnet', 'vgg16', 'googlenet', 'resnet18', 'resnet50', 'resnet101', 'resnet152'),
     *('resnext50_32x4d', 'densenet121', 'mobilenet_v2', 'mobilenet_v3_small'),
-    *('mobilenet_v3_large', 'efficientnet_b0', 'convnext_tiny', *FUNCTIONS),
+    *('mobilenet_v3_large', 'efficientnet_b0', 'convnext_tiny'),
+    *(name for name in FUNCTIONS if name != 'airbench'),  # which is for images of 32 pixels
 )
 
 
@@ -38,8 +39,10 @@ class Case(NamedTuple):
     model: nnx.Module
 
 
-def case(name: str, *, batch_size: int, image_size: int) -> Case:
+def case(name: str, *, batch_size: int, image_size: int, num_classes: int = 0) -> Case:
     """Describes a model on square images of 3 channels.
+
+    `num_classes`: by default those of ImageNet or, for segmentation, of Pascal VOC.
 
     Raises:
         ValueError: there is no such model, it has no counterpart in PyTorch at this size, or the
@@ -49,6 +52,7 @@ def case(name: str, *, batch_size: int, image_size: int) -> Case:
     classes = CLASSES.get(task, 0)
     if not classes:
         raise UserError(f'model {name} is for the task {task}; must be {" or ".join(CLASSES)}')
+    classes = num_classes or classes
     shape = (image_size, image_size, 3)
     net = FunctionalModel(
         lambda rngs: models.create(name, input_shape=shape, num_classes=classes, rngs=rngs)

@@ -1,8 +1,8 @@
 """Times a training step in PyTorch: `python -P torch_side.py`, with a task on stdin.
 
-Task and result are those of `jax_side`, except that `library` is 'torch' or 'torch.compile'. This
-process loads neither JAX nor this package. Networks use channels-last memory where PyTorch supports
-it; bfloat16 uses autocast.
+Task and result are those of `jax_side`, except that `library` is 'torch' or 'torch.compile', and
+that the task may have a `device`, 'cpu' or 'cuda'. This process loads neither JAX nor this package.
+Networks use channels-last memory where PyTorch supports it; bfloat16 uses autocast.
 """
 
 import json
@@ -154,11 +154,13 @@ def run(task):
     model, _ = build(network['layers'], shape if is_plain else _last(shape))
     if len(shape) != 2:
         model = model.to(memory_format=torch.channels_last)
+    device = task.get('device', 'cpu')
+    model = model.to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    inputs, targets = _batch(network)
+    inputs, targets = (tensor.to(device) for tensor in _batch(network))
 
     def loss_of(inputs, targets):
-        with torch.autocast('cpu', torch.bfloat16, enabled=task['dtype'] == 'bfloat16'):
+        with torch.autocast(device, torch.bfloat16, enabled=task['dtype'] == 'bfloat16'):
             outputs = model(inputs)
         outputs = outputs.float()
         return (F.cross_entropy if network['classes'] else F.mse_loss)(outputs, targets)
@@ -186,6 +188,7 @@ def run(task):
         'step_s': times,
         'parameters': sum(p.numel() for p in model.parameters()),
         'memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        'device_bytes': torch.cuda.max_memory_allocated() if device == 'cuda' else None,
     }
 
 

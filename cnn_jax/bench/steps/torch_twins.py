@@ -14,6 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'parity'))
 from torch_networks import NETWORKS, to_torch  # noqa: E402
 from weights import random_weights  # noqa: E402
 
+# Weights that are not trained: batch statistics, and the first layer of airbench.
+BUFFERS = ('/mean', '/var', 'whiten/kernel')
 # Without its auxiliary classifiers, and without an initialisation that takes seconds.
 OPTIONS = {'googlenet': {'aux_logits': False, 'init_weights': False}}
 
@@ -41,7 +43,7 @@ class Twin(nn.Module):
         self.function = NETWORKS[name]
         for at, array in random_weights(shapes).items():
             value = torch.from_numpy(to_torch(at, array))
-            if at.endswith(('/mean', '/var')):
+            if at.endswith(BUFFERS):
                 self.register_buffer(at, value)
             else:
                 self.register_parameter(at, nn.Parameter(value))

@@ -128,12 +128,20 @@ def test_unknown_names_are_found_before_anything_is_timed(dtypes, sides, message
 
 
 @has_torch
-def test_models_begin_with_the_weights_of_their_functions_in_torch():
+@pytest.mark.parametrize(
+    ('name', 'image_size', 'classes', 'parameters'),
+    [('unet', 16, 0, 31_033_045), ('airbench', 32, 10, 1_971_352)],
+)
+def test_models_begin_with_the_weights_of_their_functions_in_torch(
+    name, image_size, classes, parameters
+):
     from cnn_jax.bench.steps import torch_side
 
-    network = registered.case('unet', batch_size=2, image_size=16).network
+    case = registered.case(name, batch_size=2, image_size=image_size, num_classes=classes)
+    network = case.network
     ours, theirs = jax_side.run(task(network, 'cnn_jax')), torch_side.run(task(network, 'torch'))
-    assert ours['parameters'] == theirs['parameters'] == 31_033_045
+    assert ours['parameters'] == theirs['parameters'] == parameters
+    assert ours['device_bytes'] is theirs['device_bytes'] is None  # a CPU does not count them
     np.testing.assert_allclose(ours['losses'], theirs['losses'], rtol=1e-3)
 
 
