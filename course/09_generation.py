@@ -168,7 +168,7 @@ if check.overlaps(overlaps):
 # has weights of its own. What cannot make a pattern from a constant input is to enlarge the picture
 # first, by repeating pixels, and to convolve then: all windows see the same. Three layers of each
 # kind, on a grey picture, first with all weights equal, then random. Brightness runs from each
-# picture's darkest to its brightest number, so a constant picture is black:
+# picture's darkest to its brightest number; a constant picture is grey:
 
 
 # %% tags=["picture"]

@@ -35,16 +35,20 @@ def photo(path: str | os.PathLike = '', size: int = 160) -> np.ndarray:
 def show(pictures: dict[str, np.ndarray], height: float = 2.4, width: float = 3.0) -> None:
     """Shows arrays side by side under their names.
 
-    (height, width) arrays are grey, dark for the smallest number and bright for the largest.
-    (height, width, 3) arrays are colours; values outside [0, 1] are clipped. The arguments
-    `height` and `width` are inches per picture, with its title.
+    (height, width) arrays are grey, dark for the smallest number and bright for the largest, or
+    half bright if all numbers are equal. (height, width, 3) arrays are colours; values outside
+    [0, 1] are clipped. The arguments `height` and `width` are inches per picture, with its title.
     """
     figure, axes = plt.subplots(
         1, len(pictures), figsize=(width * len(pictures), height), layout='constrained'
     )
     for axis, (name, picture) in zip(np.atleast_1d(axes), pictures.items(), strict=True):
         picture = np.asarray(picture, np.float32)
-        axis.imshow(picture if picture.ndim == 2 else picture.clip(0, 1), cmap='gray')
+        low, high = picture.min(), picture.max()
+        if low == high:
+            low, high = low - 1, high + 1
+        shown = picture if picture.ndim == 2 else picture.clip(0, 1)
+        axis.imshow(shown, cmap='gray', vmin=low, vmax=high)  # the limits are for grey alone
         axis.set_title(name, fontsize=10)
         axis.set(xticks=[], yticks=[])
     plt.show()

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cnn_jax.data import mask_folders, readers, scenes
+from cnn_jax.data import mask_folders, own_files, readers, scenes
 from cnn_jax.data.readers import Parts
 from cnn_jax.registry import Registry
 from cnn_jax.tables import aligned
@@ -38,9 +38,9 @@ class Entry:
     def is_users(self) -> bool:
         """Whether the examples are the user's own files, so that they depend on the folder."""
         return self.read in (
-            readers.read_image_folder,
-            readers.read_audio_folder,
-            readers.read_text_table,
+            own_files.read_image_folder,
+            own_files.read_audio_folder,
+            own_files.read_text_table,
             mask_folders.read_mask_folder,
         )
 
@@ -209,7 +209,7 @@ register(
 )
 register(
     'image_folder',
-    readers.read_image_folder,
+    own_files.read_image_folder,
     kind='image',
     shape=('size', 'size', 'channels'),
     licence='yours',
@@ -225,7 +225,7 @@ register(
 )
 register(
     'audio_folder',
-    readers.read_audio_folder,
+    own_files.read_audio_folder,
     kind='audio',
     shape=('length', 1),
     licence='yours',
@@ -233,7 +233,7 @@ register(
 )
 register(
     'text_table',
-    readers.read_text_table,
+    own_files.read_text_table,
     kind='text',
     shape=('length',),
     licence='yours',

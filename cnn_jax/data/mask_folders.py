@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnn_jax.data import class_folders, folder, images, masks, readers
+from cnn_jax.data import class_folders, folder, images, masks, own_files, readers
 from cnn_jax.data.dataset import Split
 from cnn_jax.data.readers import Parts, Place
 from cnn_jax.data.stored import StoredImages
@@ -38,7 +38,7 @@ def read_mask_folder(place: Place, *, size: int = 0, channels: int = 3, test: fl
         UserError: an image or a mask has no partner, or another size than its partner; a label is
             outside the classes; or the splits are unclear (see `class_folders.read`).
     """
-    root = readers.own_folder(place, 'mask_folder')
+    root = own_files.own_folder(place, 'mask_folder')
     if channels not in (1, 3):
         raise UserError(f'channels={channels}; it must be 1 or 3')
     if size < 0:

@@ -1,10 +1,11 @@
 """Pictures of students: any mode and size, and a line that helps if the file is no picture."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import pytest
 
-from cnn_jax.course.pictures import photo
+from cnn_jax.course.pictures import photo, show
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGBA', 'CMYK', 'I;16'])
@@ -31,3 +32,12 @@ def test_the_sample_takes_the_place_of_what_is_no_picture(content, tmp_path, cap
 def test_a_missing_file_is_named(tmp_path, capsys):
     assert photo(tmp_path / 'missing.jpg').max() <= 1
     assert 'missing.jpg' in capsys.readouterr().out
+
+
+def test_brightness_runs_from_the_smallest_to_the_largest_number(monkeypatch):
+    """A constant picture has neither, and is half bright."""
+    shown = []
+    monkeypatch.setattr(plt.Axes, 'imshow', lambda *_, **options: shown.append(options))
+    show({'ramp': np.array([[2.0, 5.0]]), 'constant': np.full((2, 2), 7.0)})
+    grey = [plt.Normalize(each['vmin'], each['vmax']) for each in shown]
+    assert [grey[0](2), grey[0](5), grey[1](7)] == [0, 1, 0.5]

@@ -9,13 +9,13 @@ import PIL.Image
 import pytest
 from matplotlib.animation import FFMpegWriter
 
+from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.errors import UserError
 from cnn_jax.ops.kernels.views import input_grad_spec, swap_features
 from cnn_jax.ops.spec import ConvSpec
 from cnn_jax.viz import animate
 from cnn_jax.viz.animation import drawing, products, writing
 from cnn_jax.viz.animation.scene import Scene, compute, plan
-from tests.ops import oracle
 
 
 def random_spec(seed: int) -> tuple[ConvSpec, str]:
