@@ -41,7 +41,8 @@ expects.""",
 Milliseconds of one call, or of compiling it if the cell says so; after a slash, of the baseline. A
 claim still holds if its subject (XLA's `lax`; PyTorch in claims that begin with it) takes at least
 so many times as long as what it is compared with: "16 of 2 x PyTorch" means that it takes 16 times
-as long as PyTorch, and that the limit is 2.""",
+as long as PyTorch, and that the limit is 2. Other programs on the machine change times: verdicts
+near their limit may turn in the next run.""",
 }
 
 
