@@ -258,12 +258,12 @@ def estimate_step(
         compiled: figures of programs by their text; a program in it is not compiled again.
     """
     slice_, config = aot.one_chip(chip), job.config
-    devices = aot.tpu_devices(slice_)
+    devices = job.devices.all(aot.tpu_devices(slice_))
     what = {
         'model': config.model, 'choice': choice, 'dtype': config.dtype, 'chip': chip,
         'batch_size': batch_size,
     }  # fmt: skip
-    step = dataclasses.replace(job, devices=job.devices.all(devices)).step()
+    step = dataclasses.replace(job, devices=devices).step()
     try:
         with _chosen(choice):
             batch = batch_shapes(job.dataset, batch_size)

@@ -147,3 +147,13 @@ def test_estimates_of_a_compiled_problem(tmp_path):
         [{n: rows['lax'][n] for n in ('chip', 'problem', 'dtype', 'direction', 'kernel')}]
     )
     assert 0 < counted[0]['bundles'] < 1e6
+
+
+@needs_libtpu
+def test_estimates_of_a_step(tmp_path):
+    flags = ['--model=lenet5', '--input_shape=28,28,1', '--batch_size=8', '--layers=false']
+    flags += ['--dtypes=bfloat16', '--aot=v5e', '--kernels=lax', f'--output={tmp_path}']
+    scripts.run('compare_kernels.py', *flags)
+    steps = json.loads((tmp_path / 'results.json').read_text())['steps']
+    assert {step['choice'] for step in steps} == {'lax', 'default'}
+    assert all(step['reason'] == '' and step['microseconds'] > 0 for step in steps)
