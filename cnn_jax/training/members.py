@@ -24,7 +24,7 @@ from cnn_jax import machine
 from cnn_jax.data import Loader
 from cnn_jax.data.loader import evaluation_batches
 from cnn_jax.errors import UserError
-from cnn_jax.ops.kernels.native import build as onednn
+from cnn_jax.ops.kernels.native import build as native
 from cnn_jax.training.config import TrainConfig
 from cnn_jax.training.devices import Devices
 from cnn_jax.training.evaluation import BatchSums, Sums, evaluated_params
@@ -273,7 +273,7 @@ def divide_cores(count: int) -> None:
     devices = math.gcd(count, machine.cores())
     jax.config.update('jax_num_cpu_devices', devices)
     if devices > 1:
-        onednn.divide(devices)
+        native.divide(devices)
 
 
 def _differing(configs: Sequence[TrainConfig]) -> list[str]:

@@ -30,7 +30,9 @@ def create(name, **options):
     net, chance = FunctionalModel(lambda rngs: make(rngs=rngs)), np.random.default_rng(0)
     model = net.merge(arrays(net.params, chance), arrays(net.model_state, chance))
     model.eval()
-    return model, jnp.asarray(chance.normal(size=(2, *model.input_shape)), jnp.float32)
+    shape = (2, *model.input_shape)
+    x = chance.integers(1, 100, shape) if model.kind == 'text' else chance.normal(size=shape)
+    return model, jnp.asarray(x, jnp.int32 if model.kind == 'text' else jnp.float32)
 
 
 @nnx.jit

@@ -29,7 +29,7 @@ from cnn_jax.ops.spec import ROLES, ConvSpec
 TARGETS = {'cnn_jax_onednn': 'CnnJaxConvolve', 'cnn_jax_winograd': 'CnnJaxWinograd'}
 SOURCES = tuple(sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in ('.cc', '.h')))
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
-SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment disables the native kernel
+SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment disables the native kernels
 FLAGS = ('-O2', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
 
 # The dtypes of operands, as in problem.h. The result of int8 is int32.
@@ -144,7 +144,7 @@ def _built(onednn: Path, include: Path) -> Path:
         if not target.exists():  # another process may have been first
             _log.info('building %s (some seconds, once)', target)
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                made = Path(folder, 'conv.so')
+                made = Path(folder, 'native.so')
                 includes = (f'-I{jax.ffi.include_dir()}', f'-I{include}')
                 sources = [str(path) for path in SOURCES if path.suffix == '.cc']
                 _run(compiler, *FLAGS, *includes, *sources, str(onednn), '-o', str(made))
@@ -159,7 +159,7 @@ def _target() -> Path:
         raise Unavailable(f'the package {error.name} is not installed') from None
     parts = (*(path.read_text() for path in SOURCES), jaxlib.__version__, *versions, *FLAGS)
     key = hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
-    return cache_folder() / f'onednn-{key}.so'
+    return cache_folder() / f'native-{key}.so'
 
 
 def _run(*command: str) -> str:

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "instructions.h"
 #include "problem.h"
 #include "threads.h"
 
@@ -44,8 +45,6 @@ const dnnl::engine& Engine() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
 }
-
-int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
 
 // A primitive with its arguments. Only their addresses change from call to call.
 class Plan {
@@ -400,11 +399,7 @@ extern "C" int CnnJaxBfloat16Rate() {
 // Returns whether this machine multiplies int8 exactly. Without VNNI, products of pairs are added up
 // in 16 bits, and oneDNN halves the kernel so that they fit.
 extern "C" int CnnJaxHasInt8() {
-  const auto has = [](dnnl::cpu_isa isa) {
-    return (static_cast<int>(dnnl::get_effective_cpu_isa()) & static_cast<int>(isa)) ==
-           static_cast<int>(isa);
-  };
-  return has(dnnl::cpu_isa::avx512_core_vnni) || has(dnnl::cpu_isa::avx2_vnni);
+  return Has(dnnl::cpu_isa::avx512_core_vnni) || Has(dnnl::cpu_isa::avx2_vnni);
 }
 
 // Writes to `text` the name of the implementation that oneDNN would run for `problem` and returns 1.

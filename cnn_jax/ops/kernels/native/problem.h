@@ -9,6 +9,8 @@ namespace cnn_jax {
 
 constexpr int kMaxSpatial = 3;
 
+inline int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
+
 // A call of less work than this (see `Work`) runs on the calling thread: to wake another one takes
 // 50 to 100 microseconds.
 constexpr int64_t kLeastToShare = 1 << 24;

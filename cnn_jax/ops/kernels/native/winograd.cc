@@ -19,7 +19,7 @@
 #include <cstring>
 #include <utility>
 
-#include "oneapi/dnnl/dnnl.hpp"
+#include "instructions.h"
 #include "problem.h"
 #include "threads.h"
 
@@ -75,8 +75,6 @@ namespace avx2 {
 // the third. Tuned on one processor with 1 MB and 32 MB.
 constexpr int64_t kOwnBlock = 1 << 17, kSmallKernel = 1 << 19, kSharedBlock = 1 << 22;
 constexpr int64_t kLeastTiles = 14;
-
-int64_t Quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }  // rounded up
 
 template <typename W, typename T>
 void Convolve(const W& winograd, const Shape& s, const T* x, const T* w, T* y, Slot& slot) {
@@ -172,12 +170,6 @@ void Run(const Problem& p, const Shape& s, void* const buffers[3], Slot& slot) {
   } else {
     Convolve(winograd, s, a, b, out, slot);
   }
-}
-
-// Returns whether this machine has the instructions, and the user lets oneDNN use them.
-bool Has(dnnl::cpu_isa isa) {
-  static const int all = static_cast<int>(dnnl::get_effective_cpu_isa());
-  return (all & static_cast<int>(isa)) == static_cast<int>(isa);
 }
 
 template <typename T, int M, int N>

@@ -193,6 +193,16 @@ struct Winograd {
   const int64_t tiles_high = (s.out[0] + kHigh - 1) / kHigh, tiles_wide = (s.out[1] + M - 1) / M;
   const int64_t tiles = s.batch * tiles_high * tiles_wide;
 
+  // The image of a tile and its first output.
+  struct Place {
+    int64_t image, row, column;
+  };
+
+  Place Locate(int64_t tile) const {
+    const int64_t of_image = tiles_high * tiles_wide, place = tile % of_image;
+    return {tile / of_image, place / tiles_wide * kHigh, place % tiles_wide * M};
+  }
+
   // Floats that the transformed kernel, a block of `count` transformed tiles, and one panel of their
   // products need.
   int64_t KernelSize() const { return panels * kTaps * s.in_features * kPanel; }
@@ -235,8 +245,8 @@ struct Winograd {
   // Transforms the inputs of tiles [from, to): v[tap][tile][pitch], where taps are `count` tiles apart.
   void TransformData(const T* x, int64_t from, int64_t to, int64_t count, float* v) const {
     for (int64_t t = from; t < to; ++t, v += pitch) {
-      const int64_t image = t / (tiles_high * tiles_wide), place = t % (tiles_high * tiles_wide);
-      const int64_t row = place / tiles_wide * kHigh - s.low[0], column = place % tiles_wide * M - s.low[1];
+      const auto [image, first_row, first_column] = Locate(t);
+      const int64_t row = first_row - s.low[0], column = first_column - s.low[1];
       const T* pixels[kTaps];
       for (int i = 0; i < kTileHigh; ++i) {
         for (int j = 0; j < kTile; ++j) {
@@ -275,8 +285,7 @@ struct Winograd {
   void TransformOutputs(const float* m, int64_t feature, int64_t from, int64_t to, T* y) const {
     const int64_t count = to - from;
     for (int64_t t = from; t < to; ++t, m += kPanel) {
-      const int64_t image = t / (tiles_high * tiles_wide), place = t % (tiles_high * tiles_wide);
-      const int64_t row = place / tiles_wide * kHigh, column = place % tiles_wide * M;
+      const auto [image, row, column] = Locate(t);
       for (int half = 0; half < kPanel; half += LANES) {
         const int64_t left = s.out_features - feature - half;
         if (left <= 0) break;
@@ -298,8 +307,7 @@ struct Winograd {
   // Transforms the output gradients of tiles [from, to): z[panel][tap][tile][kPanel], for `count` tiles.
   void TransformGradients(const T* dy, int64_t from, int64_t to, int64_t count, float* z) const {
     for (int64_t t = from; t < to; ++t, z += kPanel) {
-      const int64_t image = t / (tiles_high * tiles_wide), place = t % (tiles_high * tiles_wide);
-      const int64_t row = place / tiles_wide * kHigh, column = place % tiles_wide * M;
+      const auto [image, row, column] = Locate(t);
       for (int64_t f = 0; f < panels * kPanel; f += LANES) {
         const int64_t left = s.out_features - f;
         Vec in[kOutputs], out[kTaps];
