@@ -142,10 +142,6 @@ class Report:
     def collective_bytes(self) -> int:
         return sum(c.bytes for c in self.collectives.values())
 
-    @property
-    def collective_count(self) -> int:
-        return sum(c.count for c in self.collectives.values())
-
 
 class DoesNotFit(Exception):
     """The step needs more memory than the chip has; `needed` and `available` are in bytes."""
