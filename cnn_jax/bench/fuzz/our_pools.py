@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 import cnn_jax
+from cnn_jax.ops.pool_kernels import KERNELS as registry
 
 from . import conv_oracle, oracle, pool_oracle
 
 Spec = dict[str, Any]
 
 OPERANDS = 1
-KERNELS = (None, 'reshape', 'shift', 'reduce_window')
+KERNELS = (None, *registry)
 
 
 def draw(r: random.Random) -> Spec:
