@@ -54,6 +54,30 @@ HELD_OUT = (
     'conv_transpose:mb8_ic48iw500oc24kw8sw4pw2',
 )
 
+# Drawn at random before any was timed: one layer each of 16 networks whose layers oneDNN 3f27bec
+# lists in tests/benchdnn/inputs/conv/shapes_*, and two of deconv/shapes_1d and shapes_2d. The batch
+# is the largest power of two, up to 64, with at most 1e9 multiply-adds.
+DRAWN = (
+    'mb2_ic48ih320iw512oc32kh1',
+    'mb8_ic512ih14oc48kh5ph2',
+    'mb64_ic172ih16oc12kh3ph1',
+    'mb16_ic3ih512oc32kh3sh2oh256',
+    'mb8_ic64ih75iw94oc256kh1',
+    'mb64_ic32id33oc1kd1',
+    'mb8_ic160ih14oc320kh3ph1',
+    'mb1_ic512ih128oc256kh1sh2',
+    'mb16_ic512ih14oc512kh1',
+    'g32mb4_ic4096ih7oc4096kh3ph1',
+    'mb1_ic64ih60iw80oc64kh7ph3',
+    'g512mb64_ic512ih19oc512kh3ph1',
+    'mb8_ic4ih96oc320kh3ph1',
+    'mb1_ic64ih138oc64kh3',
+    'mb8_ic3ih224oc768kh16sh16',
+    'mb2_ic728ih19oc1024kh1',
+    'conv_transpose:mb64_ic256iw28oc512kw1sw2ow56',
+    'conv_transpose:mb64_ic64ih14oc512kh1',
+)
+
 TRANSPOSED = (
     'conv_transpose:mb32_ic256ih8oc128kh4sh2ph1',
     'conv_transpose:mb32_ic128ih16oc64kh4sh2ph1',
@@ -119,6 +143,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     'tuned': TUNED,
     'held_out': HELD_OUT,
     'cpu': TUNED + HELD_OUT,
+    'drawn': DRAWN,
     'transposed': TRANSPOSED,
     'accelerator': ACCELERATOR,
     'pools': POOLS,
