@@ -13,9 +13,12 @@ cnn_jax/bench/kernels/problem.py), a named suite, an input file of benchdnn (des
 cnn_jax/bench/kernels/benchdnn.py), or the layers of a model. Each kernel runs the forward pass and
 both gradients in each dtype. The results give the reason why a kernel does not support a problem,
 or its error against a float64 reference, its times, and its share of the peak that this machine
-reaches. With --save_choices, `implementation=None` then runs the fastest correct kernel of each
-pass on this machine. The script writes table.txt, results.json, and a bar chart and a roofline plot
+reaches. The script writes table.txt, results.json, and a bar chart and a roofline plot
 per dtype. To compare whole training steps, see experiments/compare_steps.py.
+
+With --save_choices, `implementation=None` then runs the fastest correct kernel of each pass on this
+machine. To save time, every kernel is checked, but one that takes more than three times as long as
+the fastest is not timed further.
 
 --suite=issues runs public threads about faults and slowness of convolutions instead (see
 docs/gallery.md), and writes gallery.md, results.json and reports of faults that still hold. Of the
@@ -60,9 +63,18 @@ flags.DEFINE_string(
     'precision', '', "precision of products, as in JAX (default: the device's; highest)"
 )
 flags.DEFINE_integer('rounds', 5, 'samples of each time; 0: check only', lower_bound=0)
-flags.DEFINE_float('limit', 2.0, 'seconds to spend on the samples of one kernel', lower_bound=0.0)
+flags.DEFINE_float(
+    'limit',
+    2.0,
+    'seconds to spend on the samples of one kernel (default with --save_choices: 0.2)',
+    lower_bound=0.0,
+)
 flags.DEFINE_bool('cold_cache', False, 'empty the caches before each timed call')
-flags.DEFINE_float('check_macs', 5e8, 'multiply-adds to spend on a float64 reference')
+flags.DEFINE_float(
+    'check_macs',
+    5e8,
+    'multiply-adds to spend on a float64 reference (default with --save_choices: 1e8)',
+)
 flags.DEFINE_bool('pytorch', False, 'also time PyTorch, in a separate process')
 flags.DEFINE_bool('save_choices', False, 'let implementation=None use what is fastest here')
 flags.DEFINE_string('aot', '', 'compile for this TPU (v5e, v5p, v6e) and estimate; time nothing')
@@ -70,6 +82,8 @@ flags.DEFINE_bool('layers', True, "with --aot and --model: also compile the mode
 flags.DEFINE_bool('bundles', False, 'with --aot: count the bundles of every kernel, too')
 cli.define_path('output', 'runs/compare_kernels', 'folder for the tables and pictures')
 
+# What --save_choices spends on a kernel if the flags do not say otherwise. `give_up` is no flag.
+CHOOSING = {'limit': 0.2, 'check_macs': 1e8, 'give_up': 3.0}
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64', 'int8')
 
 
@@ -248,6 +262,10 @@ def _measure(tasks):
     from cnn_jax.bench.kernels import compare
 
     f, rows = flags.FLAGS, []
+    effort = {'limit': f.limit, 'check_macs': f.check_macs}
+    if f.save_choices:
+        asked = {name: value for name, value in effort.items() if f[name].present}
+        effort = CHOOSING | asked
     with tqdm(tasks, unit='pass', disable=None, leave=False) as bar:
         for problem, dtype, direction in bar:
             bar.set_description(f'{problem} {direction}')
@@ -258,9 +276,8 @@ def _measure(tasks):
                 names=f.kernels or None,
                 precision=f.precision or None,
                 rounds=f.rounds,
-                limit=f.limit,
                 cold_cache=f.cold_cache,
-                check_macs=f.check_macs,
+                **effort,
             )
     return rows
 

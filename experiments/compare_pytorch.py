@@ -2,6 +2,7 @@
 
     python experiments/compare_pytorch.py --model=lecture_cnn --seeds=3 --epochs=5
     python experiments/compare_pytorch.py --flagfile=experiments/recipes/cifar10_jpeg_resnet20.flags
+    python experiments/compare_pytorch.py --dataset=mnist --epochs=5 --whole=first,again,torch
 
 Compares outputs, gradients, and the parameters after each of the first steps, in float32 and in
 float64: a difference that disappears in float64 is due to rounding. Then compares whole training
@@ -9,6 +10,10 @@ runs from several seeds: loss curves, test accuracy, time per step and peak memo
 in its own process. The script takes the flags of train.py, so that its recipes can be compared, and
 rejects settings that have no counterpart here. It writes results.json and losses.png, and needs the
 extra `compare`.
+
+With --whole, it times whole processes instead: experiments/train.py with an empty compilation
+cache (first) and a filled one (again), and the same training as a program in PyTorch, eager (torch)
+or compiled (torch.compile). It writes whole.json.
 
 Exit codes: 0 success; 1 the float64 results differ; 2 a flag is wrong, or data or PyTorch is
 missing.
@@ -25,6 +30,7 @@ from absl import flags
 from cnn_jax import cli
 from cnn_jax.bench import machine
 from cnn_jax.bench.parity import compare as parity
+from cnn_jax.bench.parity import whole
 from cnn_jax.errors import UserError
 from cnn_jax.tables import aligned
 from cnn_jax.training.job import load_data
@@ -33,6 +39,7 @@ cli.define_flags(parity.ParityConfig)
 flags.DEFINE_integer('seeds', 3, 'number of trainings', lower_bound=1)
 flags.DEFINE_integer('compared_steps', 20, 'steps compared one by one', lower_bound=1)
 flags.DEFINE_integer('test_examples', 0, 'test examples used; 0: all', lower_bound=0)
+flags.DEFINE_list('whole', [], f'time whole processes: some of {", ".join(whole.SIDES)}')
 cli.define_path('output', '', 'output folder (default: runs/compare_pytorch/<model>)')
 
 FLOAT64 = 1e-9  # float64 rounding errors after 20 steps, with a margin
@@ -48,6 +55,7 @@ def main(argv):
         name = config.dataset or parity.MODELS[config.model][0]
         config = dataclasses.replace(config, dataset=name)
         dataset = load_data(config)
+        whole.check(config, dataset, f.whole)
         plan = parity.Plan(config, f.seeds, f.compared_steps, f.test_examples)
         output = pathlib.Path(f.output or f'runs/compare_pytorch/{f.model}')
         output.mkdir(parents=True, exist_ok=True)
@@ -59,6 +67,9 @@ def main(argv):
     where = machine.one_line()
     steps = len(task['learning_rates'])
     print(f'{f.model} on {dataset.name}, {steps} steps of {f.batch_size}; {where}', flush=True)
+    if f.whole:
+        with folder:
+            return _whole(path, plan, output)
     with folder:
         try:
             sides = {side: parity.run(path, side) for side in parity.SIDES}
@@ -85,6 +96,23 @@ def main(argv):
         f'written to {output}'
     )
     return int(worst > FLOAT64)
+
+
+def _whole(path, plan, output):
+    """Times whole processes, one per side and seed, and writes whole.json."""
+    results = []
+    try:
+        for side, result in whole.rounds(path, plan.config, flags.FLAGS.whole, plan.seeds):
+            print(f'{side}: {result["seconds"]:.2f} s, test {result["test"]:.4f}', flush=True)
+            results.append((side, result))
+    except RuntimeError as error:
+        cli.fail(error, 1)
+    sums = whole.summary(results)
+    written = {'config': plan.config.identity(), 'machine': machine.describe(), 'sides': sums}
+    written['torch'] = machine.versions(['torch'])['torch']
+    (output / 'whole.json').write_text(json.dumps(written, indent=1) + '\n')
+    print(f'\n{whole.table(sums)}\n\nwritten to {output}')
+    return 0
 
 
 def _side_table(results, what):

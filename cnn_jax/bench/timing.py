@@ -6,6 +6,7 @@ the best case.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -67,6 +68,7 @@ def steady(
     sample: float = 0.01,
     limit: float = 2.0,
     cold_cache: bool = False,
+    give_up: float = math.inf,
 ) -> dict[str, Timing]:
     """Times compiled functions in turns.
 
@@ -79,6 +81,8 @@ def steady(
         limit: total seconds per candidate; a slower candidate gets fewer rounds (at least one).
         cold_cache: whether to empty the caches before each call, which is not part of the time.
             Each call is then awaited, so that on an accelerator its time includes the dispatch.
+        give_up: a candidate whose second call took more than this many times that of the fastest
+            has this call as its only sample.
 
     Returns:
         name -> Timing, in the order of `candidates`.
@@ -86,13 +90,19 @@ def steady(
     if rounds < 1:
         raise UserError(f'rounds must be at least 1, got {rounds}')
     before = _evict(cache_bytes()) if cold_cache else None
-    calls, wanted = {}, {}
-    for name, candidate in candidates.items():
+    once = {
         # The first call after compilation includes page faults and cold caches, so time a second.
-        once = candidate.first if candidate.first > limit else _seconds(candidate.call, 1, before)
-        calls[name] = max(1, round(sample / max(once, 1e-9)))
-        wanted[name] = max(1, min(rounds, int(limit / (calls[name] * max(once, 1e-9)))))
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
+        name: candidate.first if candidate.first > limit else _seconds(candidate.call, 1, before)
+        for name, candidate in candidates.items()
+    }
+    slow = give_up * min(once.values(), default=0.0)
+    calls, wanted, samples = {}, {}, {}
+    for name, seconds in once.items():
+        calls[name] = max(1, round(sample / max(seconds, 1e-9)))
+        wanted[name] = max(1, min(rounds, int(limit / (calls[name] * max(seconds, 1e-9)))))
+        samples[name] = []
+        if seconds > slow:
+            wanted[name], samples[name] = 0, [seconds]
     for turn in range(rounds):
         for name, candidate in candidates.items():
             if turn < wanted[name]:

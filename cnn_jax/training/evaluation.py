@@ -164,13 +164,19 @@ class ObjectiveEvaluator:
             for name, split in dataset.splits.items()
             if name != 'train'
         }
+        self._newest: dict[tuple[int, str], Sums] = {}  # of the last evaluation, by step and split
 
     def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
-        del step
-        return evaluation(self._objective, split, self._sums(state, split))
+        found = self._sums(state, split)
+        self._newest = {(step, split): found}
+        return evaluation(self._objective, split, found)
 
     def final(self, state: TrainState, step: int) -> dict[str, Any]:
-        found = {split: self._sums(state, split) for split in self._evaluators}
+        # The last step has usually been evaluated already.
+        found = {
+            split: self._newest.get((step, split)) or self._sums(state, split)
+            for split in self._evaluators
+        }
         return final_metrics(self._objective, step, found)
 
     def _sums(self, state: TrainState, split: str) -> Sums:

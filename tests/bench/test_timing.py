@@ -28,6 +28,24 @@ def test_candidates_are_run_in_turns_and_counted():
     assert found['fast'].compile == 0.5
 
 
+def test_a_candidate_far_behind_the_fastest_is_given_up():
+    calls = []
+
+    def candidate(name, seconds):
+        def call():
+            calls.append(name)
+            time.sleep(seconds)
+
+        return timing.Compiled(call, 0.0, seconds, None)
+
+    found = timing.steady(
+        {'slow': candidate('slow', 0.1), 'fast': candidate('fast', 0.002)},
+        rounds=3, sample=0.0, give_up=3.0,
+    )  # fmt: skip
+    assert calls.count('slow') == 1 and calls.count('fast') == 4
+    assert found['slow'].median >= 0.1 and len(found['fast'].steady) == 3
+
+
 def test_caches_are_emptied_before_each_call_and_not_timed(monkeypatch):
     events = []
 

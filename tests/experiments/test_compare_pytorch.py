@@ -31,6 +31,27 @@ def test_script(tmp_path):
     assert "model='resnet18': must be one of lecture_cnn, vgg16" in line
 
 
+def test_whole_processes(tmp_path):
+    text = scripts.run(
+        'compare_pytorch.py', '--whole=first,again,torch', '--seeds=1', '--epochs=2',
+        f'--output={tmp_path}',
+    )  # fmt: skip
+    sides = json.loads((tmp_path / 'whole.json').read_text())['sides']
+    assert list(sides) == ['first', 'again', 'torch']
+    assert all(side['seconds'] > 0 for side in sides.values())
+    (first,), (again,), (torch,) = (side['tests'] for side in sides.values())
+    assert first == again > 0.8 and torch == pytest.approx(first, abs=0.05)
+    assert 'cnn_jax, later start' in text and len(list(tmp_path.iterdir())) == 1
+    lines = scripts.errors(
+        'compare_pytorch.py',
+        ('--whole=second',),
+        ('--whole=torch', '--model=autoencoder'),
+        ('--whole=torch', '--augment=crop:1'),
+    )
+    for line, part in zip(lines, ("'second' must be one of", 'only class', 'without'), strict=True):
+        assert part in line
+
+
 @pytest.mark.parametrize(
     ('model', 'options'),
     [

@@ -54,6 +54,7 @@ def test_rules_of_native_kernels():
         pytest.skip(reason)
     kernel = (3, 3, 64, 64)
     assert chosen((64, 28, 28, 64), kernel) == ('native_winograd',) * 3
+    assert chosen((64, 14, 14, 32), (3, 3, 32, 64)) == ('native_winograd',) * 3
     assert chosen((64, 28, 28, 64), kernel, precision='highest') == ('onednn',) * 3
     assert chosen((64, 28, 28, 64), kernel, strides=2) == ('onednn',) * 3
     assert chosen((64, 2, 2, 64), kernel, padding=1) == ('onednn',) * 3  # 16 of 36 products

@@ -6,6 +6,7 @@ three maps in other roles (see `cnn_jax.ops.spec.ROLES`), so the same code measu
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -123,6 +124,7 @@ def measure(
     rounds: int = 5,
     limit: float = 2.0,
     cold_cache: bool = False,
+    give_up: float = math.inf,
     check_macs: float = 5e8,
     seed: int = 0,
 ) -> list[Measurement]:
@@ -136,8 +138,8 @@ def measure(
         names: kernels to measure; 'default' is the one that `implementation=None` runs. None means
             all kernels of the operation.
         precision: as in jax.lax.
-        rounds, limit, cold_cache: see `timing.steady`. With 0 rounds, kernels are checked but not
-            timed.
+        rounds, limit, cold_cache, give_up: see `timing.steady`. With 0 rounds, kernels are checked
+            but not timed.
         check_macs: multiply-adds to spend on the float64 reference. For larger problems only a part
             of the result is checked (see `reference.part`).
         seed: random seed of the operands.
@@ -178,7 +180,8 @@ def measure(
         found[candidate.kernel] = row
     timings = {}
     if rounds:
-        timings = timing.steady(compiled, rounds=rounds, limit=limit, cold_cache=cold_cache)
+        effort = {'rounds': rounds, 'limit': limit, 'cold_cache': cold_cache, 'give_up': give_up}
+        timings = timing.steady(compiled, **effort)
     for kernel, made in compiled.items():
         found[kernel] |= {'compile_s': made.compile, 'first_s': made.first}
         if timed := timings.get(kernel):

@@ -30,7 +30,7 @@ def loss_of(task, logits, labels):
     return F.cross_entropy(logits, labels)
 
 
-def optimizer_for(config, trained):
+def optimizer_for(config, trained, fused=None):
     """Returns the optimiser of a recipe, with weight decay on kernels only."""
     kernels = [p for n, p in trained.items() if n.endswith('/kernel')]
     others = [p for n, p in trained.items() if not n.endswith('/kernel')]
@@ -40,9 +40,10 @@ def optimizer_for(config, trained):
     ]
     if config['optimizer'] == 'sgd':
         nesterov = config['nesterov'] and config['momentum'] > 0
-        return torch.optim.SGD(groups, lr=0.0, momentum=config['momentum'], nesterov=nesterov)
+        momentum = config['momentum']
+        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov, fused=fused)
     adam = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[config['optimizer']]
-    return adam(groups, lr=0.0, betas=(config['beta1'], 0.999))
+    return adam(groups, lr=0.0, betas=(config['beta1'], 0.999), fused=fused)
 
 
 class Run:

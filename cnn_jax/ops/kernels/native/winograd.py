@@ -21,7 +21,7 @@ IS_NATIVE = True
 
 # Outputs of a tile along an axis -> how many products take as long as the transform of one of its
 # numbers, of the input or of the result.
-TRANSFORMED = {2: 24, 4: 44}
+TRANSFORMED = {2: 18, 4: 28}
 TRANSFORMED_KERNEL = 50  # the same for a number of the kernel
 
 
