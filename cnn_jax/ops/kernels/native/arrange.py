@@ -1,7 +1,7 @@
 """Rewrites a convolution as an equivalent one that oneDNN computes faster.
 
-The sums stay the same. Arrays are only reshaped, transposed (`batch_inside`) or padded
-(`space_to_depth`).
+The sums stay the same. Arrays are only reshaped, transposed (`batch_inside`), padded
+(`space_to_depth`) or sliced (`subsample`, which also avoids an error of oneDNN).
 """
 
 import math
@@ -23,11 +23,44 @@ class Arrangement(NamedTuple):
 
 
 def arrange(spec: ConvSpec, op: str) -> Arrangement:
+    if _needs_subsampling(spec, op):
+        return subsample(spec, op)
     if _suits_batch_inside(spec, op):
         return batch_inside(spec)
     if _suits_space_to_depth(spec, op):
         return space_to_depth(spec)
     return Arrangement(spec, lambda role, a: a, lambda role, a: a)
+
+
+def _needs_subsampling(spec: ConvSpec, op: str) -> bool:
+    if op != 'filter_grad' or set(spec.window) != {1} or set(spec.strides) == {1}:
+        return False
+    axes = zip(spec.input_size, spec.output_size, spec.strides, spec.padding, strict=True)
+    return all(low == 0 and (out - 1) * stride < size for size, out, stride, (low, _) in axes)
+
+
+def subsample(spec: ConvSpec, op: str) -> Arrangement:
+    """Keeps only the positions that strided windows of 1 see, so that the stride becomes 1.
+
+    oneDNN does the same in its working memory, but its filter gradient writes past the end of it
+    with few features (https://github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    ones = (1,) * spec.ndim
+    inner = arrange(
+        spec.replace(
+            input_size=spec.output_size, strides=ones, padding=((0, 0),) * spec.ndim, dilation=ones
+        ),
+        op,
+    )
+
+    def into(role, a):
+        if role == 'x':
+            axes = zip(spec.output_size, spec.strides, strict=True)
+            seen = [slice(0, (out - 1) * stride + 1, stride) for out, stride in axes]
+            a = a[:, *seen]
+        return inner.into(role, a)
+
+    return Arrangement(inner.spec, into, inner.back)
 
 
 def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:

@@ -99,9 +99,9 @@ def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
         return jnp.dtype('int8')
     if spec.dtype != 'bfloat16' or bfloat16_rate() == 1:
         return jnp.dtype('float32')
-    # With bfloat16 in oneDNN 3.2, the filter gradient is wrong where no window fits, for example
-    # 3x3 on 2x2 pixels, and the input gradient of strided depthwise kernels is 7 times slower than
-    # with float32.
+    # With bfloat16, the filter gradient of oneDNN 3.2, 3.6 and 3.13 is wrong where no window fits,
+    # for example 3x3 on 2x2 pixels, and the input gradient of strided depthwise kernels is 7 times
+    # slower than with float32.
     is_wrong = op == 'filter_grad' and not _a_window_fits(spec)
     is_depthwise = spec.is_depthwise and spec.groups > 1
     is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1
