@@ -1,17 +1,20 @@
 """Tests that the time of a step is divided correctly among kinds of work."""
 
+import importlib
 import importlib.util
+import json
 
 import pytest
 from matplotlib.image import imread
 
-from cnn_jax.bench.steps import breakdown, compare, timeline
+from cnn_jax.bench.steps import breakdown, timeline
 from cnn_jax.bench.steps.networks import Network
 from cnn_jax.bench.steps.timeline import Span, divide
 
 has_torch = pytest.mark.skipif(
     importlib.util.find_spec('torch') is None, reason='needs the extra compare'
 )
+MODULES = {'cnn_jax': 'jax_side', 'torch': 'torch_side'}
 NETWORK = Network(
     'tiny',
     (8, 16, 16, 3),
@@ -42,10 +45,12 @@ def test_time_is_divided_among_threads(spans, expected):
     assert divide([Span(*span) for span in spans], 0, 10) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize('side', ['native', pytest.param('torch', marks=has_torch)])
+@pytest.mark.parametrize('side', ['cnn_jax', pytest.param('torch', marks=has_torch)])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_a_real_trace_has_the_work_of_its_layers(side, dtype):
-    result = compare.run(NETWORK, dtype, side, 0.0, traced_steps=3)
+    task = {'dtype': dtype, 'library': side, 'seconds': 0.0, 'network': NETWORK._asdict()}
+    run = importlib.import_module(f'cnn_jax.bench.steps.{MODULES[side]}').run
+    result = run(json.loads(json.dumps(task | {'traced_steps': 3})))
     assert len(result['parts_s']) == 3
     for parts in result['parts_s']:
         assert set(parts) <= set(timeline.KINDS)
