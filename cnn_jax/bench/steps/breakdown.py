@@ -67,10 +67,14 @@ def table(sums: Mapping[Key, Mapping[str, Any]]) -> str:
 
 
 def markdown(sums: Mapping[Key, Mapping[str, Any]], dtype: str) -> str:
-    """Formats the networks of one dtype as one table in Markdown, a row for every side."""
+    """Formats the networks of one dtype as one table in Markdown, a row for every side.
+
+    The first three columns of times are the passes of convolutions.
+    """
     chosen = {key: values for key, values in sums.items() if key[1] == dtype}
     kinds = _occurring(chosen.values())
-    lines = [f'| network | | {" | ".join(kinds)} | sum | without the profiler |']
+    heads = ' | '.join(kind.removeprefix('convolution, ') for kind in kinds)
+    lines = [f'| network | | {heads} | sum | without the profiler |']
     lines.append('|---|---|' + '--:|' * (len(kinds) + 2))
     for (name, _, side), values in chosen.items():
         numbers = [values['parts_ms'][kind] for kind in kinds]
@@ -98,7 +102,8 @@ def bars(sums: Mapping[Key, Mapping[str, Any]], path=None, *, title: str = '') -
     colours = ['0.15', '0.35', '0.55', *(f'C{i}' for i in range(8)), '0.9']
     ticks: list[str] = []
     for (name, dtype), sides in cases.items():
-        base = list(sides.values())[-1]['traced_ms']
+        last = list(sides)[-1]
+        base = sides[last]['traced_ms']
         for side, values in sides.items():
             left = 0.0
             for kind, colour in zip(KINDS, colours, strict=True):
@@ -109,7 +114,7 @@ def bars(sums: Mapping[Key, Mapping[str, Any]], path=None, *, title: str = '') -
             ticks.append(f'{name}, {dtype}: {STYLE[side][1]}')
     panel.set_yticks(range(len(ticks)), ticks, fontsize=7)
     panel.invert_yaxis()
-    panel.set_xlabel('time of a step, relative')
+    panel.set_xlabel(f'time of a step, relative to {STYLE[last][1]}')
     panel.legend(fontsize=6, ncols=4, loc='lower center', bbox_to_anchor=(0.4, 1.0))
     figure.suptitle(title, fontsize=8)
     return save(figure, path)
