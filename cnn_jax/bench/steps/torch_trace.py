@@ -45,7 +45,11 @@ _PRIMITIVE = re.compile(r'exec,cpu,(?:de)?convolution,[^,]*,backward_(data|weigh
 
 
 def trace(step, count):
-    """Runs `count` steps under the profiler, and returns the seconds of every kind in each."""
+    """Runs `count` steps under the profiler, and returns the seconds of every kind in each.
+
+    Raises:
+        RuntimeError: PyTorch computed gradients of convolutions without oneDNN.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(count):
             with torch.profiler.record_function(STEP):
@@ -56,10 +60,11 @@ def trace(step, count):
         for event in events
     ]
     steps = [event.time_range for event in events if event.name == STEP]
-    share = _share_of_input_gradients(step)
+    divided = [divide(spans, interval.start, interval.end) for interval in steps]
+    has_convolutions = any(GRADIENTS in parts for parts in divided)
+    share = _share_of_input_gradients(step) if has_convolutions else 0.0
     found = []
-    for interval in steps:
-        parts = divide(spans, interval.start, interval.end)
+    for parts in divided:
         both = parts.pop(GRADIENTS, 0.0)
         parts |= {timeline.INPUT_GRAD: share * both, timeline.FILTER_GRAD: (1 - share) * both}
         found.append({kind: us / 1e6 for kind, us in parts.items()})
@@ -93,10 +98,12 @@ def _share_of_input_gradients(step):
             step()
         file.seek(0)
         found = _PRIMITIVE.findall(file.read())
+    if not found:
+        raise RuntimeError('oneDNN timed no gradients of convolutions; other code computed them')
     data, weights = (
         sum(float(ms) for name, ms in found if name == which) for which in ('data', 'weights')
     )
-    return data / (data + weights) if found else 0.0
+    return data / (data + weights)
 
 
 @contextlib.contextmanager
