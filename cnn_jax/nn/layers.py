@@ -57,7 +57,8 @@ class Layers(Block):
     def _apply(self, name: str, x: jax.Array, intermediates: Intermediates | None) -> jax.Array:
         """Applies one layer and records its feature maps."""
         layer = getattr(self, name)
-        x = layer(x, within(intermediates, name)) if isinstance(layer, Block) else layer(x)
+        with jax.named_scope(name):  # profiles show it
+            x = layer(x, within(intermediates, name)) if isinstance(layer, Block) else layer(x)
         if intermediates is not None:
             intermediates[name] = x
         return x

@@ -52,12 +52,14 @@ def run(
     *,
     device: str = 'cpu',
     timeout: float | None = None,
+    traced_steps: int = 0,
 ) -> dict[str, Any]:
     """Runs one side in a separate process and returns its result, as described in `jax_side`.
 
     Args:
         device: PyTorch's device; JAX uses its default device.
         timeout: seconds after which the process is killed.
+        traced_steps: number of additional steps under the library's profiler.
 
     Raises:
         ImportError: PyTorch is not installed.
@@ -66,7 +68,7 @@ def run(
     """
     library, own = SIDES[side]
     task = {'dtype': dtype, 'library': library, 'seconds': seconds}
-    task |= {'network': network._asdict(), 'device': device}
+    task |= {'network': network._asdict(), 'device': device, 'traced_steps': traced_steps}
     here = pathlib.Path(__file__).parent
     if library.startswith('torch'):
         command = ['-P', str(here / 'torch_side.py')]
@@ -89,6 +91,7 @@ def rounds(
     count: int,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    traced_steps: int = 0,
 ) -> Iterator[tuple[Key, dict[str, Any]]]:
     """Runs all sides of a network in turns, `count` times, then continues with the next network.
 
@@ -97,6 +100,7 @@ def rounds(
         count: number of processes per side.
         seconds: seconds of steps in each process.
         environment: additional environment variables for every process.
+        traced_steps: see `run`.
 
     Raises:
         ValueError: a dtype or side is unknown; raised before anything is timed.
@@ -109,7 +113,9 @@ def rounds(
         for dtype in dtypes:
             for _ in range(count):
                 for side in sides:
-                    result = run(network, dtype, side, seconds, environment)
+                    result = run(
+                        network, dtype, side, seconds, environment, traced_steps=traced_steps
+                    )
                     yield (network.title, dtype, side), result
 
 

@@ -4,7 +4,9 @@ The task is JSON with `network` (see `networks.Network`), `dtype`, `library` and
 on steps). The library is 'cnn_jax' (its convolutions and pools), 'flax' (those of Flax) or
 'installed' (those of Flax after `cnn_jax.install()`). The result on stdout is JSON with `losses` of
 the first steps, `compile_s`, `step_s` (a list), `parameters` (their number), `memory_bytes` (peak
-of the process) and `device_bytes` (peak on the device; None if it does not count).
+of the process) and `device_bytes` (peak on the device; None if it does not count). If the task has
+`traced_steps`, so many more steps run under the profiler, and `parts_s` lists for each its seconds
+by kind of work (`timeline`).
 """
 
 import functools
@@ -22,6 +24,7 @@ from flax import nnx
 
 import cnn_jax
 from cnn_jax import models, nn
+from cnn_jax.bench.steps import jax_trace
 from cnn_jax.bench.steps.networks import Network
 from cnn_jax.bench.steps.weights import random_weights
 from cnn_jax.training.state import FunctionalModel
@@ -171,11 +174,13 @@ def make_step(network, dtype, library, seed=0):
 
     def loss_of(params, rest, inputs, targets):
         model = nnx.merge(graph, params, rest, copy=True)
-        outputs = model(inputs).astype(jnp.float32)
-        if network.classes:
-            loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
-        else:
-            loss = jnp.mean((outputs - targets) ** 2)
+        outputs = model(inputs)
+        with jax.named_scope('loss'):
+            outputs = outputs.astype(jnp.float32)
+            if network.classes:
+                loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+            else:
+                loss = jnp.mean((outputs - targets) ** 2)
         return loss, nnx.state(model, nnx.Not(nnx.Param))
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -184,8 +189,10 @@ def make_step(network, dtype, library, seed=0):
         (loss, rest), grads = jax.value_and_grad(loss_of, has_aux=True)(
             params, rest, inputs, targets
         )
-        updates, opt = optimizer.update(grads, opt, params)
-        return (optax.apply_updates(params, updates), rest, opt), loss
+        with jax.named_scope('optimizer'):
+            updates, opt = optimizer.update(grads, opt, params)
+            params = optax.apply_updates(params, updates)
+        return (params, rest, opt), loss
 
     return (params, rest, optimizer.init(params)), step
 
@@ -215,13 +222,18 @@ def run(task):
     start = time.perf_counter()
     compiled = step.lower(state, inputs, targets).compile()
     compile_s, losses, times = time.perf_counter() - start, [], []
+
+    def run_step():
+        nonlocal state
+        state, loss = compiled(state, inputs, targets)
+        return float(loss)
+
     while len(losses) < COMPARED or sum(times) < task['seconds']:
         start = time.perf_counter()
-        state, loss = compiled(state, inputs, targets)
-        losses.append(float(loss))
+        losses.append(run_step())
         if len(losses) > 1:  # the first step includes cold caches and page faults
             times.append(time.perf_counter() - start)
-    return {
+    result = {
         'losses': losses[:COMPARED],
         'compile_s': compile_s,
         'step_s': times,
@@ -229,6 +241,9 @@ def run(task):
         'memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         'device_bytes': (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use'),
     }
+    if count := task.get('traced_steps'):
+        result['parts_s'] = jax_trace.trace(run_step, count, compiled.as_text())
+    return result
 
 
 if __name__ == '__main__':

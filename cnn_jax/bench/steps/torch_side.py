@@ -182,7 +182,7 @@ def run(task):
         start = time.perf_counter()
         losses.append(step())
         times.append(time.perf_counter() - start)
-    return {
+    result = {
         'losses': losses[:COMPARED],
         'compile_s': first,
         'step_s': times,
@@ -190,6 +190,12 @@ def run(task):
         'memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         'device_bytes': torch.cuda.max_memory_allocated() if device == 'cuda' else None,
     }
+    if count := task.get('traced_steps'):
+        sys.path.insert(0, str(pathlib.Path(__file__).parent))
+        from torch_trace import trace
+
+        result['parts_s'] = trace(step, count)
+    return result
 
 
 if __name__ == '__main__':
