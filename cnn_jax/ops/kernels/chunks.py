@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from cnn_jax.ops.kernels.views import as_words, from_words
 
@@ -43,7 +44,12 @@ def plan(batch: int, rows: int, bytes_per_row: int, budget: int) -> Chunks:
 
 
 def reader(
-    x: Array, padding: Sequence[tuple[int, int, int]], chunks: Chunks, stride: int, window: int
+    x: Array,
+    padding: Sequence[tuple[int, int, int]],
+    chunks: Chunks,
+    stride: int,
+    window: int,
+    dtype: DTypeLike,
 ) -> Callable[[Array], Array]:
     """Returns a function of a chunk's index that returns what the chunk reads of x, padded.
 
@@ -51,8 +57,9 @@ def reader(
         x: (batch, *size, features).
         padding: for each spatial axis, as in `lax.pad`.
         stride, window: row i of an image reads `window` positions from `stride` i.
+        dtype: of what is returned.
     """
-    dtype, words = str(x.dtype), as_words(x)
+    own, words = str(x.dtype), as_words(x)
     config = [(0, 0, 0), *padding, (0, 0, 0)]
     zero = jnp.zeros((), words.dtype)
     if chunks.parts > 1:  # the parts overlap
@@ -64,9 +71,9 @@ def reader(
         start = (index // chunks.parts * chunks.images, index % chunks.parts * chunks.rows * stride)
         part = lax.dynamic_slice(words, (*start, *[0] * (words.ndim - 2)), shape)
         if chunks.parts == 1:
-            # Without the barrier, each reader of the result would test for the padding.
-            part = lax.optimization_barrier(lax.pad(part, zero, config))
-        return from_words(part, dtype)
+            part = lax.pad(part, zero, config)
+        # Without the barrier, each reader of the result would pad and cast it again.
+        return lax.optimization_barrier(from_words(part, own).astype(dtype))
 
     return read
 

@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from cnn_jax.ops.kernels import polyphase
-from cnn_jax.ops.kernels.chunks import joined, plan, reader
+from cnn_jax.ops.kernels.chunks import Chunks, joined, plan, reader
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
@@ -64,10 +64,10 @@ TRANSFORMS = {
     ),
 }
 
-CHUNK_BYTES = 1 << 23  # of transformed tiles, of inputs and outputs together
+CHUNK_BYTES = 1 << 24  # of transformed tiles, of inputs and outputs together
 # Outputs of a tile along an axis -> how many products take as long as the transform of one of its
-# numbers, of the input or of the result.
-TRANSFORMED = {2: 50, 4: 100}
+# numbers, of the input or of the result, along one axis.
+TRANSFORMED = {2: 25, 4: 50}
 TRANSFORMED_KERNEL = 100  # the same for a number of the kernel
 
 
@@ -102,14 +102,14 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
     m = tile(spec)
     matrices, dtype, n = TRANSFORMS[m], accumulator(spec.dtype), spec.ndim
     chunks, tiles, padding = _layout(spec, m)
-    read_x = reader(x, [(lo, hi, 0) for lo, hi in padding], chunks, m, m + 2)
+    read_x = reader(x, [(lo, hi, 0) for lo, hi in padding], chunks, m, m + 2, dtype)
     excess = [(0, t * m - o, 0) for t, o in zip(tiles, spec.output_size, strict=True)]
-    read_dy = reader(dy, excess, chunks, m, m)
+    read_dy = reader(dy, excess, chunks, m, m, dtype)
     tiles = (chunks.rows, *tiles[1:])
 
     def add(total, index):
-        data = _to_tiles(matrices.input, read_x(index).astype(dtype), tiles, m)
-        gradient = _to_tiles(matrices.output.T, read_dy(index).astype(dtype), tiles, m)
+        data = _to_tiles(matrices.input, read_x(index), tiles, m)
+        gradient = _to_tiles(matrices.output.T, read_dy(index), tiles, m)
         product = jnp.einsum(
             'atc,ato->aco',
             data.reshape((m + 2) ** n, -1, spec.in_features),
@@ -137,7 +137,7 @@ def cost(spec: ConvSpec) -> int:
 def _cost(spec: ConvSpec, m: int) -> int:
     tiles = spec.batch * math.prod(-(-size // m) for size in spec.output_size)
     pairs, features = spec.in_features * spec.out_features, spec.in_features + spec.out_features
-    data = tiles * (pairs + TRANSFORMED[m] * features)
+    data = tiles * (pairs + TRANSFORMED[m] * spec.ndim * features)
     return (m + 2) ** spec.ndim * (data + TRANSFORMED_KERNEL * pairs)
 
 
@@ -145,13 +145,13 @@ def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:
     m = tile(spec)
     matrices, dtype, n = TRANSFORMS[m], accumulator(spec.dtype), spec.ndim
     chunks, tiles, padding = _layout(spec, m)
-    read = reader(x, [(lo, hi, 0) for lo, hi in padding], chunks, m, m + 2)
+    read = reader(x, [(lo, hi, 0) for lo, hi in padding], chunks, m, m + 2, dtype)
     tiles = (chunks.rows, *tiles[1:])
     kernels = _transform_kernel(matrices.kernel, w.astype(dtype), n)
     kernels = kernels.reshape(-1, *w.shape[n:])
 
     def convolve(_, index):
-        data = _to_tiles(matrices.input, read(index).astype(dtype), tiles, m)
+        data = _to_tiles(matrices.input, read(index), tiles, m)
         products = jnp.einsum(
             'atc,aoc->ato' if swap else 'atc,aco->ato',
             data.reshape((m + 2) ** n, -1, spec.in_features),
@@ -166,7 +166,7 @@ def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:
     return joined(y, chunks)[_inside(spec)]
 
 
-def _layout(spec: ConvSpec, m: int):
+def _layout(spec: ConvSpec, m: int) -> tuple[Chunks, tuple[int, ...], list[tuple[int, int]]]:
     """Returns the chunks, the tiles along each axis, and the padding with that of the last tile."""
     tiles = tuple(-(-size // m) for size in spec.output_size)
     numbers = (m + 2) ** spec.ndim * math.prod(tiles[1:]) * (spec.in_features + spec.out_features)
