@@ -28,7 +28,9 @@ XLA_FILTER_GRAD = 2.0
 XLA_3D = 3.0
 FEW_OUTPUTS = 128
 NATIVE_MARGIN = 0.9  # native Winograd must take at most this part of the direct form's time
-MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost as much as the product saves
+# Outputs per image and their features. With fewer of both, patches cost as much as the product
+# saves.
+MANY_POSITIONS, WIDE = 1100, 32
 # Whether XLA:CPU multiplies int8 faster than float32 in 2-D, as in jax 0.10. In jax 0.7, it takes 4
 # to 1,000 times as long.
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
@@ -95,7 +97,8 @@ def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
         return 'shift', "groups: XLA's is slower by a factor that grows with them"
     is_large = math.prod(spec.output_size) >= MANY_POSITIONS
-    if spec.ndim > 1 and (is_large or math.prod(spec.window) == 1):
+    is_wide = spec.in_features >= FEATURES and spec.out_features >= WIDE
+    if spec.ndim > 1 and (is_large or is_wide or math.prod(spec.window) == 1):
         return 'im2col', 'a matrix product over all positions'
     return None
 
