@@ -68,6 +68,6 @@ def test_the_size_of_a_chunk_changes_nothing(name, budget, monkeypatch):
 
 
 def test_chunks_are_of_equal_size_and_near_to_the_budget():
-    assert plan(64, 8, 100, 100 * 8 * 15) == Chunks(images=16, rows=8, parts=1, count=4)
-    assert plan(4, 28, 100, 100 * 8) == Chunks(images=1, rows=7, parts=4, count=16)
-    assert plan(1, 29, 100, 100 * 10) == Chunks(images=1, rows=29, parts=1, count=1)  # 29 is prime
+    assert plan(64, 8, 100, 100 * 8 * 15) == Chunks(images=16, rows=8, parts=1, total=4)
+    assert plan(4, 28, 100, 100 * 8) == Chunks(images=1, rows=7, parts=4, total=16)
+    assert plan(1, 29, 100, 100 * 10) == Chunks(images=1, rows=29, parts=1, total=1)  # 29 is prime

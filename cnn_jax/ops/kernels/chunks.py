@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 class Chunks(NamedTuple):
-    """The whole batch as `count` chunks: several images each, or one of several parts of an image.
+    """The whole batch as `total` chunks: several images each, or one of several parts of an image.
 
     A row is a slice along the first spatial axis: of outputs, or of tiles of outputs.
     """
@@ -27,7 +27,7 @@ class Chunks(NamedTuple):
     images: int  # of a chunk
     rows: int  # of a chunk, in each image
     parts: int  # of an image
-    count: int
+    total: int
 
 
 def plan(batch: int, rows: int, bytes_per_row: int, budget: int) -> Chunks:

@@ -45,7 +45,7 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
         y = product(patches(index), matrix, spec)
         return None, y.astype(spec.dtype).reshape(shape)
 
-    _, y = lax.scan(multiply, None, jnp.arange(chunks.count))
+    _, y = lax.scan(multiply, None, jnp.arange(chunks.total))
     return joined(y, chunks)
 
 
@@ -60,7 +60,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
         return patch_rows.filter_grad(x, dy, spec)
     chunks, patches = _patches(x, spec)
     dtype = accumulator(spec.dtype)
-    rows = dy.reshape(chunks.count, -1, spec.out_features)
+    rows = dy.reshape(chunks.total, -1, spec.out_features)
 
     def add(dw, chunk):
         index, rows = chunk
@@ -68,7 +68,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
         return dw + product(rows.T, patches(index), spec), None
 
     dw = jnp.zeros((spec.out_features, math.prod(spec.window) * spec.in_features), dtype)
-    dw, _ = lax.scan(add, dw, (jnp.arange(chunks.count), rows))
+    dw, _ = lax.scan(add, dw, (jnp.arange(chunks.total), rows))
     return dw.T.reshape(spec.kernel_shape).astype(spec.dtype)
 
 

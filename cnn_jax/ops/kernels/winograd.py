@@ -119,7 +119,7 @@ def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
         return total + product, None
 
     total = jnp.zeros(((m + 2) ** n, spec.in_features, spec.out_features), dtype)
-    total, _ = lax.scan(add, total, jnp.arange(chunks.count))
+    total, _ = lax.scan(add, total, jnp.arange(chunks.total))
     dw = total.reshape(*(m + 2,) * n, *total.shape[1:])
     return _transform_kernel(matrices.kernel.T, dw, n).astype(spec.dtype)
 
@@ -162,7 +162,7 @@ def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:
         y = _from_tiles(matrices.output, products.reshape(shape), n).astype(spec.dtype)
         return None, y[_inside(spec)] if chunks.parts == 1 else y
 
-    _, y = lax.scan(convolve, None, jnp.arange(chunks.count))
+    _, y = lax.scan(convolve, None, jnp.arange(chunks.total))
     return joined(y, chunks)[_inside(spec)]
 
 
