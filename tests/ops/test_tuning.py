@@ -87,7 +87,11 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
     assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col',) * 3
     assert chosen((2, 9, 9, 9, 4), (3, 3, 3, 4, 8), dtype='float64') == ('im2col',) * 3
-    assert chosen((*image, 32), (5, 5, 32, 64), dtype='float64')[:2] == ('lax',) * 2
+    assert chosen((*image, 32), (5, 5, 32, 64), dtype='float64') == ('lax',) * 3
+    assert chosen((*image, 32), (3, 3, 2, 32), groups=16, dtype='float64') == ('shift',) * 3
+    assert chosen((*image, 32), (3, 3, 2, 32), groups=16, dtype='int8')[0] == 'shift'
+    assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2, dtype='bfloat16')[1] == 'im2col'
+    assert chosen((1, 12, 12, 32), (4, 4, 32, 64), strides=2)[1] == 'lax'  # few products
 
 
 def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):

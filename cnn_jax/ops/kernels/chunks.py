@@ -79,7 +79,7 @@ def reader(
 
 
 def joined(parts: Array, chunks: Chunks) -> Array:
-    """Joins results of chunks (count, images, height, ...) to (batch, rows * height, ...)."""
+    """Joins results of chunks (total, images, height, ...) to (batch, rows * height, ...)."""
     _, images, height, *rest = parts.shape
     return parts.reshape(-1, chunks.parts * height, *rest)
 

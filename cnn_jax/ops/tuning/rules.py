@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops import kernels
@@ -34,6 +35,8 @@ MANY_POSITIONS, WIDE = 1100, 32
 # Whether XLA:CPU multiplies int8 faster than float32 in 2-D, as in jax 0.10. In jax 0.7, it takes 4
 # to 1,000 times as long.
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
+STRIDED_BYTES = 1 << 23  # of the products that XLA:CPU's strided input gradient adds up
+FEW_PER_GROUP = 4  # features per group; with fewer, XLA:CPU's groups of float64 and int8 are slow
 FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a few GFLOP/s
 
 
@@ -56,22 +59,29 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
 
 def _small_integers(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     is_fast_by_xla = spec.ndim == 2 and spec.in_features >= FEATURES and op == 'forward'
-    if _is_small_depthwise(spec):
-        return 'shift', 'depthwise'
+    if found := _small_groups(spec):
+        return found
     if spec.groups > 1 or (XLA_HAS_INT8 and is_fast_by_xla):
         return None
     return 'dot' if spec.is_pointwise else 'im2col', "in float32: XLA's integers are slower"
 
 
-def _is_small_depthwise(spec: ConvSpec) -> bool:
-    return spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS
+def _small_groups(spec: ConvSpec) -> tuple[str, str] | None:
+    if spec.groups == 1 or math.prod(spec.window) > MANY_TAPS:
+        return None
+    if spec.is_depthwise:
+        return 'shift', 'depthwise'
+    width = max(spec.in_features, spec.out_features) // spec.groups
+    if width <= FEW_PER_GROUP and spec.dtype not in ('float32', 'bfloat16', 'float16'):
+        return 'shift', f'{spec.dtype} in groups of at most {FEW_PER_GROUP} features'
+    return None
 
 
 def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.is_pointwise and spec.groups == 1:
         return 'dot', 'pointwise'
-    if _is_small_depthwise(spec):
-        return 'shift', 'depthwise'
+    if found := _small_groups(spec):
+        return found
     if spec.dtype == 'float64' and spec.ndim != 2 and spec.groups == 1:
         return 'im2col', "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"
     return None
@@ -84,8 +94,9 @@ def _forward(spec: ConvSpec) -> tuple[str, str] | None:
 def _input_grad(spec: ConvSpec) -> tuple[str, str] | None:
     if found := _winograd('input_grad', spec) or _tiny(spec):
         return found
-    if max(spec.strides) > 1 and spec.in_features >= FEATURES:
-        return 'subpixel', 'strided: no multiplication by zero'
+    if max(spec.strides) > 1 and spec.in_features >= FEATURES and _is_slow_strided(spec):
+        halves = jnp.dtype(spec.dtype).itemsize == 2  # XLA casts all of every phase to float32
+        return 'im2col' if halves else 'subpixel', 'strided: no multiplication by zero'
     if spec.in_features < FEATURES and spec.ndim > 1 and set(spec.strides) == {1}:
         return 'im2col', f'fewer than {FEATURES} input features: by rows'
     return None
@@ -97,10 +108,22 @@ def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
         return 'shift', "groups: XLA's is slower by a factor that grows with them"
     is_large = math.prod(spec.output_size) >= MANY_POSITIONS
-    is_wide = spec.in_features >= FEATURES and spec.out_features >= WIDE
+    is_many = spec.in_features >= FEATURES
+    if spec.dtype == 'float64' and is_many:
+        return None
+    is_wide = is_many and spec.out_features >= WIDE
     if spec.ndim > 1 and (is_large or is_wide or math.prod(spec.window) == 1):
         return 'im2col', 'a matrix product over all positions'
     return None
+
+
+def _is_slow_strided(spec: ConvSpec) -> bool:
+    """Returns whether XLA is slow at the strided input gradient.
+
+    In 2-D it adds up the products of all taps, which is fast if they stay in the cache.
+    """
+    products = spec.batch * math.prod((*spec.output_size, *spec.window)) * spec.in_features
+    return spec.ndim != 2 or spec.dtype == 'float64' or 4 * products > STRIDED_BYTES
 
 
 RULES = {'forward': _forward, 'input_grad': _input_grad, 'filter_grad': _filter_grad}
