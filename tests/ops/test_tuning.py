@@ -67,13 +67,18 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((*image, 64), (1, 1, 64, 64)) == ('dot',) * 3
     assert chosen((*image, 64), (3, 3, 1, 64), groups=64) == ('shift',) * 3
     assert chosen((*image, 64), (3, 3, 64, 64)) == ('winograd',) * 3
-    assert chosen((64, 32, 32, 64), (3, 3, 64, 64)) == ('lax', 'lax', 'winograd')
+    assert chosen((64, 32, 32, 64), (3, 3, 64, 64)) == ('winograd',) * 3
+    assert chosen((*image, 64), (3, 3, 64, 64), precision='highest') == ('lax', 'lax', 'im2col')
+    assert chosen((1, 7, 7, 64), (3, 3, 64, 64)) == ('lax', 'lax', 'im2col')  # few tiles
+    assert chosen((2, 16, 28, 28, 16), (3, 3, 3, 16, 32)) == ('winograd',) * 3
     assert chosen((*image, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'lax')
     assert chosen((8, 40, 40, 3), (3, 3, 3, 64)) == ('lax', 'im2col', 'im2col')
     assert chosen((*image, 64), (3, 3, 16, 64), groups=4) == ('lax', 'lax', 'shift')
-    assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'lax')
+    assert chosen((*image, 32), (3, 3, 32, 64)) == ('lax', 'lax', 'winograd')
+    assert chosen((*image, 32), (5, 5, 32, 64)) == ('lax', 'lax', 'im2col')
+    assert chosen((*image, 16), (3, 3, 16, 16)) == ('lax',) * 3
     assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2) == ('lax', 'subpixel', 'im2col')
-    assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col', 'im2col', 'lax')
+    assert chosen((8, 2, 2, 32), (3, 3, 32, 64)) == ('im2col',) * 3
     assert chosen((*image, 64), (3, 3, 1, 64), groups=64, dtype='int8')[:2] == ('shift',) * 2
     assert chosen((*image, 64), (3, 3, 16, 64), groups=4, dtype='int8')[0] == 'lax'
     assert chosen((*image, 3), (3, 3, 3, 64), dtype='int8')[:2] == ('im2col',) * 2
@@ -83,7 +88,11 @@ def test_rules_follow_the_measurements(pure_jax):
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
     assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col',) * 3
     assert chosen((2, 9, 9, 9, 4), (3, 3, 3, 4, 8), dtype='float64') == ('im2col',) * 3
-    assert chosen((*image, 32), (3, 3, 32, 64), dtype='float64') == ('lax',) * 3
+    assert chosen((*image, 32), (5, 5, 32, 64), dtype='float64') == ('lax',) * 3
+    assert chosen((*image, 32), (3, 3, 2, 32), groups=16, dtype='float64') == ('shift',) * 3
+    assert chosen((*image, 32), (3, 3, 2, 32), groups=16, dtype='int8')[0] == 'shift'
+    assert chosen((8, 80, 80, 32), (4, 4, 32, 64), strides=2, dtype='bfloat16')[1] == 'im2col'
+    assert chosen((1, 12, 12, 32), (4, 4, 32, 64), strides=2)[1] == 'lax'  # few products
 
 
 def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):
@@ -94,7 +103,7 @@ def test_a_rule_gives_way_where_its_kernel_does_not_support_the_call(pure_jax):
 
 
 def test_elsewhere_than_on_a_cpu_it_is_xla(pure_jax):
-    spec = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
+    spec = ConvSpec(64, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
     assert set(choices(spec, 'tpu')) == {'lax'}
     assert set(choices(spec, 'cpu')) == {'winograd'}
 
@@ -137,7 +146,7 @@ def test_explain_names_every_convolution_of_a_gradient():
     assert '(2, 8, 8, 3) * (3, 3, 3, 4) -> (2, 8, 8, 4) float32' in str(used[0])
 
 
-SPEC = ConvSpec(2, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
+SPEC = ConvSpec(64, (8, 8), 64, (3, 3), 64, (1, 1), ((1, 1),) * 2, (1, 1), (1, 1), 1, 'float32')
 
 
 def test_what_was_measured_decides(pure_jax):
@@ -145,7 +154,7 @@ def test_what_was_measured_decides(pure_jax):
     table.save(table.own_path('cpu'), {table.key(SPEC): measured}, {'date': '2026-11-22'}, 'cpu')
     assert choices(SPEC, 'cpu') == ('im2col', 'winograd', 'winograd')
     assert set(choices(SPEC, 'tpu')) == {'lax'}
-    assert set(choices(SPEC.replace(batch=3), 'cpu')) == {'winograd'}
+    assert set(choices(SPEC.replace(batch=63), 'cpu')) == {'winograd'}
     x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (SPEC.x_shape, SPEC.kernel_shape))
     (used,) = cnn_jax.explain(lambda x, w: cnn_jax.conv(x, w, padding=1), x, w)
     assert used.implementation == 'im2col'

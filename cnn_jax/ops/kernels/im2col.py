@@ -1,32 +1,25 @@
 """Computes a convolution as a matrix product with the matrix of patches (im2col).
 
 Chellapilla, Puri & Simard 2006, "High performance convolutional neural networks for document
-processing", section 4.1. The matrix is built for a few images at a time, so that it fits in the
-cache. A `lax.scan` carries one buffer and updates it in place, which is the only way to move
-patches at memory speed on XLA:CPU.
+processing", section 4.1. The matrix is built for a few images or a few rows at a time, so that it
+fits in the cache.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops.kernels import patch_rows, polyphase
-from cnn_jax.ops.kernels.views import (
-    as_words,
-    dilate_and_pad,
-    from_words,
-    images_per_chunk,
-    positions,
-    product,
-    tap_slices,
-)
+from cnn_jax.ops.kernels.chunks import Chunks, joined, plan, reader
+from cnn_jax.ops.kernels.views import factor_dtype, product, tap_slices
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
 
-PATCH_BYTES = 1 << 20  # of the patch matrix, which fits in a core's cache
+PATCH_BYTES = 1 << 22  # of the patch matrix of a chunk
 MOST_TAPS = 1024
 FEW_FEATURES = 16
 
@@ -44,16 +37,16 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
 
 
 def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
-    chunks, buffer = _chunks(as_words(dilate_and_pad(x, spec)), spec)
+    chunks, patches = _patches(x, spec)
     matrix = w.reshape(-1, spec.out_features)
+    shape = (chunks.images, chunks.rows, *spec.output_size[1:], spec.out_features)
 
-    def multiply(buffer, images):
-        buffer = _fill(buffer, images, spec)
-        y = product(from_words(buffer, spec.dtype), matrix, spec)
-        return buffer, as_words(y.astype(spec.dtype))
+    def multiply(_, index):
+        y = product(patches(index), matrix, spec)
+        return None, y.astype(spec.dtype).reshape(shape)
 
-    _, y = lax.scan(multiply, buffer, chunks)
-    return from_words(y, spec.dtype).reshape(spec.y_shape)
+    _, y = lax.scan(multiply, None, jnp.arange(chunks.total))
+    return joined(y, chunks)
 
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
@@ -65,35 +58,40 @@ def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
 def filter_grad(x: Array, dy: Array, spec: ConvSpec) -> Array:
     if spec.in_features < FEW_FEATURES:
         return patch_rows.filter_grad(x, dy, spec)
+    chunks, patches = _patches(x, spec)
     dtype = accumulator(spec.dtype)
-    chunks, buffer = _chunks(as_words(dilate_and_pad(x, spec)), spec)
-    # The product is dy^T patches, not patches^T dy: XLA:CPU is fast only if the left operand is
-    # contracted along its last axis, and dy is the smaller operand to transpose.
-    rows = as_words(dy).reshape(len(chunks), -1, spec.out_features).transpose(0, 2, 1)
+    rows = dy.reshape(chunks.total, -1, spec.out_features)
 
-    def add(carry, chunk):
-        dw, buffer = carry
-        images, rows = chunk
-        buffer = _fill(buffer, images, spec)
-        dw += product(from_words(rows, spec.dtype), from_words(buffer, spec.dtype), spec)
-        return (dw, buffer), None
+    def add(dw, chunk):
+        index, rows = chunk
+        # dy^T patches, not patches^T dy: the left operand is the one that XLA:CPU transposes.
+        return dw + product(rows.T, patches(index), spec), None
 
-    dw = jnp.zeros((spec.out_features, buffer.shape[1]), dtype)
-    (dw, _), _ = lax.scan(add, (dw, buffer), (chunks, rows))
+    dw = jnp.zeros((spec.out_features, math.prod(spec.window) * spec.in_features), dtype)
+    dw, _ = lax.scan(add, dw, (jnp.arange(chunks.total), rows))
     return dw.T.reshape(spec.kernel_shape).astype(spec.dtype)
 
 
-def _chunks(x: Array, spec: ConvSpec) -> tuple[Array, Array]:
-    """Returns the padded input in chunks of images, and a buffer for the patches of one chunk."""
-    taps, rows = math.prod(spec.window), positions(spec)
-    width = taps * spec.in_features
-    n = images_per_chunk(spec, rows * width * x.dtype.itemsize, PATCH_BYTES)
-    return x.reshape(spec.batch // n, n, *x.shape[1:]), jnp.zeros((n * rows, width), x.dtype)
+def _patches(x: Array, spec: ConvSpec) -> tuple[Chunks, Callable[[Array], Array]]:
+    """Returns the chunks, and a function of a chunk's index that returns its patch matrix."""
+    dtype = factor_dtype(spec)
+    width = math.prod(spec.window) * spec.in_features
+    bytes_per_row = math.prod(spec.output_size[1:]) * width * dtype.itemsize
+    chunks = plan(spec.batch, spec.output_size[0], bytes_per_row, PATCH_BYTES)
+    padding = [
+        (lo, hi, e - 1) for (lo, hi), e in zip(spec.padding, spec.input_dilation, strict=True)
+    ]
+    read = reader(x, padding, chunks, spec.strides[0], spec.dilated_window[0], dtype)
+    last = (chunks.rows - 1) * spec.strides[0]
 
+    def patches(index: Array) -> Array:
+        part = read(index)
+        blocks = [
+            part[:, rows.start : rows.start + last + 1 : rows.step, *rest]
+            for rows, *rest in tap_slices(spec)
+        ]
+        # Without the barrier, XLA would write the transpose of the matrix, element by element.
+        matrix = jnp.concatenate([b.reshape(-1, spec.in_features) for b in blocks], axis=1)
+        return lax.optimization_barrier(matrix)
 
-def _fill(buffer: Array, images: Array, spec: ConvSpec) -> Array:
-    """Writes the patches, one block of columns per tap."""
-    for i, taps in enumerate(tap_slices(spec)):
-        block = images[(slice(None), *taps)].reshape(-1, spec.in_features)
-        buffer = lax.dynamic_update_slice(buffer, block, (0, i * spec.in_features))
-    return buffer
+    return chunks, patches

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.kernels.views import swap_features
+from cnn_jax.ops.kernels.views import as_words, from_words, swap_features
 from cnn_jax.ops.spec import ConvSpec
 
 Array = jax.Array
@@ -89,9 +89,11 @@ def _phases(spec: ConvSpec, axis: int) -> list[Phase | None]:
 def _interleave(results: list[Array], sizes: tuple[int, ...], spec: ConvSpec) -> Array:
     if len(results) == 1:
         return results[0]
-    dx = jnp.stack(results).reshape(*spec.strides, spec.batch, *sizes, spec.in_features)
+    dx = jnp.stack([as_words(result) for result in results])
+    dx = dx.reshape(*spec.strides, spec.batch, *sizes, spec.in_features)
     n = spec.ndim
     order = [n, *(axis for i in range(n) for axis in (n + 1 + i, i)), 2 * n + 1]
     whole = tuple(q * s for q, s in zip(sizes, spec.strides, strict=True))
     dx = dx.transpose(order).reshape(spec.batch, *whole, spec.in_features)
-    return dx[(slice(None), *(slice(n) for n in spec.input_size))]
+    dx = dx[(slice(None), *(slice(n) for n in spec.input_size))]
+    return from_words(dx, str(results[0].dtype))

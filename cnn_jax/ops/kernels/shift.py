@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.kernels import depthwise, polyphase
-from cnn_jax.ops.kernels.views import dilate_and_pad, tap_slices, transpose
+from cnn_jax.ops.kernels.views import (
+    as_words,
+    dilate_and_pad,
+    from_words,
+    tap_slices,
+    transpose,
+)
 from cnn_jax.ops.spec import ConvSpec, accumulator
 
 Array = jax.Array
@@ -35,7 +41,7 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
 
 def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
     dtype = accumulator(spec.dtype)
-    x = dilate_and_pad(x, spec).astype(dtype)
+    x = from_words(dilate_and_pad(as_words(x), spec), str(x.dtype)).astype(dtype)
     multiply = _tap_product(spec)
     grouped = (*spec.y_shape[:-1], spec.groups, spec.in_features // spec.groups)
     kernels = _grouped_kernels(w.astype(dtype), spec)
@@ -49,7 +55,9 @@ def forward(x: Array, w: Array, spec: ConvSpec) -> Array:
 
 def input_grad(dy: Array, w: Array, spec: ConvSpec) -> Array:
     if polyphase.unsupported(spec):
-        return transpose(lambda x: forward(x, w, spec), spec.x_shape, dy)
+        wide = spec.replace(dtype=str(accumulator(spec.dtype)))
+        dx = transpose(lambda x: forward(x, w, wide), spec.x_shape, dy.astype(wide.dtype))
+        return dx.astype(spec.dtype)
     return polyphase.input_grad(dy, w, spec, forward)
 
 

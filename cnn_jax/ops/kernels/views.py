@@ -97,12 +97,21 @@ def from_words(x: Array, dtype: str) -> Array:
 
 def product(a: Array, b: Array, spec: ConvSpec) -> Array:
     """Returns the matrix product a b, in the dtype of the accumulator."""
-    dtype = accumulator(spec.dtype)
-    if target_platform() == 'cpu':
-        # XLA:CPU can multiply 16-bit floats into float32 only for some shapes, on processors with
-        # AMX. Otherwise it fails at run time ("Unsupported element type").
-        a, b = a.astype(dtype), b.astype(dtype)
-    return jnp.matmul(a, b, precision=spec.precision, preferred_element_type=dtype)
+    dtype = factor_dtype(spec)
+    return jnp.matmul(
+        a.astype(dtype),
+        b.astype(dtype),
+        precision=spec.precision,
+        preferred_element_type=accumulator(spec.dtype),
+    )
+
+
+def factor_dtype(spec: ConvSpec) -> jnp.dtype:
+    """Returns the dtype in which `product` multiplies."""
+    # XLA:CPU can multiply 16-bit floats into float32 only for some shapes, on processors with
+    # AMX. Otherwise it fails at run time ("Unsupported element type").
+    on_cpu = target_platform() == 'cpu'
+    return accumulator(spec.dtype) if on_cpu else jnp.dtype(spec.dtype)
 
 
 def images_per_chunk(spec: ConvSpec, bytes_per_image: int, budget: int) -> int:

@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops import kernels
-from cnn_jax.ops.kernels import integers
+from cnn_jax.ops.kernels import integers, winograd
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.spec import ConvSpec
@@ -21,15 +22,21 @@ from cnn_jax.ops.tuning import rules_tpu
 
 MANY_TAPS = 64  # with more taps, a window with groups is not unrolled
 FEATURES = 16  # with fewer, patches with features last are too short to copy fast
-WINOGRAD_FEATURES = 64  # with fewer, the transforms cost more than the products that they save
-# With this many output positions or more, and fewer than 4 * WINOGRAD_FEATURES features, the
-# transformed tiles leave the cache.
-WINOGRAD_POSITIONS = 1 << 14
+WINOGRAD_MARGIN = 0.9  # Winograd must take at most this part of the time of XLA's convolution
+# How many times as long as a matrix product XLA:CPU's convolution takes for as many products:
+XLA_ONE_CORE = 1.5  # with at most `FEW_OUTPUTS` features of the result it often uses one core
+XLA_FILTER_GRAD = 2.0
+XLA_3D = 3.0
+FEW_OUTPUTS = 128
 NATIVE_MARGIN = 0.9  # native Winograd must take at most this part of the direct form's time
-MANY_POSITIONS = 1100  # outputs per image; with fewer, patches cost as much as the product saves
+# Outputs per image and their features. With fewer of both, patches cost as much as the product
+# saves.
+MANY_POSITIONS, WIDE = 1100, 32
 # Whether XLA:CPU multiplies int8 faster than float32 in 2-D, as in jax 0.10. In jax 0.7, it takes 4
 # to 1,000 times as long.
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
+STRIDED_BYTES = 1 << 23  # of the products that XLA:CPU's strided input gradient adds up
+FEW_PER_GROUP = 4  # features per group; with fewer, XLA:CPU's groups of float64 and int8 are slow
 FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a few GFLOP/s
 
 
@@ -52,65 +59,88 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
 
 def _small_integers(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     is_fast_by_xla = spec.ndim == 2 and spec.in_features >= FEATURES and op == 'forward'
-    if _is_small_depthwise(spec):
-        return 'shift', 'depthwise'
+    if found := _small_groups(spec):
+        return found
     if spec.groups > 1 or (XLA_HAS_INT8 and is_fast_by_xla):
         return None
     return 'dot' if spec.is_pointwise else 'im2col', "in float32: XLA's integers are slower"
 
 
-def _is_small_depthwise(spec: ConvSpec) -> bool:
-    return spec.is_depthwise and spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS
+def _small_groups(spec: ConvSpec) -> tuple[str, str] | None:
+    if spec.groups == 1 or math.prod(spec.window) > MANY_TAPS:
+        return None
+    if spec.is_depthwise:
+        return 'shift', 'depthwise'
+    width = max(spec.in_features, spec.out_features) // spec.groups
+    if width <= FEW_PER_GROUP and spec.dtype not in ('float32', 'bfloat16', 'float16'):
+        return 'shift', f'{spec.dtype} in groups of at most {FEW_PER_GROUP} features'
+    return None
 
 
 def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
     if spec.is_pointwise and spec.groups == 1:
         return 'dot', 'pointwise'
-    if _is_small_depthwise(spec):
-        return 'shift', 'depthwise'
+    if found := _small_groups(spec):
+        return found
     if spec.dtype == 'float64' and spec.ndim != 2 and spec.groups == 1:
         return 'im2col', "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"
     return None
 
 
 def _forward(spec: ConvSpec) -> tuple[str, str] | None:
-    return _winograd(spec) or _tiny(spec)
+    return _winograd('forward', spec) or _tiny(spec)
 
 
 def _input_grad(spec: ConvSpec) -> tuple[str, str] | None:
-    if found := _winograd(spec) or _tiny(spec):
+    if found := _winograd('input_grad', spec) or _tiny(spec):
         return found
-    if max(spec.strides) > 1 and spec.in_features >= FEATURES:
-        return 'subpixel', 'strided: no multiplication by zero'
+    if max(spec.strides) > 1 and spec.in_features >= FEATURES and _is_slow_strided(spec):
+        halves = jnp.dtype(spec.dtype).itemsize == 2  # XLA casts all of every phase to float32
+        return 'im2col' if halves else 'subpixel', 'strided: no multiplication by zero'
     if spec.in_features < FEATURES and spec.ndim > 1 and set(spec.strides) == {1}:
         return 'im2col', f'fewer than {FEATURES} input features: by rows'
     return None
 
 
 def _filter_grad(spec: ConvSpec) -> tuple[str, str] | None:
-    if _suits_winograd(spec):
-        return 'winograd', f'3x3, at least {WINOGRAD_FEATURES} features'
+    if found := _winograd('filter_grad', spec):
+        return found
     if spec.groups > 1 and math.prod(spec.window) <= MANY_TAPS:
         return 'shift', "groups: XLA's is slower by a factor that grows with them"
     is_large = math.prod(spec.output_size) >= MANY_POSITIONS
-    if spec.ndim > 1 and (is_large or math.prod(spec.window) == 1):
+    is_many = spec.in_features >= FEATURES
+    if spec.dtype == 'float64' and is_many:
+        return None
+    is_wide = is_many and spec.out_features >= WIDE
+    if spec.ndim > 1 and (is_large or is_wide or math.prod(spec.window) == 1):
         return 'im2col', 'a matrix product over all positions'
     return None
+
+
+def _is_slow_strided(spec: ConvSpec) -> bool:
+    """Returns whether XLA is slow at the strided input gradient.
+
+    In 2-D it adds up the products of all taps, which is fast if they stay in the cache.
+    """
+    products = spec.batch * math.prod((*spec.output_size, *spec.window)) * spec.in_features
+    return spec.ndim != 2 or spec.dtype == 'float64' or 4 * products > STRIDED_BYTES
 
 
 RULES = {'forward': _forward, 'input_grad': _input_grad, 'filter_grad': _filter_grad}
 
 
-def _winograd(spec: ConvSpec) -> tuple[str, str] | None:
-    few = spec.batch * math.prod(spec.output_size) < WINOGRAD_POSITIONS
-    if not _suits_winograd(spec) or (_fewest_features(spec) < 4 * WINOGRAD_FEATURES and not few):
+def _winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
+    if spec.ndim == 1 or _is_exact(spec) or not _is_winograd(spec):
         return None
-    return 'winograd', '3x3, many features, or fewer and few positions'
-
-
-def _suits_winograd(spec: ConvSpec) -> bool:
-    enough = _fewest_features(spec) >= WINOGRAD_FEATURES
-    return spec.ndim == 2 and enough and _is_winograd(spec)
+    if op == 'filter_grad':
+        factor = XLA_FILTER_GRAD
+    else:
+        results = spec.out_features if op == 'forward' else spec.in_features
+        factor = XLA_ONE_CORE if results <= FEW_OUTPUTS else 1
+    ratio = (XLA_3D if spec.ndim == 3 else factor) * spec.macs / winograd.cost(spec)
+    if WINOGRAD_MARGIN * ratio < 1:
+        return None
+    return 'winograd', f"windows of 3: by estimate {ratio:.1f} times faster than XLA's"
 
 
 def _is_winograd(spec: ConvSpec) -> bool:
@@ -119,15 +149,19 @@ def _is_winograd(spec: ConvSpec) -> bool:
 
 def _native_winograd(spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses native Winograd where it is estimated to be faster than the direct form."""
-    wanted = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
-    is_exact = bool({lax.Precision.HIGH, lax.Precision.HIGHEST}.intersection(wanted))
-    if spec.ndim > 2 or is_exact or not _is_winograd(spec):
+    if spec.ndim > 2 or _is_exact(spec) or not _is_winograd(spec):
         return None
     direct = _products(spec) / (onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1)
     ratio = direct / native_winograd.cost(spec)
     if NATIVE_MARGIN * ratio < 1:
         return None
     return 'native_winograd', f'windows of 3: by estimate {ratio:.1f} times faster than directly'
+
+
+def _is_exact(spec: ConvSpec) -> bool:
+    """Returns whether the caller asks for more accurate products than by default."""
+    wanted = spec.precision if isinstance(spec.precision, tuple) else (spec.precision,)
+    return bool({lax.Precision.HIGH, lax.Precision.HIGHEST}.intersection(wanted))
 
 
 def _products(spec: ConvSpec) -> int:
@@ -142,10 +176,6 @@ def _suits_rows(op: str, spec: ConvSpec) -> bool:
     """Returns whether `im2col`, row by row, is faster than the native kernel, by 1.3 to 5 times."""
     few = op == 'input_grad' and spec.in_features <= 3 and spec.dtype == 'float32'
     return few and spec.ndim > 1 and set(spec.strides) == {1}
-
-
-def _fewest_features(spec: ConvSpec) -> int:
-    return min(spec.in_features, spec.out_features)
 
 
 def _tiny(spec: ConvSpec) -> tuple[str, str] | None:
