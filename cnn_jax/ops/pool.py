@@ -320,19 +320,34 @@ def _differentiable_maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
 @_differentiable_maximum.defjvp
 def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x,), (dx,) = primals, tangents
-    run = pool_kernels.KERNELS[kernel]
-    y = _differentiable_maximum(x, spec, kernel)
     if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
+        y = _differentiable_maximum(x, spec, kernel)
         return y, np.zeros(y.shape, jax.dtypes.float0)
-    codes = run.winners(lax.stop_gradient(x), spec)
+    y, codes = pool_kernels.KERNELS[kernel].winners(lax.stop_gradient(x), spec)
+    return jax.jvp(lambda x: _known_maximum(x, y, codes, spec, kernel), (x,), (dx,))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _known_maximum(x: Array, y: Array, codes: Any, spec: PoolSpec, kernel: str) -> Array:
+    """Returns y, the maximum of x, with its derivatives with respect to x, of every order."""
+    del x, codes, spec, kernel
+    return y
+
+
+@_known_maximum.defjvp
+def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x, y, codes), (dx, *_) = primals, tangents
+    run = pool_kernels.KERNELS[kernel]
+    # The gradient keeps `codes` in memory, instead of the comparisons that follow from them.
+    pick = jax.checkpoint(lambda x: run.pick(x, codes, spec), prevent_cse=False)
     # Computes pick(dx) as a JVP: JAX 0.7 can transpose a loop only if it comes from a derivative.
-    return y, jax.jvp(lambda x: run.pick(x, codes, spec), (x,), (dx,))[1]
+    return _known_maximum(x, y, codes, spec, kernel), jax.jvp(pick, (x,), (dx,))[1]
 
 
 @_once_per_spec
 def _maximum_and_indices(x: Array, spec: PoolSpec, kernel: str) -> tuple[Array, Array]:
     run = pool_kernels.KERNELS[kernel]
-    codes = run.winners(lax.stop_gradient(x), spec)
+    codes = run.winners(lax.stop_gradient(x), spec)[1]
     indices = run.pick(numbers(x.shape, spec.axes), codes, spec)
     return _differentiable_maximum(x, spec, kernel), indices
 

@@ -172,7 +172,9 @@ def test_explicit_mesh_over_space():
     with jax.set_mesh(mesh):
         x = jax.device_put(X, NamedSharding(mesh, P(None, 'd')))
         actual = jax.jit(f)(x)
-        with pytest.raises(Exception, match='on sharded dims where out dim'):
+        with pytest.raises(
+            Exception, match='on sharded dims where out dim|reshape is not supported'
+        ):
             pool.max_pool(x, 3, 2)  # reads five of six elements
     assert jax.typeof(actual[0]).sharding.spec[1] == 'd'
     for a, e in zip(actual, f(X), strict=True):

@@ -34,9 +34,9 @@ def total(x: Array, spec: PoolSpec) -> Array:
     return _reduce(x.astype(dtype), np.zeros((), dtype), lax.add, spec)
 
 
-def winners(x: Array, spec: PoolSpec) -> Array:
-    """Returns the row-major number of each window's winner, -1 if it sees only padding."""
-    padded = _pad(x, spec)
+def winners(x: Array, spec: PoolSpec) -> tuple[Array, Array]:
+    """Returns the maxima and their row-major numbers, -1 for a window that sees only padding."""
+    padded = _pad(x, spec, win.lowest(x.dtype))
 
     def visit(carry, tap):
         best, code = carry
@@ -48,12 +48,13 @@ def winners(x: Array, spec: PoolSpec) -> Array:
     numbers, starts, inside = _taps(spec)
     first = _view(padded, starts[0], spec)
     nobody = jnp.where(first > first, 0, -1).astype(np.int32)  # -1, with the sharding of x
-    return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0][1]
+    return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0]
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:
     """Returns the elements of `values` at the winners, 0 if there is none; linear in `values`."""
-    padded = _pad(values.astype(accumulator(values.dtype)), spec)
+    dtype = accumulator(values.dtype)
+    padded = _pad(values.astype(dtype), spec, np.zeros((), dtype))
 
     def visit(total, tap):
         number, start = tap
@@ -80,10 +81,10 @@ def _reduce(x: Array, start: np.ndarray, operation, spec: PoolSpec) -> Array:
     )
 
 
-def _pad(x: Array, spec: PoolSpec) -> Array:
+def _pad(x: Array, spec: PoolSpec, fill: np.ndarray) -> Array:
     rest = [(0, 0, 0)] * (x.ndim - 1 - spec.ndim)
     config = [*rest, *((*pair, 0) for pair in spec.covered), (0, 0, 0)]
-    return lax.pad(x, np.zeros((), x.dtype), config)
+    return lax.pad(x, fill, config)
 
 
 def _taps(spec: PoolSpec) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

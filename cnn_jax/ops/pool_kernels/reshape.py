@@ -49,12 +49,14 @@ def total(x: Array, spec: PoolSpec) -> Array:
     return _split(x.astype(accumulator(x.dtype)), spec).sum(_axes(spec))
 
 
-def winners(x: Array, spec: PoolSpec) -> Array:
-    """Returns the row-major number of each window's winner, (*batch, *output_size, features)."""
+def winners(x: Array, spec: PoolSpec) -> tuple[Array, Array]:
+    """Returns the maxima and their row-major numbers, both (*batch, *output_size, features)."""
     y = _split(x.astype(accumulator(x.dtype)), spec)
     if math.prod(spec.window) > UNROLLED:
-        return lax.squeeze(win.of_axes(y, _axes(spec))[1], _axes(spec))
-    return win.of_taps(_taps(y, spec))[1]
+        best, code = (lax.squeeze(a, _axes(spec)) for a in win.of_axes(y, _axes(spec)))
+    else:
+        best, code = win.of_taps(_taps(y, spec))
+    return best.astype(x.dtype), code
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:

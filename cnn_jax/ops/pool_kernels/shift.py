@@ -1,18 +1,25 @@
-"""Pooling as a maximum or sum over shifted views, one view per tap, one axis after the other.
+"""Pooling as a maximum or sum over shifted views, one view per tap.
 
-A 3 x 3 window costs 3 + 3 views instead of 9. The last axis is reduced first, so that the first
-maximum in the column of row maxima is also the first in row-major order.
+Each spatial axis is split into blocks of one stride (`blocks`), so that no view has a stride. The
+gradient of a maximum gathers: an element of a block reads the few windows that contain it.
+
+Small windows are reduced over all axes at once, in one pass over the input. Larger ones are reduced
+one axis after the other: a 7 x 7 window costs 7 + 7 views instead of 49. The last axis comes first,
+so that the first maximum in the column of row maxima is also the first in row-major order.
 """
 
 import functools
+import itertools
+import math
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from cnn_jax.ops.pool_kernels import winners as win
+from cnn_jax.ops.pool_kernels.blocks import Axis, axis_of, pad, part_of, split
 from cnn_jax.ops.pool_spec import PoolSpec
 from cnn_jax.ops.spec import accumulator
 
@@ -21,6 +28,9 @@ Codes = tuple[Array, ...]
 
 # More views would make a program that takes minutes to compile.
 MOST_VIEWS = 64
+
+# Windows of up to this many elements are reduced over all axes at once.
+MOST_AT_ONCE = 16
 
 
 def supports(spec: PoolSpec) -> str | None:
@@ -33,31 +43,28 @@ def supports(spec: PoolSpec) -> str | None:
 
 def maximum(x: Array, spec: PoolSpec) -> Array:
     y = x.astype(accumulator(x.dtype))  # exact; XLA's CPU backend is slow on 16-bit floats
-    fill = win.lowest(x.dtype).astype(y.dtype)
-    for axis in _last_first(spec):
-        taps = _taps(y, axis, spec, fill)
-        y = taps[0]
-        for tap in taps[1:]:
-            y = jnp.maximum(y, tap)
+    fill = win.lowest(x.dtype)
+    for axes in _groups(spec):
+        y = functools.reduce(jnp.maximum, _views(y, axes, fill))
     return y.astype(x.dtype)
 
 
 def total(x: Array, spec: PoolSpec) -> Array:
     y = x.astype(accumulator(x.dtype))
-    for axis in _last_first(spec):
-        y = functools.reduce(operator.add, _taps(y, axis, spec, np.zeros((), y.dtype)))
+    for axes in _groups(spec):
+        y = _sum(y, axes)
     return y
 
 
-def winners(x: Array, spec: PoolSpec) -> Codes:
-    """Returns the number of the winning tap along each spatial axis, last axis first."""
+def winners(x: Array, spec: PoolSpec) -> tuple[Array, Codes]:
+    """Returns the maxima and, for each reduction, the row-major number of the winning tap."""
     y = x.astype(accumulator(x.dtype))
-    fill = win.lowest(x.dtype).astype(y.dtype)
+    fill = win.lowest(x.dtype)
     codes = []
-    for axis in _last_first(spec):
-        y, code = win.of_taps(_taps(y, axis, spec, fill), _first_inside(axis, spec, x.ndim))
+    for axes in _groups(spec):
+        y, code = win.of_taps(_views(y, axes, fill), _first_inside(axes, spec, x.ndim))
         codes.append(code)
-    return tuple(codes)
+    return y.astype(x.dtype), tuple(codes)
 
 
 def pick(values: Array, codes: Codes, spec: PoolSpec) -> Array:
@@ -67,30 +74,55 @@ def pick(values: Array, codes: Codes, spec: PoolSpec) -> Array:
     to one term per window that contains an element.
     """
     y = values.astype(accumulator(values.dtype))
-    for axis, code in zip(_last_first(spec), codes, strict=True):
-        taps = _taps(y, axis, spec, np.zeros((), y.dtype))
-        picked = (jnp.where(code == code.dtype.type(k), tap, 0) for k, tap in enumerate(taps))
-        y = functools.reduce(operator.add, picked)
+    for axes, code in zip(_groups(spec), codes, strict=True):
+        y = _sum(y, axes, code)
     return y.astype(values.dtype)
 
 
-def _last_first(spec: PoolSpec) -> list[int]:
-    return list(range(spec.ndim))[::-1]
+def _sum(x: Array, axes: Sequence[Axis], code: Array | None = None) -> Array:
+    """Sums the elements of every window, or only those with the number `code` (*windows)."""
+    # The order of the steps suits the transpose, which XLA fuses into one loop over the elements of
+    # dx. There, the last step pads dy, the padding of each term is a slice of that, and so on.
+    blocks = [a.windows + a.reach for a in axes]
+    if code is not None:  # what its padding selects is cropped below
+        code = pad(code, {a.at: (a.reach, a.reach) for a in axes}, 0)
+    phases = split(x, axes, np.zeros((), x.dtype))
+    terms = []
+    for number, (shifts, phase) in enumerate(_taps(axes)):
+        term = phases[phase]
+        behind = [a.reach - shift for a, shift in zip(axes, shifts, strict=True)]
+        if code is not None:  # in block i, the tap belongs to window i - shift
+            here = part_of(code, axes, behind, blocks) == code.dtype.type(number)
+            term = jnp.where(here, term, 0)
+        ends = zip(axes, behind, shifts, strict=True)
+        terms.append(pad(term, {a.at: (lo, hi) for a, lo, hi in ends}, 0))
+    total = functools.reduce(operator.add, terms)
+    return part_of(total, axes, [a.reach for a in axes], [a.windows for a in axes])
 
 
-def _taps(x: Array, axis: int, spec: PoolSpec, fill: np.ndarray) -> list[Array]:
-    """Returns, for each tap t, element t of every window along a spatial axis."""
-    config = [(0, 0, 0)] * x.ndim
-    config[spec.axes[axis]] = (*spec.covered[axis], 0)
-    x = lax.pad(x, fill, config)
-    stride, reach = spec.strides[axis], (spec.output_size[axis] - 1) * spec.strides[axis] + 1
-    starts = [t * spec.dilation[axis] for t in range(spec.window[axis])]
-    return [lax.slice_in_dim(x, at, at + reach, stride, spec.axes[axis]) for at in starts]
+def _groups(spec: PoolSpec) -> list[list[Axis]]:
+    """Returns the axes of each reduction."""
+    axes = [axis_of(spec, number) for number in range(spec.ndim)]
+    return [axes] if math.prod(spec.window) <= MOST_AT_ONCE else [[a] for a in axes[::-1]]
 
 
-def _first_inside(axis: int, spec: PoolSpec, ndim: int) -> np.ndarray:
-    inside = spec.inside(axis)
-    first = inside & (inside.cumsum(1) == 1)
-    shape = [1] * ndim
-    shape[spec.axes[axis]] = -1
-    return first.T.reshape(spec.window[axis], *shape)
+def _taps(axes: Sequence[Axis]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Returns (shifts, phases) of the elements of a window, in row-major order."""
+    taps = itertools.product(*(a.taps for a in axes))
+    return [(tuple(shift for shift, _ in tap), tuple(phase for _, phase in tap)) for tap in taps]
+
+
+def _views(x: Array, axes: Sequence[Axis], fill: np.ndarray) -> list[Array]:
+    """Returns, for each tap, that element of every window."""
+    phases = split(x, axes, fill)
+    windows = [a.windows for a in axes]
+    return [part_of(phases[phase], axes, shifts, windows) for shifts, phase in _taps(axes)]
+
+
+def _first_inside(axes: Sequence[Axis], spec: PoolSpec, ndim: int) -> np.ndarray:
+    """Returns the number of the first tap of each window that reads the input, 0 if none does."""
+    first = np.zeros((), np.int64)
+    for a in axes:
+        first = np.add.outer(first * len(a.taps), spec.inside(a.number).argmax(1))
+    others = set(range(-ndim, 0)) - {a.at for a in axes}
+    return np.expand_dims(first, [at + ndim for at in others]).astype(np.uint8)

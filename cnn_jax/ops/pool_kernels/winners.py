@@ -28,20 +28,20 @@ def lowest(dtype: Any) -> np.ndarray:
     return least if np.isneginf(least.astype(np.float64)) else np.array(jnp.finfo(dtype).min, dtype)
 
 
-def of_taps(taps: Sequence[Array], first_inside: np.ndarray | None = None) -> tuple[Array, Array]:
+def of_taps(taps: Sequence[Array], first_inside: np.ndarray | int = 0) -> tuple[Array, Array]:
     """Returns the elementwise maximum of arrays of one shape, and the number of the winning tap.
 
     Args:
-        taps: one array per tap, with that element of every window; at most 256.
-        first_inside: bool (len(taps), *broadcastable), true at the first tap of a window that reads
-            the input and not padding. That tap wins over all earlier ones, so padding never wins,
-            even if all elements are -inf.
+        taps: one array per tap, with that element of every window; at most 256. Padding holds
+            `lowest`.
+        first_inside: the number of the first tap that reads the input and not padding, which
+            broadcasts against a tap. It wins if no element is greater than `lowest`, so padding
+            never does.
     """
-    best, code = taps[0], lax.full_like(taps[0], 0, np.uint8)
+    best = taps[0]
+    code = lax.full_like(best, 0, np.uint8) + np.uint8(first_inside)  # with the sharding of `best`
     for k, tap in enumerate(taps[1:], 1):
         wins = (tap > best) | (tap != tap)
-        if first_inside is not None and first_inside[k].any():
-            wins |= first_inside[k]
         best = jnp.where(wins, tap, best)
         code = jnp.where(wins, code.dtype.type(k), code)
     return best, code
