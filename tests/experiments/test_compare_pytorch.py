@@ -23,7 +23,7 @@ def test_script(tmp_path):
     )
     found = json.loads((tmp_path / 'results.json').read_text())
     for quantity, values in found['differences'].items():
-        assert values['float64'] < 1e-12, quantity
+        assert values['float64'] < 1e-11, quantity  # Winograd rounds more often
         assert values['float32'] < 1e-4, quantity
     assert len(found['results']['jax']['test']) == 2
     assert (tmp_path / 'losses.png').exists() and 'float64 differs by' in text.splitlines()[-1]
@@ -100,7 +100,7 @@ def test_recipes(flags, tmp_path):
     )
     sides = {side: parity.run(tmp_path, side) for side in parity.SIDES}
     found = parity.differences(sides['jax'], sides['torch'], task['kept_steps'])
-    assert found['losses']['float64'] < 1e-12 and found['parameters after 5']['float64'] < 1e-12
+    assert max(found[k]['float64'] for k in ('losses', 'parameters after 5')) < 1e-11
 
 
 @pytest.mark.parametrize(
