@@ -201,12 +201,15 @@ CASES = [
 
 
 def everything(run):
-    """Returns a jitted function (x, dy, t) -> (value at x, gradient for dy, tangent for t)."""
+    """Returns a jitted function (x, dy, t) -> (value, gradient for dy, tangent for t, value).
+
+    The second value is that of a call without derivatives, which may take another way.
+    """
 
     @jax.jit
     def compute(x, dy, t):
         y, tangent = jax.linearize(run, x)
-        return y, jax.linear_transpose(tangent, x)(dy)[0], tangent(t)
+        return y, jax.linear_transpose(tangent, x)(dy)[0], tangent(t), run(x)
 
     return compute
 

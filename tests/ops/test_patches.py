@@ -68,7 +68,7 @@ def test_pad(shape, padding, mode, dtype):
             dx[(slice(None), *at)] += np.asarray(dy, np.float64)[(slice(None), *to)]
     run = functools.partial(patches.pad, padding=padding, mode=mode)
     y_shape = (*shape[: -1 - ndim], *expected.shape[1:])
-    y, gradient, _ = everything(run)(x, dy.reshape(y_shape), x)
+    y, gradient, *_ = everything(run)(x, dy.reshape(y_shape), x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, expected.reshape(y_shape))
     assert_close(gradient, dx.reshape(shape), 3**ndim)
@@ -99,7 +99,7 @@ def test_pad_with_a_value(dtype, value):
     np.testing.assert_array_equal(y, expected)
     if not jnp.issubdtype(dtype, jnp.floating):
         return
-    _, gradient, tangent = everything(run)(x, np.ones_like(expected), x)
+    _, gradient, tangent, _ = everything(run)(x, np.ones_like(expected), x)
     np.testing.assert_array_equal(gradient, np.repeat([1, 1, 1, 0], 3).reshape(x.shape))
     np.testing.assert_array_equal(tangent, np.where(expected == value, 0, expected))
 
@@ -153,10 +153,10 @@ def test_unfold_and_fold(shape, window, options):
     p = p.reshape(y.shape)
     fold = functools.partial(patches.fold, output_size=size, window=window, **options)
     unfold = functools.partial(patches.unfold, window=window, **options)
-    back, adjoint, _ = everything(fold)(p, x, p)
+    back, adjoint, *_ = everything(fold)(p, x, p)
     assert_close(back, folded.reshape(shape), np.prod(window_))
     np.testing.assert_array_equal(adjoint, y)
-    _, adjoint, _ = everything(unfold)(x, p, x)
+    _, adjoint, *_ = everything(unfold)(x, p, x)
     assert_close(adjoint, folded.reshape(shape), np.prod(window_))
 
 

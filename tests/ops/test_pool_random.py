@@ -93,7 +93,7 @@ def test_torch_agrees(case):
     with x64():
         run = lambda x: getattr(pool, case.op)(x, **case.arguments())  # noqa: E731
         dy = np.random.default_rng(1).normal(size=jax.eval_shape(run, x).shape)
-        y, dx, _ = everything(run)(x, dy, x)
+        y, dx, *_ = everything(run)(x, dy, x)
         if case.op == 'max_pool':
             theirs, at = theirs
             _, indices = pool.max_pool(x, **case.arguments(), return_indices=True)
@@ -119,6 +119,6 @@ def test_torch_agrees_on_lp_pool(ndim, p):
         window, stride = (window, stride) if ndim > 1 else ((window,), (stride,))
         run = lambda x: pool.lp_pool(x, p, window, stride, ceil_mode=True)  # noqa: E731
         theirs = theirs.detach().movedim(1, -1)
-        y, gradient, _ = everything(run)(x, np.ones(theirs.shape), x)
+        y, gradient, *_ = everything(run)(x, np.ones(theirs.shape), x)
         np.testing.assert_allclose(y, theirs, rtol=1e-12)
         np.testing.assert_allclose(gradient, t.grad.movedim(1, -1), rtol=1e-12)
