@@ -30,8 +30,6 @@ cli.define_path('output', 'runs/compare_steps', 'folder for the table and the pi
 def main(argv):
     del argv
     with cli.bad_input():
-        from tqdm import tqdm
-
         from cnn_jax.bench import machine
         from cnn_jax.bench.steps import compare
         from cnn_jax.bench.steps.networks import NETWORKS
@@ -42,14 +40,8 @@ def main(argv):
         turns = compare.rounds(networks, f.dtypes, sides, f.rounds, f.seconds)
         first = next(turns)
     print(machine.one_line())
-    results = [first]
-    with tqdm(
-        total=len(networks) * len(f.dtypes) * len(sides) * f.rounds, initial=1, disable=None
-    ) as bar:
-        for key, result in turns:
-            results.append((key, result))
-            bar.set_description(' '.join(key))
-            bar.update()
+    total = len(networks) * len(f.dtypes) * len(sides) * f.rounds
+    results = compare.gather(first, turns, total)
     output = pathlib.Path(f.output)
     output.mkdir(parents=True, exist_ok=True)
     record = {

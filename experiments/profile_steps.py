@@ -32,8 +32,6 @@ cli.define_path('output', 'runs/profile_steps', 'folder for the tables and the p
 def main(argv):
     del argv
     with cli.bad_input():
-        from tqdm import tqdm
-
         from cnn_jax.bench import machine
         from cnn_jax.bench.steps import breakdown, compare
         from cnn_jax.bench.steps.networks import NETWORKS
@@ -50,14 +48,8 @@ def main(argv):
         )
         first = next(turns)
     print(machine.one_line())
-    results = [first]
-    with tqdm(
-        total=len(networks) * len(f.dtypes) * len(f.sides) * f.rounds, initial=1, disable=None
-    ) as bar:
-        for key, result in turns:
-            results.append((key, result))
-            bar.set_description(' '.join(key))
-            bar.update()
+    total = len(networks) * len(f.dtypes) * len(f.sides) * f.rounds
+    results = compare.gather(first, turns, total)
     output = pathlib.Path(f.output)
     output.mkdir(parents=True, exist_ok=True)
     sums = breakdown.summary(results)

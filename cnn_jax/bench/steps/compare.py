@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from cnn_jax.bench.process import run_python
 from cnn_jax.bench.steps.networks import Network
@@ -117,6 +118,19 @@ def rounds(
                         network, dtype, side, seconds, environment, traced_steps=traced_steps
                     )
                     yield (network.title, dtype, side), result
+
+
+def gather(
+    first: tuple[Key, dict[str, Any]], others: Iterator[tuple[Key, dict[str, Any]]], total: int
+) -> list[tuple[Key, dict[str, Any]]]:
+    """Returns all of `rounds`, of which `first` has been taken, and shows the progress."""
+    results = [first]
+    with tqdm(total=total, initial=1, disable=None) as bar:
+        for key, result in others:
+            results.append((key, result))
+            bar.set_description(' '.join(key))
+            bar.update()
+    return results
 
 
 def summary(results: Sequence[tuple[Key, Mapping[str, Any]]]) -> dict[Key, dict[str, float]]:

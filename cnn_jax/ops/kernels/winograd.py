@@ -144,10 +144,18 @@ def cost(spec: ConvSpec) -> int:
 
 
 def _cost(spec: ConvSpec, m: int) -> int:
+    return products(spec, m, spec.ndim * TRANSFORMED[m], TRANSFORMED_KERNEL)
+
+
+def products(spec: ConvSpec, m: int, data: int, kernel: int) -> int:
+    """Returns the time of a map of `spec` in tiles of m outputs, as a number of products.
+
+    The transform of one number takes as long as `data` products, and of one of the kernel, as
+    `kernel` products.
+    """
     tiles = spec.batch * math.prod(-(-size // m) for size in spec.output_size)
     pairs, features = spec.in_features * spec.out_features, spec.in_features + spec.out_features
-    data = tiles * (pairs + TRANSFORMED[m] * spec.ndim * features)
-    return (m + 2) ** spec.ndim * (data + TRANSFORMED_KERNEL * pairs)
+    return (m + 2) ** spec.ndim * (tiles * (pairs + data * features) + kernel * pairs)
 
 
 def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:

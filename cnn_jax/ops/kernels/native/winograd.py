@@ -3,12 +3,10 @@
 `winograd.cc` has the algorithm and its source. Of the products of the definition, the first needs
 4/9 and the second 1/4; in 1-D, as F(2, 3) and F(4, 3), they need 2/3 and 1/2. A NaN or an infinity
 spreads over its whole tile of outputs, and rounding errors are about twice those of the direct
-form, as in the kernel `winograd`. bfloat16 is converted to float32 as it is read, and rounded once.
+form. bfloat16 is converted to float32 as it is read, and rounded once.
 
 The kernel needs what `onednn` needs, and AVX2 or AVX-512.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +80,4 @@ def cost(spec: ConvSpec) -> int:
 
 
 def _cost(spec: ConvSpec, outputs: int) -> int:
-    tiles = spec.batch * math.prod(-(-size // outputs) for size in spec.output_size)
-    pairs, features = spec.in_features * spec.out_features, spec.in_features + spec.out_features
-    data = tiles * (pairs + TRANSFORMED[outputs] * features)
-    return (outputs + 2) ** spec.ndim * (data + TRANSFORMED_KERNEL * pairs)
+    return pure.products(spec, outputs, TRANSFORMED[outputs], TRANSFORMED_KERNEL)
