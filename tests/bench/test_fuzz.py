@@ -2,22 +2,12 @@
 
 import random
 
-import jax
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnn_jax.bench.fuzz import cases, check, conv_oracle, expected, oracle, ours, programs, shrink
 from cnn_jax.bench.fuzz.source import source
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def test_our_operations_are_right():

@@ -5,7 +5,6 @@ import math
 
 import jax
 import numpy as np
-import pytest
 
 from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.bench.fuzz import pool_oracle
@@ -212,12 +211,3 @@ def everything(run):
         return y, jax.linear_transpose(tangent, x)(dy)[0], tangent(t), run(x)
 
     return compute
-
-
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-    """Disables most optimisations, because compiling dominates the time of these tests."""
-    before = jax.config.read('jax_disable_most_optimizations')
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)

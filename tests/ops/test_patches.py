@@ -11,7 +11,7 @@ import pytest
 import cnn_jax
 from cnn_jax.ops import patches
 from tests.compilation import x64
-from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
+from tests.ops.pool_cases import everything
 from tests.ops.tolerance import assert_close
 
 

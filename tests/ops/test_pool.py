@@ -8,7 +8,7 @@ import pytest
 from cnn_jax.bench.fuzz import pool_oracle
 from cnn_jax.ops import dispatch, pool, pool_kernels
 from tests.compilation import x64
-from tests.ops.pool_cases import CASES, everything, quick_compilation  # noqa: F401
+from tests.ops.pool_cases import CASES, everything
 from tests.ops.tolerance import assert_close
 
 PAIRS = [

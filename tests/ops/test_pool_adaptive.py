@@ -10,7 +10,7 @@ import pytest
 from cnn_jax.bench.fuzz import pool_oracle
 from cnn_jax.ops import pool, unpool
 from tests.compilation import x64
-from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
+from tests.ops.pool_cases import everything
 from tests.ops.tolerance import assert_close
 
 # x, output_size

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from cnn_jax.bench.fuzz import pool_oracle
 from cnn_jax.ops import pool, pool_kernels
-from tests.ops.pool_cases import everything, quick_compilation  # noqa: F401
+from tests.ops.pool_cases import everything
 
 # A call that each kernel supports, with overlapping windows except for 'reshape'.
 CALLS = {

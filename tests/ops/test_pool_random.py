@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cnn_jax.ops import pool, pool_kernels
 from tests.compilation import x64
-from tests.ops.pool_cases import Case, everything, quick_compilation  # noqa: F401
+from tests.ops.pool_cases import Case, everything
 from tests.ops.test_pool import check, supported
 from tests.ops.tolerance import assert_close
 

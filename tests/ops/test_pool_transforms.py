@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from cnn_jax.ops import patches, pool, unpool
 from cnn_jax.ops.operands import add_bias
 from tests.compilation import x64
-from tests.ops.pool_cases import quick_compilation  # noqa: F401
 
 SHAPE = (4, 6, 4, 4)
 X = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
