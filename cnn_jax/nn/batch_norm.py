@@ -38,13 +38,13 @@ class BatchNorm(nnx.BatchNorm):
         scale = jnp.ones(self.num_features) if self.scale is None else self.scale[...]
         bias = jnp.zeros(self.num_features) if self.bias is None else self.bias[...]
         x, *_ = self.promote_dtype((x, self.mean[...], scale, bias), dtype=self.dtype)
-        y, statistics = self.normalize(x, scale, bias)
+        y, statistics = self._normalize(x, scale, bias)
         for running, new in zip((self.mean, self.var), statistics, strict=True):
             average = self.momentum * running[...] + (1 - self.momentum) * lax.stop_gradient(new)
             running[...] = average.astype(running[...].dtype)
         return y.astype(x.dtype)
 
-    def normalize(
+    def _normalize(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> tuple[jax.Array, Statistics]:
         """Returns the result in at least float32, and statistics of shape (features,)."""

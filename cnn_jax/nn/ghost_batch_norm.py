@@ -54,7 +54,7 @@ class GhostBatchNorm(BatchNorm):
         """Maps (batch, *spatial, features) to an array of the same shape."""
         return super().__call__(x, use_running_average)
 
-    def normalize(
+    def _normalize(
         self, x: jax.Array, scale: jax.Array, bias: jax.Array
     ) -> tuple[jax.Array, Statistics]:
         n, size = x.shape[0], self.group_size
