@@ -77,21 +77,21 @@ inline void ForVectors(int64_t features, const F& each) {
 // For numbers of type T and any number of outputs, taps and features.
 template <typename T>
 struct Depthwise {
-  static constexpr int kOutputs = 4, kTaps = LANES == 16 ? 9 : 5;  // at once, in registers
+  static constexpr int kTaps = LANES == 16 ? 9 : 5;  // at once, in registers
 
   static void Outputs(int64_t count, const T* x, const int64_t* offsets, int64_t x_step, const T* w,
                       const int64_t* places, int64_t taps, int64_t features, T* out,
                       int64_t out_step) {
-    for (; count >= kOutputs; count -= kOutputs, x += kOutputs * x_step, out += kOutputs * out_step) {
-      ForVectors(features, [&](int64_t c, int64_t width, int64_t) {
-        Convolve<kOutputs>(x + c, offsets, x_step, w + c, places, taps, width, out + c, out_step);
-      });
-    }
-    for (; count > 0; --count, x += x_step, out += out_step) {
-      ForVectors(features, [&](int64_t c, int64_t width, int64_t) {
-        Convolve<1>(x + c, offsets, x_step, w + c, places, taps, width, out + c, out_step);
-      });
-    }
+    const auto compute = [&](auto outputs) {
+      for (; count >= outputs; count -= outputs, x += outputs * x_step, out += outputs * out_step) {
+        ForVectors(features, [&](int64_t c, int64_t width, int64_t) {
+          Convolve<outputs>(x + c, offsets, x_step, w + c, places, taps, width, out + c, out_step);
+        });
+      }
+    };
+    compute(std::integral_constant<int, 8>{});
+    compute(std::integral_constant<int, 4>{});
+    compute(std::integral_constant<int, 1>{});
   }
 
   static void Products(int64_t taps, const T* x, const int64_t* offsets, int64_t x_step, const T* dy,
