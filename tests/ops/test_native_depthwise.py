@@ -45,15 +45,17 @@ PROBLEMS = {
     'wide window': ((2, 2, 3, 17), (7, 7), {'padding': 3}),
     'padding alone': ((1, 4, 4, 16), (3, 3), {'padding': ((5, 5), (0, 7))}),
     'many taps': ((3, 20, 23, 48), (7, 7), {'padding': 3}),
+    'three outputs per group': ((2, 6, 7, 18), (3, 2), {'padding': 1, 'strides': 2}, 18, 54),
+    'three inputs per group': ((2, 6, 7, 54), (3, 2), {'padding': 1, 'strides': 2}, 18, 18),
     '1-D': ((3, 40, 35), (9,), {'strides': 3, 'dilation': 2, 'padding': ((1, 4),)}),
 }
 
 
 def compare(problem, dtype='float32'):
     """Compares the three maps with float64."""
-    shape, window, options = PROBLEMS[problem]
-    features = shape[-1]
-    spec = make_spec(shape, (*window, 1, features), groups=features, **options)
+    shape, window, options, *rest = PROBLEMS[problem]
+    groups, outputs = rest or (shape[-1], shape[-1])
+    spec = make_spec(shape, (*window, shape[-1] // groups, outputs), groups=groups, **options)
     spec = spec.replace(dtype=dtype)
     rng = np.random.default_rng(0)
     x, w, dy = (
@@ -75,7 +77,16 @@ def test_values(problem):
     compare(problem)
 
 
-@pytest.mark.parametrize('problem', ['vectors that overlap', 'strides', 'many taps'])
+@pytest.mark.parametrize(
+    'problem',
+    [
+        'vectors that overlap',
+        'strides',
+        'many taps',
+        'three outputs per group',
+        'three inputs per group',
+    ],
+)
 def test_bfloat16(problem):
     compare(problem, 'bfloat16')
 

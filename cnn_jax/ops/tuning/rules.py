@@ -161,7 +161,9 @@ def _native_winograd(spec: ConvSpec) -> tuple[str, str] | None:
 
 def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses the native depthwise kernel where it is faster than oneDNN."""
-    if spec.in_features < FEATURES or native_depthwise.supports(spec, op, 'cpu') is not None:
+    if spec.in_features < FEATURES or spec.out_features != spec.groups:
+        return None
+    if native_depthwise.supports(spec, op, 'cpu') is not None:
         return None
     if op == 'filter_grad' and not onednn.has_depthwise_form(spec, op):
         return 'native_depthwise', "oneDNN's general form is up to 30 times slower"
