@@ -15,6 +15,7 @@ from jax import lax
 
 from cnn_jax.ops import kernels
 from cnn_jax.ops.kernels import integers, winograd
+from cnn_jax.ops.kernels.native import depthwise as native_depthwise
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.spec import ConvSpec
@@ -47,7 +48,7 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
-    if found := _native_winograd(spec):
+    if found := _native_winograd(spec) or _native_depthwise(op, spec):
         yield found
     if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
@@ -156,6 +157,19 @@ def _native_winograd(spec: ConvSpec) -> tuple[str, str] | None:
     if NATIVE_MARGIN * ratio < 1:
         return None
     return 'native_winograd', f'windows of 3: by estimate {ratio:.1f} times faster than directly'
+
+
+def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
+    """Chooses the native depthwise kernel where it is faster than oneDNN."""
+    if spec.in_features < FEATURES or spec.out_features != spec.groups:
+        return None
+    if native_depthwise.supports(spec, op, 'cpu') is not None:
+        return None
+    if op == 'filter_grad' and not onednn.has_depthwise_form(spec, op):
+        return 'native_depthwise', "oneDNN's general form is up to 30 times slower"
+    if op == 'input_grad' and onednn.casts(spec, op):
+        return 'native_depthwise', 'oneDNN would convert all operands to float32'
+    return None
 
 
 def _is_exact(spec: ConvSpec) -> bool:
