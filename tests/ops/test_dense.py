@@ -46,7 +46,7 @@ def test_values_and_gradients_agree_with_float64(batch):
 def test_transforms():
     x, w = normal(3, 64, 32), normal(3, 32, 8, seed=1)
     found = jax.vmap(product)(x, w)
-    np.testing.assert_array_equal(found, jnp.stack([product(*each) for each in zip(x, w)]))
+    np.testing.assert_array_equal(found, jnp.stack([*map(product, x, w)]))
     _, tangent = jax.jvp(product, (x[0], w[0]), (x[1], w[1]))
     expected = product(x[1], w[0]).astype('f') + product(x[0], w[1]).astype('f')
     np.testing.assert_allclose(tangent.astype('f'), expected, rtol=2**-7, atol=2**-4)
