@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnn_jax import nn
 from cnn_jax.errors import UserError, UserTypeError
+from cnn_jax.ops.dense import dot_general
 from cnn_jax.ops.dispatch import implementations
 from cnn_jax.ops.types import DTypeLike, Size
 
@@ -65,6 +66,7 @@ class LayerFactory:
         )
 
     def linear(self, in_features: int, out_features: int, **options: Any) -> nnx.Linear:
+        options = {'dot_general': dot_general} | options
         return nnx.Linear(in_features, out_features, dtype=self.dtype, rngs=self.rngs, **options)
 
     def batch_norm(self, features: int, **options: Any) -> nn.BatchNorm:

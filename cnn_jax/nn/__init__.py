@@ -1,7 +1,7 @@
 """Flax NNX modules over `cnn_jax.ops`, with Flax's argument and parameter names.
 
 Flax's layers that need no other kernel (Dropout, Embed, LayerNorm, Linear) are not redefined here:
-use those of `flax.nnx`.
+use those of `flax.nnx`, `Linear` with `dot_general=cnn_jax.dot_general`.
 """
 
 from cnn_jax.nn.batch_norm import BatchNorm

@@ -1,6 +1,7 @@
 """Pure functions on arrays: convolution, transposed convolution, pooling, patches."""
 
 from cnn_jax.ops.convolution import conv, conv_general_dilated
+from cnn_jax.ops.dense import dot_general
 from cnn_jax.ops.dispatch import implementations, use_implementation
 from cnn_jax.ops.explanation import explain
 from cnn_jax.ops.geometry import explain_padding, output_size, receptive_field
@@ -27,6 +28,7 @@ __all__ = [
     'conv_general_dilated',
     'conv_stream',
     'conv_transpose',
+    'dot_general',
     'explain',
     'explain_padding',
     'fold',

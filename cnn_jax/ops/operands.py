@@ -4,9 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnn_jax.errors import UserError, UserTypeError
 from cnn_jax.ops import checks
+from cnn_jax.ops.platforms import target_platform
 from cnn_jax.ops.spec import accumulator
 
 Array = jax.Array
@@ -59,9 +61,26 @@ def add_bias(y: Array, bias: Array | None) -> Array:
     """
     if bias is None:
         return y
+    return (_add if accumulator(y.dtype) == y.dtype else _add_in_16_bits)(y, bias)
+
+
+def _add(y: Array, bias: Array) -> Array:
     dtype = accumulator(y.dtype)
     bias = jnp.expand_dims(bias.astype(dtype), range(y.ndim - 1))
     return (y.astype(dtype) + bias).astype(y.dtype)
+
+
+_add_in_16_bits = jax.custom_jvp(_add)
+
+
+@_add_in_16_bits.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    tangent = _add(*tangents)
+    if target_platform() == 'cpu':
+        # The gradient of this barrier is one, too. Without it, XLA would write the gradient of y in
+        # float32 for the sum, and a copy in 16 bits for the convolution.
+        tangent = lax.optimization_barrier(tangent)
+    return _add_in_16_bits(*primals), tangent
 
 
 def _spatial_axes(x: Array, kernel: Array) -> int:

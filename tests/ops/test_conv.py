@@ -12,6 +12,7 @@ import cnn_jax
 from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.ops import kernels
 from cnn_jax.ops.lowering.rules import HAS_OUT_SHARDING
+from cnn_jax.ops.operands import add_bias
 from tests.ops.conv_cases import CASES
 from tests.ops.tolerance import assert_close
 
@@ -42,6 +43,24 @@ def test_the_gradient_of_a_16_bit_bias_is_summed_in_float32(op):
     x, w = jnp.zeros((4, 32, 32, 1), jnp.bfloat16), jnp.zeros((1, 1, 1, 2), jnp.bfloat16)
     total = lambda bias: op(x, w, bias=bias).sum(dtype=jnp.float32)  # noqa: E731
     assert jax.jit(jax.grad(total))(jnp.zeros(2, jnp.bfloat16)).tolist() == [4096, 4096]
+
+
+@pytest.mark.optimized
+def test_the_gradient_of_a_16_bit_sum_with_a_bias_is_written_once_in_16_bits():
+    shape = (8, 32, 32, 16)  # smaller ones are computed twice
+    y, bias, dz = (jnp.asarray(normal(*s), jnp.bfloat16) for s in (shape, (16,), shape))
+
+    def gradients(y, bias, dz):
+        return jax.vjp(lambda *args: jax.nn.relu(add_bias(*args)), y, bias)[1](dz)
+
+    compiled = jax.jit(gradients).lower(y, bias, dz).compile()
+    dy, dbias = compiled(y, bias, dz)
+    expected = np.where(y.astype('f') + bias.astype('f') > 0, dz.astype('f'), 0)
+    np.testing.assert_array_equal(dy.astype('f'), expected)
+    np.testing.assert_allclose(dbias.astype('f'), expected.sum((0, 1, 2)), rtol=2**-8)
+    if jax.default_backend() == 'cpu':
+        _, _, entry = compiled.as_text().partition('ENTRY')
+        assert 'f32[8,32,32,16]' not in entry
 
 
 def test_preferred_element_type_widens_before_multiplying():

@@ -1,5 +1,6 @@
 """Tests of the default choice of kernels, and of `explain`."""
 
+import functools
 import types
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import cnn_jax
 from cnn_jax.ops import kernels, tuning
+from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.spec import MAPS, ConvSpec
 from cnn_jax.ops.tuning import rules, table
 from tests.compilation import x64
@@ -60,6 +62,19 @@ def test_rules_of_native_kernels():
     assert chosen((64, 2, 2, 64), kernel, padding=1) == ('onednn',) * 3  # 16 of 36 products
     assert chosen((1, 7, 7, 64), kernel) == ('onednn',) * 3  # the kernel's transform takes longer
     assert chosen((64, 28, 28, 8), (3, 3, 8, 8)) == ('onednn',) * 3  # so do those of the tiles
+
+
+def test_rules_of_native_kernels_in_bfloat16():
+    if reason := kernels.reason_against('native_winograd', 'forward', SPEC, 'cpu'):
+        pytest.skip(reason)
+    if onednn.bfloat16_rate() != 2:
+        pytest.skip('needs AVX512-BF16 without AMX')
+    in_bfloat16 = functools.partial(chosen, dtype='bfloat16')
+    kernel = (3, 3, 256, 256)
+    assert in_bfloat16((128, 8, 8, 256), kernel) == ('native_winograd',) * 3
+    # The direct form skips products with padding, but not in filter gradients.
+    assert in_bfloat16((128, 4, 4, 256), kernel) == ('onednn', 'onednn', 'native_winograd')
+    assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('onednn',) * 3
 
 
 def test_rules_follow_the_measurements(pure_jax):

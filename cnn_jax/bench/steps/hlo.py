@@ -25,6 +25,7 @@ _SHAPE = re.compile(r'[a-z]\w*\[([\d,]*)\]')
 _OPERAND = re.compile(r'%([\w.\-]+)')
 
 _PASS = re.compile(r'\b(forward|input_grad|filter_grad)_')
+_DENSE = re.compile(r'\bdot_general\b.*\b(forward|input_grad|filter_grad)_')
 _LAYER = re.compile(r'\b([a-z_]+)\d+\b')
 _FREE = ('parameter', 'constant', 'bitcast', 'broadcast', 'iota', 'reshape', 'tuple')
 _FREE += ('get-tuple-element',)
@@ -136,6 +137,8 @@ def _kind(opcode: str, op_name: str) -> str | None:
         return timeline.OPTIMIZER
     if opcode in _MOVES:
         return timeline.MOVES
+    if _DENSE.search(op_name):
+        return timeline.MATMUL
     if match := _PASS.search(op_name):
         return _PASSES[match[1]]
     if opcode == 'dot':

@@ -92,7 +92,9 @@ def _embed(args, shape, library, dtype, rngs):
 
 
 def _dense(args, shape, library, dtype, rngs):
-    return nnx.Linear(shape[-1], args[0], dtype=dtype, rngs=rngs), (*shape[:-1], args[0])
+    options = {'dot_general': cnn_jax.dot_general} if library == 'cnn_jax' else {}
+    layer = nnx.Linear(shape[-1], args[0], dtype=dtype, rngs=rngs, **options)
+    return layer, (*shape[:-1], args[0])
 
 
 def _batch_norm(args, shape, library, dtype, rngs):

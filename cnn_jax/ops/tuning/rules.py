@@ -30,6 +30,9 @@ XLA_FILTER_GRAD = 2.0
 XLA_3D = 3.0
 FEW_OUTPUTS = 128
 NATIVE_MARGIN = 0.9  # native Winograd must take at most this part of the direct form's time
+# In bfloat16, oneDNN's filter gradient computes the products with padding, too, and each takes this
+# much longer than in its other maps:
+BFLOAT16_FILTER_GRAD = 1.1
 # Outputs per image and their features. With fewer of both, patches cost as much as the product
 # saves.
 MANY_POSITIONS, WIDE = 1100, 32
@@ -48,7 +51,7 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
-    if found := _native_winograd(spec) or _native_depthwise(op, spec):
+    if found := _native_winograd(op, spec) or _native_depthwise(op, spec):
         yield found
     if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
@@ -148,12 +151,11 @@ def _is_winograd(spec: ConvSpec) -> bool:
     return kernels.reason_against('winograd', 'forward', spec, 'cpu') is None
 
 
-def _native_winograd(spec: ConvSpec) -> tuple[str, str] | None:
+def _native_winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses native Winograd where it is estimated to be faster than the direct form."""
     if spec.ndim > 2 or _is_exact(spec) or not _is_winograd(spec):
         return None
-    direct = _products(spec) / (onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1)
-    ratio = direct / native_winograd.cost(spec)
+    ratio = _direct(op, spec) / native_winograd.cost(spec)
     if NATIVE_MARGIN * ratio < 1:
         return None
     return 'native_winograd', f'windows of 3: by estimate {ratio:.1f} times faster than directly'
@@ -170,6 +172,14 @@ def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     if op == 'input_grad' and onednn.casts(spec, op):
         return 'native_depthwise', 'oneDNN would convert all operands to float32'
     return None
+
+
+def _direct(op: str, spec: ConvSpec) -> float:
+    """Returns the time of oneDNN's map `op`, as a number of products in float32."""
+    rate = onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1
+    if rate > 1 and op == 'filter_grad':
+        return BFLOAT16_FILTER_GRAD * spec.macs / rate
+    return _products(spec) / rate
 
 
 def _is_exact(spec: ConvSpec) -> bool:

@@ -41,6 +41,17 @@ def test_a_matrix_product_decides_alone():
     assert timeline.MATMUL in kinds_of(function, jnp.ones((4, 300)), jnp.ones((300, 5))).values()
 
 
+def test_a_dense_layer_is_a_matrix_product_also_as_a_convolution():
+    x, w = jnp.ones((64, 32), jnp.bfloat16), jnp.ones((32, 16), jnp.bfloat16)
+
+    def gradients(x, w):
+        layer = lambda x, w: cnn_jax.dot_general(x, w, (((1,), (0,)), ((), ())))  # noqa: E731
+        return jax.grad(lambda x, w: (layer(x, w) ** 2).sum(), (0, 1))(x, w)
+
+    kinds = set(kinds_of(gradients, x, w).values())
+    assert timeline.MATMUL in kinds and not kinds & set(timeline.CONVOLUTIONS)
+
+
 def test_moves_and_casts_count_only_alone():
     def function(x):
         with jax.named_scope('conv0'):

@@ -1,0 +1,87 @@
+"""Tests of `dot_general`, which computes some products as pointwise convolutions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+import cnn_jax
+from cnn_jax.ops.kernels.native import onednn
+
+needs_bfloat16 = pytest.mark.skipif(
+    jax.default_backend() != 'cpu' or onednn.bfloat16_rate() == 1,
+    reason='needs native kernels and a CPU that multiplies bfloat16 in hardware',
+)
+
+
+def normal(*shape, dtype=jnp.bfloat16, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def product(x, w, **options):
+    return cnn_jax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), **options)
+
+
+def primitives(f, *args):
+    return {eqn.primitive.name for eqn in jax.make_jaxpr(f)(*args).eqns}
+
+
+@needs_bfloat16
+@pytest.mark.parametrize('batch', [(70,), (5, 16), (1, 2, 64)])
+def test_values_and_gradients_agree_with_float64(batch):
+    x, w, dy = normal(*batch, 48), normal(48, 20, seed=1), normal(*batch, 20, seed=2)
+    assert 'conv_general_dilated' in primitives(product, x, w)
+    y, vjp = jax.vjp(product, x, w)
+    dx, dw = vjp(dy)
+    x, w, dy = (np.asarray(a, np.float64) for a in (x, w, dy))
+    rows, d_rows = x.reshape(-1, 48), dy.reshape(-1, 20)
+    for found, expected in ((y, x @ w), (dx, dy @ w.T), (dw, rows.T @ d_rows)):
+        assert found.dtype == jnp.bfloat16 and found.shape == expected.shape
+        np.testing.assert_allclose(found.astype('f'), expected, rtol=2**-8, atol=1e-3)
+
+
+@needs_bfloat16
+def test_transforms():
+    x, w = normal(3, 64, 32), normal(3, 32, 8, seed=1)
+    found = jax.vmap(product)(x, w)
+    np.testing.assert_array_equal(found, jnp.stack([*map(product, x, w)]))
+    _, tangent = jax.jvp(product, (x[0], w[0]), (x[1], w[1]))
+    expected = product(x[1], w[0]).astype('f') + product(x[0], w[1]).astype('f')
+    np.testing.assert_allclose(tangent.astype('f'), expected, rtol=2**-7, atol=2**-4)
+
+
+@pytest.mark.parametrize(
+    ('x', 'w', 'options'),
+    [
+        (normal(64, 32, dtype=jnp.float32), normal(32, 8, dtype=jnp.float32), {}),
+        (normal(64, 32), normal(32, 8), {'preferred_element_type': jnp.float32}),
+        (normal(64, 32), normal(32, 8), {'precision': 'highest'}),
+        (normal(63, 32), normal(32, 8), {}),  # few rows
+        (normal(64, 24), normal(24, 8), {}),  # not whole blocks of features
+        (normal(64, 0), normal(0, 8), {}),
+        (normal(32), normal(32, 8), {}),
+    ],
+)
+def test_everything_else_is_jax_own(x, w, options):
+    assert 'conv_general_dilated' not in primitives(lambda *a: product(*a, **options), x, w)
+    expected = lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), **options)
+    found = product(x, w, **options)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_other_axes_and_named_kernels_are_jax_own():
+    x, w = normal(64, 32), normal(64, 16)
+    first = (((0,), (0,)), ((), ()))
+    np.testing.assert_array_equal(cnn_jax.dot_general(x, w, first), lax.dot_general(x, w, first))
+    with cnn_jax.use_implementation(conv='lax'):
+        assert 'conv_general_dilated' not in primitives(product, x, normal(32, 8))
+
+
+def test_linear_of_flax():
+    layer = nnx.Linear(32, 8, dtype=jnp.bfloat16, dot_general=cnn_jax.dot_general, rngs=nnx.Rngs(0))
+    x = normal(64, 32)
+    expected = nnx.Linear(32, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x)
+    np.testing.assert_allclose(layer(x).astype('f'), expected.astype('f'), rtol=2**-7, atol=1e-2)
