@@ -1,7 +1,7 @@
 """Compiler settings of the test suite: a fifth of the usual compile time, but slower programs.
 
 Tests marked `optimized` compile with all optimisations of LLVM; those of XLA, such as fusion and
-constant folding, are always on. Processes that a test starts use the default settings.
+constant folding, are always on.
 """
 
 import os
@@ -31,13 +31,12 @@ def x64(enabled: bool = True):
 
 
 def set_up() -> None:
-    """Sets up fast compilation; call it before the first array is created."""
+    """Sets up fast compilation, here and in the processes that tests start.
+
+    Call it before the first array is created.
+    """
     jax.config.update('jax_disable_most_optimizations', True)
-    if not _HAS_FLAGS:
-        return
-    before = os.environ.get('XLA_FLAGS')
-    os.environ['XLA_FLAGS'] = f'{before or ""} {_FLAGS}'
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
+    if _HAS_FLAGS:
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAGS}'
     jax.devices()  # reads the flags, only once
-    del os.environ['XLA_FLAGS']  # so that processes started by tests do not inherit it
-    if before is not None:
-        os.environ['XLA_FLAGS'] = before
