@@ -1,20 +1,24 @@
 """Compiler settings of the test suite: a fifth of the usual compile time, but slower programs.
 
-Tests marked `optimized` compile with all optimisations. Processes that a test starts use the
-default settings.
+Tests marked `optimized` compile with all optimisations of LLVM; those of XLA, such as fusion and
+constant folding, are always on.
 """
 
 import os
 
 import jax
 
-# Setting this flag to false selects XLA's older loop emitters, which compile faster. XLA aborts on
-# unknown flags, so the flag is set only for versions that were tried.
-_FLAG = 'xla_cpu_use_fusion_emitters'
-_HAS_FLAG = (0, 7) <= jax.__version_info__ < (0, 11)
+# XLA aborts on unknown flags, so these are set only for versions that were tried.
+_HAS_FLAGS = (0, 7) <= jax.__version_info__ < (0, 11)
+_FLAGS = (
+    '--xla_cpu_use_fusion_emitters=false'  # the older loop emitters, which compile faster
+    # One module per program. Parts would be compiled in parallel, but cost a fifth more in all, and
+    # the workers of the suite already keep every core busy.
+    ' --xla_cpu_parallel_codegen_split_count=1'
+)
 
 # For jax.jit(..., compiler_options=): selects the loop emitters that users get.
-LOOPS_OF_USERS = {_FLAG: True} if _HAS_FLAG else {}
+LOOPS_OF_USERS = {'xla_cpu_use_fusion_emitters': True} if _HAS_FLAGS else {}
 
 
 def x64(enabled: bool = True):
@@ -27,13 +31,12 @@ def x64(enabled: bool = True):
 
 
 def set_up() -> None:
-    """Sets up fast compilation; call it before the first array is created."""
+    """Sets up fast compilation, here and in the processes that tests start.
+
+    Call it before the first array is created.
+    """
     jax.config.update('jax_disable_most_optimizations', True)
-    if not _HAS_FLAG:
-        return
-    before = os.environ.get('XLA_FLAGS')
-    os.environ['XLA_FLAGS'] = f'{before or ""} --{_FLAG}=false'
+    os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
+    if _HAS_FLAGS:
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAGS}'
     jax.devices()  # reads the flags, only once
-    del os.environ['XLA_FLAGS']  # so that processes started by tests do not inherit it
-    if before is not None:
-        os.environ['XLA_FLAGS'] = before

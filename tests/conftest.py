@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from tests import compilation
+from tools import scripts
 
 # This must run before any test module creates an array, because that would fix the number of
 # devices at one. It lets multi-device tests run on any machine, in any order of collection.
@@ -23,6 +24,18 @@ def optimized(request):
     jax.config.update('jax_disable_most_optimizations', False)
     yield
     jax.config.update('jax_disable_most_optimizations', True)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def shared_programs(tmp_path_factory):
+    """Lets the processes that tests start, from all workers, share what they compile.
+
+    It is empty at first, so each program is compiled once by the code under test.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        folder = folder.parent
+    os.environ.update(scripts.compilation_cache(folder / 'compiled'))
 
 
 @pytest.fixture(scope='session')

@@ -1,7 +1,6 @@
 """Runs train.py and evaluate.py as a user does, in separate processes."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,27 +17,21 @@ from tools import scripts
 SMALL = ('--epochs=2', '--model_options=features=(4,),hidden=()', '--learning_rate=0.01')
 
 
-@pytest.fixture(scope='module')
-def environment(tmp_path_factory):
-    # The processes of this file share what they compile.
-    return scripts.compilation_cache(tmp_path_factory.mktemp('cache'))
+def start(script, *flags):
+    return scripts.start(script, *map(str, flags))
 
 
-def start(environment, script, *flags):
-    return scripts.start(script, *map(str, flags), **environment)
-
-
-def run(environment, script, *flags):
-    process = start(environment, script, *flags)
+def run(script, *flags):
+    process = start(script, *flags)
     out, err = process.communicate()
     return process.returncode, out, err
 
 
 @pytest.fixture(scope='module')
-def finished(environment, tmp_path_factory):
+def finished(tmp_path_factory):
     """The folder of a finished run, and what the run printed."""
     workdir = tmp_path_factory.mktemp('finished') / 'run'
-    code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL)
+    code, out, err = run('train.py', f'--workdir={workdir}', *SMALL)
     assert code == 0, err
     return workdir, out
 
@@ -66,27 +59,27 @@ def test_a_run_writes_all_it_promises(finished):
     }
 
 
-def test_run_again_says_finished_and_changes_nothing(environment, finished):
+def test_run_again_says_finished_and_changes_nothing(finished):
     workdir, out = finished
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
-    code, again, _ = run(environment, 'train.py', f'--workdir={workdir}', *SMALL)
+    code, again, _ = run('train.py', f'--workdir={workdir}', *SMALL)
     assert code == 0 and again.startswith('already finished at step 44')
     assert again.splitlines()[-1].endswith(out.splitlines()[-1])
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
 
 
 @pytest.mark.smoke
-def test_evaluate_from_the_folder_alone(environment, finished):
+def test_evaluate_from_the_folder_alone(finished):
     workdir, out = finished
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
-    code, said, err = run(environment, 'evaluate.py', f'--workdir={workdir}')
+    code, said, err = run('evaluate.py', f'--workdir={workdir}')
     assert code == 0, err
     accuracy = re.search(r'test accuracy (0\.\d+)', out)[1]
     assert f'accuracy {accuracy}' in said.splitlines()[-1]
     assert before == {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
 
 
-def test_predict_and_export(environment, finished, tmp_path):
+def test_predict_and_export(finished, tmp_path):
     """Predicts test images from files; compares with the confusion matrix of their run."""
     import csv
 
@@ -100,7 +93,7 @@ def test_predict_and_export(environment, finished, tmp_path):
     files = [str(tmp_path / f'{i}.png') for i in range(len(test))]
     for file, image in zip(files, test.inputs, strict=True):
         PIL.Image.fromarray(image[..., 0]).save(file)
-    code, out, err = run(environment, 'predict.py', f'--workdir={workdir}', *files)
+    code, out, err = run('predict.py', f'--workdir={workdir}', *files)
     assert code == 0, err
     rows = list(csv.DictReader(out.splitlines()))
     assert [row['file'] for row in rows] == files
@@ -111,17 +104,17 @@ def test_predict_and_export(environment, finished, tmp_path):
     assert all(0.1 <= float(row['probability']) <= 1 for row in rows)
 
     output = tmp_path / 'weights.safetensors'
-    code, _, err = run(environment, 'export.py', f'--workdir={workdir}', f'--output={output}')
+    code, _, err = run('export.py', f'--workdir={workdir}', f'--output={output}')
     assert code == 0, err
     shapes = {name: value.shape for name, value in load_file(output).items()}
     assert shapes['layers/conv1/kernel'] == (3, 3, 1, 4) and len(shapes) == 4
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(environment, finished, tmp_path):
+def test_two_processes_give_the_losses_of_one(finished, tmp_path):
     workdir = tmp_path / 'run'
     both = [
-        start(environment, 'train.py', f'--workdir={workdir}', *SMALL, *own)
+        start('train.py', f'--workdir={workdir}', *SMALL, *own)
         for own in scripts.together(2, heartbeat_seconds=30)
     ]
     said = [process.communicate() for process in both]
@@ -139,8 +132,8 @@ def test_two_processes_give_the_losses_of_one(environment, finished, tmp_path):
     ],
     ids=str,
 )
-def test_bad_flags_end_with_one_line(environment, tmp_path, flags, said):
-    code, out, err = run(environment, 'train.py', f'--workdir={tmp_path / "run"}', *flags)
+def test_bad_flags_end_with_one_line(tmp_path, flags, said):
+    code, out, err = run('train.py', f'--workdir={tmp_path / "run"}', *flags)
     assert (code, out) == (2, '')
     assert len(err.splitlines()) == 1 and err.startswith('error: ') and said in err
     assert not (tmp_path / 'run').exists()
@@ -188,9 +181,9 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_next_run_goes_on(environment, finished, tmp_path):
+def test_sigterm_saves_and_the_next_run_goes_on(finished, tmp_path):
     workdir = tmp_path / 'run'
-    process = start(environment, 'train.py', f'--workdir={workdir}', *SMALL, '--log_every=1')
+    process = start('train.py', f'--workdir={workdir}', *SMALL, '--log_every=1')
     metrics = workdir / 'metrics.jsonl'
     while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.005)
@@ -199,39 +192,39 @@ def test_sigterm_saves_and_the_next_run_goes_on(environment, finished, tmp_path)
     assert process.returncode == 75 and re.search(
         r'SIGTERM: stopped after step \d+ of 44, saved', err
     )
-    code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL, '--log_every=1')
+    code, out, err = run('train.py', f'--workdir={workdir}', *SMALL, '--log_every=1')
     assert code == 0 and f'resuming {workdir} at step' in out, err
     assert scripts.last_state(workdir) == scripts.last_state(finished[0])
 
 
-def test_a_damaged_checkpoint_is_one_line(environment, finished, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(finished, tmp_path):
     """Runs twice, because it depends on timing whether Orbax's other reads print errors too."""
     for i in range(2):
         workdir = shutil.copytree(finished[0], tmp_path / f'run{i}')
         (workdir / 'result.json').unlink()
         for file in (workdir / 'checkpoints' / '44' / 'state' / 'd').iterdir():
             file.write_bytes(bytes(file.stat().st_size))
-        code, out, err = run(environment, 'train.py', f'--workdir={workdir}', *SMALL)
+        code, out, err = run('train.py', f'--workdir={workdir}', *SMALL)
         assert (code, err) == (0, '')
         assert re.search(r'^checkpoint 44 is damaged .*/44/state/d/.*; trying', out, re.MULTILINE)
         assert out.splitlines()[-1].startswith('test accuracy')
 
 
 @pytest.mark.slow
-def test_killed_runs_resume_to_the_same_bits(environment):
-    report = json.loads(disturb(environment, 'kill_resume.py', '--kills=2').splitlines()[-1])
+def test_killed_runs_resume_to_the_same_bits():
+    report = json.loads(disturb('kill_resume.py', '--kills=2').splitlines()[-1])
     assert report['kills'] == 2 and report['runs'] == report['bit-identical'] >= 1
 
 
 @pytest.mark.slow
-def test_disturbed_runs_finish_with_the_same_bits(environment):
-    table = disturb(environment, 'faults.py', '--times=1', '--only=clock,other_runs,elastic')
+def test_disturbed_runs_finish_with_the_same_bits():
+    table = disturb('faults.py', '--times=1', '--only=clock,other_runs,elastic')
     assert len(table.splitlines()) == 2 + 3 + 2 + 3
 
 
-def disturb(environment, script, *flags):
+def disturb(script, *flags):
     path = scripts.ROOT / 'tools' / script
     command = [sys.executable, str(path), *flags]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -79,7 +79,8 @@ def make(folder: Path) -> Path:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """Environment variables of a user with an empty home folder and none of this project's."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(('CNN_JAX_', 'PYTHON'))}
+    ours = ('CNN_JAX_', 'JAX_COMPILATION_', 'JAX_PERSISTENT_', 'PYTHON')
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return {**kept, 'HOME': str(folder / 'home'), **more}
 
 

@@ -118,7 +118,7 @@ def test_transposed_values_and_gradients(case, name):
 DTYPE_CASES = named('2d same 3x3', '2d dilation and stride', '2d groups', '1d', '2d 1x1')
 
 
-@pytest.mark.optimized  # only optimised programs have fusions, which may round too often
+@pytest.mark.optimized  # LLVM's optimisations must not change what is rounded
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64', 'int32', 'int8'])
 @pytest.mark.parametrize('name', KERNELS)
 def test_dtypes(name, dtype):

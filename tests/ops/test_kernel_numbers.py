@@ -255,7 +255,6 @@ CONSTANT_SPECS = {
 }
 
 
-@pytest.mark.optimized  # the compiler folds constants only if optimisations are on
 @pytest.mark.parametrize('constant', [(0,), (1,), (0, 1)], ids=['first', 'second', 'both'])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16', 'float64'])
 @pytest.mark.parametrize('name', KERNELS)
