@@ -88,7 +88,7 @@ void Convolve(const W& winograd, const T* x, const T* w, T* y, Slot& slot) {
   const int64_t per_tile = winograd.DataSize(1) + winograd.PanelSize(1);
   const int64_t threads = omp_get_max_threads();
   int64_t block = std::max(kLeastTiles, kOwnBlock / per_tile / kLeastTiles * kLeastTiles);
-  block = std::min(block, Quotient(winograd.tiles, threads));
+  block = Quotient(winograd.tiles, Quotient(Quotient(winograd.tiles, block), threads) * threads);
   const int64_t own = Aligned(per_tile * block * sizeof(float)) / sizeof(float);
   const int64_t kernel = Aligned(winograd.KernelSize() * sizeof(float)) / sizeof(float);
   float* const u =
@@ -123,7 +123,8 @@ void SmallFilterGrad(const W& winograd, const T* x, const T* dy, T* dw, Slot& sl
       winograd.TransformData(x, from, to, count, v);
       winograd.TransformGradients(dy, from, to, count, z);
       for (int64_t k = 0; k < winograd.panels * winograd.kTaps; ++k) {
-        winograd.AddGradient(v, z, count, from == first, k / winograd.kTaps, k % winograd.kTaps, sum);
+        winograd.AddGradient(v, z, count, from == first, k / winograd.kTaps, k % winograd.kTaps, 0,
+                             winograd.depth, sum);
       }
     }
   });
@@ -135,7 +136,10 @@ void SmallFilterGrad(const W& winograd, const T* x, const T* dy, T* dw, Slot& sl
     }
   });
   ForEach(parts, [&](int64_t i) {
-    winograd.TransformKernelGradient(du, i * winograd.depth / parts, (i + 1) * winograd.depth / parts, dw);
+    const int64_t first = i * winograd.depth / parts, end = (i + 1) * winograd.depth / parts;
+    for (int64_t p = 0; p < winograd.panels; ++p) {
+      winograd.TransformKernelGradient(du, p, first, end, dw);
+    }
   });
 }
 
@@ -150,6 +154,11 @@ void FilterGrad(const W& winograd, const T* x, const T* dy, T* dw, Slot& slot) {
   float* const v = du + winograd.KernelSize();
   float* const z = v + data * block;
   constexpr int64_t kPart = 8;
+  // The gradients of some features and one panel are transformed while they are in the cache.
+  const int64_t fit = 2 * kOwnBlock / (winograd.kTaps * winograd.kColumns) / winograd.kRows * winograd.kRows;
+  const int64_t fair = Quotient(winograd.depth * winograd.panels, 4 * omp_get_max_threads());
+  const int64_t features = std::min({fit, fair, winograd.depth});
+  const int64_t groups = Quotient(winograd.depth, features);
   for (int64_t from = 0; from < winograd.tiles; from += block) {
     const int64_t count = std::min(block, winograd.tiles - from);
     ForEach(Quotient(count, kPart), [&](int64_t i) {
@@ -157,13 +166,15 @@ void FilterGrad(const W& winograd, const T* x, const T* dy, T* dw, Slot& slot) {
       winograd.TransformData(x, from + first, from + last, count, v + first * winograd.pitch);
       winograd.TransformGradients(dy, from + first, from + last, count, z + first * winograd.kColumns);
     });
-    ForEach(winograd.panels * winograd.kTaps, [&](int64_t i) {
-      winograd.AddGradient(v, z, count, from == 0, i / winograd.kTaps, i % winograd.kTaps, du);
+    ForEach(winograd.panels * groups, [&](int64_t i) {
+      const int64_t p = i / groups, first = i % groups * features;
+      const int64_t end = std::min(winograd.depth, first + features);
+      for (int64_t k = 0; k < winograd.kTaps; ++k) {
+        winograd.AddGradient(v, z, count, from == 0, p, k, first, end, du);
+      }
+      if (from + count == winograd.tiles) winograd.TransformKernelGradient(du, p, first, end, dw);
     });
   }
-  ForEach(winograd.depth, [&](int64_t i) {
-    winograd.TransformKernelGradient(du, i, i + 1, dw);
-  });
 }
 
 // Returns map `p` as a forward map; of an input gradient, the part for one phase of the input.

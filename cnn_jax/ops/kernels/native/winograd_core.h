@@ -228,7 +228,7 @@ struct Winograd {
   static constexpr int kTile = M + R - 1, kTileHigh = N == 1 ? 1 : kTile, kHigh = N == 1 ? 1 : M;
   static constexpr int kTaps = kTileHigh * kTile, kOutputs = kHigh * M;
   static constexpr int kKernelHigh = N == 1 ? 1 : R, kKernel = kKernelHigh * R;
-  static constexpr int kColumns = kPanel;
+  static constexpr int kRows = ROWS, kColumns = kPanel;
 
   const Shape& s;
   const int64_t depth = s.in_features * s.in_phases[0] * s.in_phases[1];
@@ -400,28 +400,30 @@ struct Winograd {
     }
   }
 
-  // Adds the products of `count` tiles to du[panel][tap][feature][kPanel], or starts it with them.
+  // Adds the products of `count` tiles to du[panel][tap][feature][kPanel], or starts it with them, for
+  // features [from, to) of `depth`, panel p and tap k.
   void AddGradient(const float* v, const float* z, int64_t count, bool first, int64_t p, int64_t k,
-                   float* du) const {
+                   int64_t from, int64_t to, float* du) const {
     const int64_t place = p * kTaps + k;
-    (first ? Products<false> : Products<true>)(depth, count, v + k * count * pitch, 1, pitch,
+    (first ? Products<false> : Products<true>)(to - from, count, v + k * count * pitch + from, 1, pitch,
                                                z + place * count * kPanel,
-                                               du + place * depth * kPanel);
+                                               du + (place * depth + from) * kPanel);
   }
 
-  // Transforms du back to the kernel's gradient for features [from, to) of `depth`.
-  void TransformKernelGradient(const float* du, int64_t from, int64_t to, T* dw) const {
+  // Transforms du back to the kernel's gradient for features [from, to) of `depth` and panel p.
+  void TransformKernelGradient(const float* du, int64_t p, int64_t from, int64_t to, T* dw) const {
     for (int64_t c = from; c < to; ++c) {
       const int64_t phase = c / s.in_features, own = c % s.in_features;
-      for (int64_t f = 0; f < s.out_features; f += LANES) {
+      for (int half = 0; half < kPanel; half += LANES) {
+        const int64_t f = p * kPanel + half, left = s.out_features - f;
+        if (left <= 0) break;
         Vec in[kTaps], out[kKernel];
-        const float* part = du + (f / kPanel * kTaps * depth + c) * kPanel + f % kPanel;
+        const float* part = du + (p * kTaps * depth + c) * kPanel + half;
         for (int k = 0; k < kTaps; ++k) in[k] = Load(part + k * depth * kPanel);
         Transform<N, kTile, R, Filtering<M, R>::KernelT>(in, out);
         for (int k = 0; k < kKernel; ++k) {
           const int64_t tap = Tap(k / R, k % R, phase);
-          if (tap < 0) continue;
-          Store(dw + (tap * s.in_features + own) * s.out_features + f, out[k], s.out_features - f);
+          if (tap >= 0) Store(dw + (tap * s.in_features + own) * s.out_features + f, out[k], left);
         }
       }
     }
