@@ -328,11 +328,15 @@ struct Winograd {
             inside ? x + ((place.image * s.in[0] + r) * s.in[1] + c) * s.in_features : nullptr;
       }
     }
+    const int64_t next = M * s.in_phases[1] * s.in_features;  // the same pixel of the next tile
     for (int64_t c = 0; c < s.in_features; c += LANES) {
       Vec in[kTaps], out[kTaps];
       const int64_t left = s.in_features - c;
 #pragma GCC unroll 36
-      for (int k = 0; k < kTaps; ++k) in[k] = pixels[k] ? Load(pixels[k] + c, left) : Zero();
+      for (int k = 0; k < kTaps; ++k) {
+        in[k] = pixels[k] ? Load(pixels[k] + c, left) : Zero();
+        if (pixels[k] && k % kTile >= R - 1) __builtin_prefetch(pixels[k] + c + next);
+      }
       Transform<N, kTile, kTile, Filtering<M, R>::Data>(in, out);
 #pragma GCC unroll 36
       for (int k = 0; k < kTaps; ++k) Store(v + k * count * pitch + c, out[k]);
@@ -371,6 +375,7 @@ struct Winograd {
           T* to_row = y + ((image * s.out[0] + r) * s.out[1] + c) * s.out_features + feature + half;
           for (int j = 0; j < M && column + j < s.outputs[1]; ++j) {
             Store(to_row + j * column_step, out[i * M + j], left);
+            __builtin_prefetch(to_row + (j + M) * column_step, 1);
           }
         }
       }
@@ -387,9 +392,10 @@ struct Winograd {
         for (int i = 0; i < kHigh; ++i) {
           for (int j = 0; j < M; ++j) {
             const bool inside = left > 0 && row + i < s.out[0] && column + j < s.out[1];
-            in[i * M + j] = inside ? Load(dy + ((image * s.out[0] + row + i) * s.out[1] + column + j) *
-                                                   s.out_features + f, left)
-                                   : Zero();
+            const T* pixel =
+                dy + ((image * s.out[0] + row + i) * s.out[1] + column + j) * s.out_features + f;
+            in[i * M + j] = inside ? Load(pixel, left) : Zero();
+            if (inside) __builtin_prefetch(pixel + M * s.out_features);
           }
         }
         Transform<N, M, kTile, Filtering<M, R>::OutputT>(in, out);
