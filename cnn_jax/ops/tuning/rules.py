@@ -149,7 +149,8 @@ def _is_winograd(spec: ConvSpec) -> bool:
 
 def _native_winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses native Winograd where it is estimated to be faster than the direct form."""
-    if _is_exact(spec) or kernels.reason_against('native_winograd', op, spec, 'cpu') is not None:
+    few = min(spec.in_features, spec.out_features) < FEATURES  # they fill no vector
+    if few or _is_exact(spec) or kernels.reason_against('native_winograd', op, spec, 'cpu'):
         return None
     direct = _products(spec) / (onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1)
     ratio = direct / native_winograd.cost(spec, op)

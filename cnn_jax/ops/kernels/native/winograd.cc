@@ -1,18 +1,20 @@
-// Convolves with windows of 3 or 3x3 and stride 1 by Winograd's minimal filtering, for float32 and
-// bfloat16 (computed in float32) channels-last arrays, behind one XLA FFI handler.
+// Convolves by Winograd's minimal filtering, for float32 and bfloat16 (computed in float32)
+// channels-last arrays, behind one XLA FFI handler. A window has 2 or 3 taps, 2x2 or 3x3; with strides,
+// as many of each phase (see `Shape`).
 //
-// Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv:1509.09308). A tile of
-// M x M outputs needs (M + 2)^2 products instead of 9 M^2, and M outputs of a sequence M + 2 instead
-// of 3 M. In 2-D:
+// Lavin & Gray 2016, "Fast algorithms for convolutional neural networks" (arXiv:1509.09308). F(M, R):
+// M outputs of R taps need M + R - 1 products instead of R M, and a tile of M x M outputs the square
+// of that. In 2-D:
 //
 //     Y = A^T [(G g G^T) * (B^T d B)] A     dg = G^T [(B^T d B) * (A dY A^T)] G
 //
-// The sum over features is a matrix product for each of the (M + 2)^2 positions. The matrices are
-// those of Toom and Cook for the points 0, 1, -1 (M = 2) and 0, a, -a, b, -b (M = 4) and infinity.
-// With the usual a = 1 and b = 2, errors are four times those of the direct form. Points around 1 with
-// few different magnitudes give smaller ones (Barabasz et al. 2020, "Error analysis and improving the
-// accuracy of Winograd convolution for deep neural networks", arXiv:1803.10986): a = sqrt(1/2) and
-// b = sqrt(2), whose squares are exact, twice those of the direct form.
+// The sum over features is a matrix product for each of the (M + R - 1)^2 positions. The matrices are
+// those of Toom and Cook for the points 0, 1, -1 in F(2, 3), a, -a, b, -b in F(4, 2), the same and 0 in
+// F(4, 3), and always infinity. With the usual a = 1 and b = 2, errors of F(4, 3) are four times those
+// of the direct form. Points around 1 with few different magnitudes give smaller ones (Barabasz et al.
+// 2020, "Error analysis and improving the accuracy of Winograd convolution for deep neural networks",
+// arXiv:1803.10986): in F(4, 3), a = sqrt(1/2) and b = sqrt(2), whose squares are exact, twice those of
+// the direct form; in F(4, 2), a = 1/2 and b = 5/4, even less.
 
 #include <algorithm>
 #include <cstdint>

@@ -23,7 +23,7 @@ IS_NATIVE = True
 
 # Taps of a phase -> outputs of a tile along an axis -> how many products take as long as the
 # transform of one of its numbers, of the input or of the result.
-TRANSFORMED = {2: {4: 20}, 3: {2: 18, 4: 28}}
+TRANSFORMED = {2: {4: 20}, 3: {2: 10, 4: 16}}
 TRANSFORMED_KERNEL = 50  # the same for a number of the kernel
 
 
