@@ -35,11 +35,11 @@ def _changed(**values) -> Change:
 
 
 # Each feature is a change to a plain 2-D convolution, 1x1 for `dot`, in two groups for
-# `block_diagonal`, depthwise for `pallas`, and 3x3 for other kernels.
+# `block_diagonal`, depthwise for `native_depthwise` and `pallas`, and 3x3 for other kernels.
 BASES = {
     'dot': plain_spec(1, 2),
     'block_diagonal': plain_spec(3, 2, groups=2),
-    'pallas': plain_spec(3, 2, groups=4),
+    **dict.fromkeys(('native_depthwise', 'pallas'), plain_spec(3, 2, groups=4)),
 }
 
 FEATURES: dict[str, Change] = {

@@ -155,7 +155,8 @@ def products(spec: ConvSpec, m: int, data: int, kernel: int) -> int:
     """
     tiles = spec.batch * math.prod(-(-size // m) for size in spec.output_size)
     pairs, features = spec.in_features * spec.out_features, spec.in_features + spec.out_features
-    return (m + 2) ** spec.ndim * (tiles * (pairs + data * features) + kernel * pairs)
+    taken = math.prod(m + window - 1 for window in spec.window)
+    return taken * (tiles * (pairs + data * features) + kernel * pairs)
 
 
 def _convolve(x: Array, w: Array, spec: ConvSpec, swap: bool = False) -> Array:

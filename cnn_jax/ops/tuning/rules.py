@@ -153,12 +153,13 @@ def _is_winograd(spec: ConvSpec) -> bool:
 
 def _native_winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses native Winograd where it is estimated to be faster than the direct form."""
-    if spec.ndim > 2 or _is_exact(spec) or not _is_winograd(spec):
+    few = min(spec.in_features, spec.out_features) < FEATURES  # they fill no vector
+    if few or _is_exact(spec) or kernels.reason_against('native_winograd', op, spec, 'cpu'):
         return None
-    ratio = _direct(op, spec) / native_winograd.cost(spec)
+    ratio = _direct(op, spec) / native_winograd.cost(spec, op)
     if NATIVE_MARGIN * ratio < 1:
         return None
-    return 'native_winograd', f'windows of 3: by estimate {ratio:.1f} times faster than directly'
+    return 'native_winograd', f'by estimate {ratio:.1f} times faster than directly'
 
 
 def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
@@ -189,11 +190,15 @@ def _is_exact(spec: ConvSpec) -> bool:
 
 
 def _products(spec: ConvSpec) -> int:
-    """Returns the number of products of windows of 3 with stride 1, without those with padding."""
+    """Returns the number of products of the direct form, without those with padding."""
     pairs = 1
-    for outputs, padding in zip(spec.output_size, spec.padding, strict=True):
-        pairs *= 3 * outputs - sum(p * (p + 1) // 2 for p in padding if p > 0)
-    return max(pairs, 0) * spec.batch * spec.in_features * spec.out_features
+    axes = zip(
+        spec.window, spec.strides, spec.input_size, spec.output_size, spec.padding, strict=True
+    )
+    for window, stride, size, outputs, (low, _) in axes:
+        starts = range(-low, outputs * stride - low, stride)
+        pairs *= sum(0 <= start + tap < size for start in starts for tap in range(window))
+    return pairs * spec.batch * spec.in_features * spec.out_features
 
 
 def _suits_rows(op: str, spec: ConvSpec) -> bool:

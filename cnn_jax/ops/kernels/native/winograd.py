@@ -1,14 +1,17 @@
-"""Calls a native kernel of Winograd's minimal filtering, F(2x2, 3x3) or F(4x4, 3x3).
+"""Calls a native kernel of Winograd's minimal filtering, F(4x4, 2x2), F(2x2, 3x3) or F(4x4, 3x3).
 
 `winograd.cc` has the algorithm and its source. Of the products of the definition, the first needs
-4/9 and the second 1/4; in 1-D, as F(2, 3) and F(4, 3), they need 2/3 and 1/2. A NaN or an infinity
-spreads over its whole tile of outputs, and rounding errors are about twice those of the direct
-form. bfloat16 is converted to float32 as it is read, and rounded once.
+25/64, the second 4/9 and the third 1/4; in 1-D, as F(4, 2), F(2, 3) and F(4, 3), they need 5/8, 2/3
+and 1/2. With strides, an array falls into phases of every stride-th position, and a window has its
+taps of each phase: a window of 4 with stride 2 becomes windows of 2 with stride 1. A NaN or an
+infinity spreads over its whole tile of outputs, and rounding errors are about twice those of the
+direct form. bfloat16 is converted to float32 as it is read, and rounded once.
 
 The kernel needs what `onednn` needs, and AVX2 or AVX-512.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +22,9 @@ from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 
 IS_NATIVE = True
 
-# Outputs of a tile along an axis -> how many products take as long as the transform of one of its
-# numbers, of the input or of the result.
-TRANSFORMED = {2: 18, 4: 28}
+# Taps of a phase -> outputs of a tile along an axis -> how many products take as long as the
+# transform of one of its numbers, of the input or of the result.
+TRANSFORMED = {2: {4: 20}, 3: {2: 10, 4: 16}}
 TRANSFORMED_KERNEL = 50  # the same for a number of the kernel
 
 
@@ -32,7 +35,9 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
         return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
     if spec.ndim not in (1, 2):
         return f'it supports 1 or 2 spatial axes, not {spec.ndim}'
-    if reason := pure.supports(spec, op, platform):
+    if not _taps(spec):
+        return f'needs 2 or 3 taps per stride, got windows of {spec.window}, strides {spec.strides}'
+    if reason := pure.supports(_phase(spec).replace(window=(3,) * spec.ndim), op, platform):
         return reason
     if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
         return 'it does not support arrays of size 0'
@@ -41,7 +46,7 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
 
 @sharding.by_batch_and_space
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
-    return compute(op, a, b, spec, tile(spec))
+    return compute(op, a, b, spec, tile(spec, op))
 
 
 forward, input_grad, filter_grad = (functools.partial(_call, op) for op in MAPS)
@@ -58,15 +63,38 @@ def compute(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec, outputs: int) -
     return result.astype(spec.dtype)
 
 
-def tile(spec: ConvSpec) -> int:
+def tile(spec: ConvSpec, op: str) -> int:
     """Returns the number of outputs of a tile along each axis that is estimated to be faster."""
-    return min(TRANSFORMED, key=lambda outputs: _cost(spec, outputs))
+    return min(TRANSFORMED[_taps(spec)], key=lambda outputs: _cost(spec, op, outputs))
 
 
-def cost(spec: ConvSpec) -> int:
-    """Returns the time of a map of `spec`, with its transforms, as a number of products."""
-    return _cost(spec, tile(spec))
+def cost(spec: ConvSpec, op: str) -> int:
+    """Returns the time of map `op` of `spec`, with its transforms, as a number of products."""
+    return _cost(spec, op, tile(spec, op))
 
 
-def _cost(spec: ConvSpec, outputs: int) -> int:
-    return pure.products(spec, outputs, TRANSFORMED[outputs], TRANSFORMED_KERNEL)
+def _cost(spec: ConvSpec, op: str, outputs: int) -> int:
+    phases, one = math.prod(spec.strides), _phase(spec)
+    transformed = TRANSFORMED[_taps(spec)][outputs]
+    if op == 'input_grad':
+        return phases * pure.products(one, outputs, transformed, TRANSFORMED_KERNEL)
+    every = one.replace(in_features=phases * spec.in_features)
+    return pure.products(every, outputs, transformed, TRANSFORMED_KERNEL)
+
+
+def _taps(spec: ConvSpec) -> int:
+    """Returns how many taps of a window see the same phase, 2 or 3 along each axis; otherwise 0."""
+    axes = zip(spec.window, spec.strides, strict=True)
+    taps = {-(-window // stride) for window, stride in axes}
+    return taps.pop() if len(taps) == 1 and taps <= TRANSFORMED.keys() else 0
+
+
+def _phase(spec: ConvSpec) -> ConvSpec:
+    """Returns the convolution of one phase of the input."""
+    taps, ones = _taps(spec), (1,) * spec.ndim
+    return spec.replace(
+        input_size=tuple(size + taps - 1 for size in spec.output_size),
+        window=(taps,) * spec.ndim,
+        strides=ones,
+        padding=((0, 0),) * spec.ndim,
+    )
