@@ -26,6 +26,7 @@ IS_NATIVE = True
 # transform of one of its numbers, of the input or of the result.
 TRANSFORMED = {2: {4: 20}, 3: {2: 10, 4: 16}}
 TRANSFORMED_KERNEL = 50  # the same for a number of the kernel
+PANEL = 32  # features of the result that are computed together, some in vain
 
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
@@ -77,9 +78,16 @@ def _cost(spec: ConvSpec, op: str, outputs: int) -> int:
     phases, one = math.prod(spec.strides), _phase(spec)
     transformed = TRANSFORMED[_taps(spec)][outputs]
     if op == 'input_grad':
+        one = one.replace(in_features=_in_panels(spec.in_features))
         return phases * pure.products(one, outputs, transformed, TRANSFORMED_KERNEL)
-    every = one.replace(in_features=phases * spec.in_features)
+    every = one.replace(
+        in_features=phases * spec.in_features, out_features=_in_panels(spec.out_features)
+    )
     return pure.products(every, outputs, transformed, TRANSFORMED_KERNEL)
+
+
+def _in_panels(features: int) -> int:
+    return -(-features // PANEL) * PANEL
 
 
 def _taps(spec: ConvSpec) -> int:
