@@ -69,14 +69,14 @@ class LayerFactory:
         options = {'dot_general': dot_general} | options
         return nnx.Linear(in_features, out_features, dtype=self.dtype, rngs=self.rngs, **options)
 
-    def batch_norm(self, features: int, **options: Any) -> nnx.BatchNorm:
+    def batch_norm(self, features: int, **options: Any) -> nn.BatchNorm:
         # Flax's momentum is the weight of the old average, so PyTorch's 0.1 is 0.9 here.
         options = {'momentum': 0.9, 'epsilon': 1e-5} | options
         options |= {'dtype': self.dtype, 'rngs': self.rngs}
         if self.norm_group:
             options = {'use_fast_variance': True} | options  # as nnx.BatchNorm
             return nn.GhostBatchNorm(features, group_size=self.norm_group, **options)
-        return nnx.BatchNorm(features, **options)
+        return nn.BatchNorm(features, **options)
 
     def layer_norm(self, features: int, **options: Any) -> nnx.LayerNorm:
         return nnx.LayerNorm(features, dtype=self.dtype, rngs=self.rngs, **options)

@@ -1,9 +1,10 @@
 """Flax NNX modules over `cnn_jax.ops`, with Flax's argument and parameter names.
 
-Flax's layers that need no other kernel (BatchNorm, Dropout, Embed, Linear) are not redefined here:
+Flax's layers that need no other kernel (Dropout, Embed, LayerNorm, Linear) are not redefined here:
 use those of `flax.nnx`, `Linear` with `dot_general=cnn_jax.dot_general`.
 """
 
+from cnn_jax.nn.batch_norm import BatchNorm
 from cnn_jax.nn.blur_pool import BlurPool
 from cnn_jax.nn.causal_conv import CausalConv
 from cnn_jax.nn.concat import Concat
@@ -27,6 +28,7 @@ from cnn_jax.nn.weight_standardized_conv import WeightStandardizedConv
 __all__ = [
     'AdaptiveAvgPool',
     'AvgPool',
+    'BatchNorm',
     'Block',
     'BlurPool',
     'CausalConv',

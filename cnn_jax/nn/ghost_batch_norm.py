@@ -3,15 +3,15 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from cnn_jax.errors import UserError
+from cnn_jax.nn.batch_norm import BatchNorm
+from cnn_jax.ops.normalization import Statistics, average_over, normalize
 
 _UNSUPPORTED = ('axis', 'axis_name', 'axis_index_groups')
 
 
-class GhostBatchNorm(nnx.BatchNorm):
+class GhostBatchNorm(BatchNorm):
     """Ghost batch normalisation (Hoffer, Hubara and Soudry 2017, arXiv:1705.08741).
 
     In training, normalises every group of `group_size` consecutive examples with the statistics of
@@ -34,7 +34,8 @@ class GhostBatchNorm(nnx.BatchNorm):
             are the last axis.
 
     Raises:
-        ValueError: `group_size` is less than 1, or an argument is not supported.
+        ValueError: `group_size` is less than 1, or an argument is not supported. In training, a
+            call raises it if the batch is not a multiple of `group_size`.
     """
 
     def __init__(
@@ -50,37 +51,19 @@ class GhostBatchNorm(nnx.BatchNorm):
     def __call__(  # type: ignore[override]  # without Flax's `mask`
         self, x: jax.Array, use_running_average: bool | None = None
     ) -> jax.Array:
-        """Maps (batch, *spatial, features) to an array of the same shape.
+        """Maps (batch, *spatial, features) to an array of the same shape."""
+        return super().__call__(x, use_running_average)
 
-        Statistics are computed in float32, or in the dtype of x if that is wider.
-
-        Raises:
-            ValueError: in training, the batch is not a multiple of `group_size`.
-        """
-        if use_running_average is None:
-            use_running_average = self.use_running_average
-        if use_running_average:
-            return super().__call__(x, use_running_average=True)
+    def _normalize(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array
+    ) -> tuple[jax.Array, Statistics]:
         n, size = x.shape[0], self.group_size
         if n % size:
             raise UserError(f'x has a batch of {n}; must be a multiple of group_size={size}')
-        dtype = self.dtype or jnp.result_type(x, self.mean[...])
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        groups = x.reshape(n // size, size, *x.shape[1:]).astype(wide)
-        axes = tuple(range(1, groups.ndim - 1))
-        mean = groups.mean(axes, keepdims=True)
-        if self.use_fast_variance:
-            square = jnp.square(groups).mean(axes, keepdims=True)
-            var = jnp.maximum(0, square - jnp.square(mean))
-        else:
-            var = jnp.square(groups - mean).mean(axes, keepdims=True)
-        for running, new in ((self.mean, mean), (self.var, var)):
-            average = jax.lax.stop_gradient(new.reshape(n // size, -1).mean(0))
-            kept = self.momentum * running[...] + (1 - self.momentum) * average
-            running[...] = kept.astype(running[...].dtype)
-        y = (groups - mean) * jax.lax.rsqrt(var + self.epsilon)
-        if self.scale is not None:
-            y = y * self.scale[...]
-        if self.bias is not None:
-            y = y + self.bias[...]
-        return y.reshape(x.shape).astype(dtype)
+        groups = x.reshape(n // size, size, *x.shape[1:])
+        average = average_over(range(1, groups.ndim - 1))
+        y, statistics = normalize(
+            groups, scale, bias, average, self.epsilon, self.use_fast_variance
+        )
+        of_groups = (s.reshape(n // size, -1).mean(0) for s in statistics)
+        return y.reshape(x.shape), Statistics(*of_groups)

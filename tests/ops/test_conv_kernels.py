@@ -40,6 +40,12 @@ def named(*names):
     return [CONV_CASES[name] for name in names]
 
 
+def cases_for(kernel, cases):
+    """Returns `cases`, or depthwise ones for a kernel that supports no others."""
+    only = ('2d depthwise', '2d depthwise strided')
+    return named(*only) if kernel == 'native_depthwise' else cases
+
+
 def ids(case):
     return case.name
 
@@ -116,7 +122,8 @@ DTYPE_CASES = named('2d same 3x3', '2d dilation and stride', '2d groups', '1d', 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64', 'int32', 'int8'])
 @pytest.mark.parametrize('name', KERNELS)
 def test_dtypes(name, dtype):
-    for case in DTYPE_CASES[:2] if name not in ('dot', 'winograd') else DTYPE_CASES:
+    cases = DTYPE_CASES[:2] if name not in ('dot', 'winograd') else DTYPE_CASES
+    for case in cases_for(name, cases):
         wide = np.int64 if 'int' in dtype else np.float64
         x, w = (np.asarray(a) for a in case.operands(wide))
         is_64_bit = dtype == 'float64'
@@ -155,9 +162,10 @@ def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
     # Sums of many equal terms are exact in both dtypes. A running sum kept in 16 bits would stop
     # growing once a term is below half a unit in its last place (2^5 in bfloat16, 2^8 in float16).
     window, groups = {'dot': ((1, 1), 1), 'block_diagonal': ((12, 12), 2)}.get(name, ((3, 3), 1))
-    taps = window[0] * window[1]
-    deep = jnp.full((1, *window, 8192 // taps * groups), 0.125, dtype)
-    deep_kernel = jnp.ones((*window, 8192 // taps, groups), dtype)
+    long_window = (64, 128) if name == 'native_depthwise' else window
+    taps = long_window[0] * long_window[1]
+    deep = jnp.full((1, *long_window, 8192 // taps * groups), 0.125, dtype)
+    deep_kernel = jnp.ones((*long_window, 8192 // taps, groups), dtype)
     large = jnp.full((1, 64, 128, groups), 0.125, dtype)
     kernel = jnp.ones((*window, 1, groups), dtype)
 
@@ -188,7 +196,7 @@ def test_forward_mode_and_second_order(name):
     The derivative of the filter gradient in x is the filter gradient of the tangent, and so on.
     """
     checked = 0
-    for case in DERIVATIVE_CASES:
+    for case in cases_for(name, DERIVATIVE_CASES):
         x, w = case.operands()
         tx, tw = case.operands(seed=1)
         expected = oracle.conv(x, w, **case.resolved())
@@ -228,7 +236,7 @@ def test_vmap(name, mapped):
     If only w is mapped, the cotangent is shared.
     """
     checked = 0
-    for case in named('2d same 3x3', '2d groups', '2d 1x1'):
+    for case in cases_for(name, named('2d same 3x3', '2d groups', '2d 1x1')):
         (x, w), rng = case.operands(), np.random.default_rng(1)
         xs = rng.normal(size=(3, *x.shape)).astype(np.float32) if mapped != 'w' else x
         ws = rng.normal(size=(3, *w.shape)).astype(np.float32) if mapped != 'x' else w
@@ -254,7 +262,7 @@ def test_vmap(name, mapped):
     assert checked
 
 
-NOT_HERE = (*FACTOR, 'dot', 'block_diagonal', 'pallas')
+NOT_HERE = (*FACTOR, 'dot', 'block_diagonal', 'native_depthwise', 'pallas')
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -318,7 +318,10 @@ def test_strict_promotion(name):
 @pytest.mark.parametrize('name', KERNELS)
 def test_without_jit(name):
     rng = np.random.default_rng(0)
-    spec = SPECS['pointwise'] if name == 'dot' else make_spec((1, 4, 3, 2), (3, 3, 2, 2), 1, 1)
+    dense, depthwise = (
+        make_spec((1, 4, 3, 2), (3, 3, 2 // groups, 2), 1, 1, groups=groups) for groups in (1, 2)
+    )
+    spec = next(s for s in (dense, depthwise, SPECS['pointwise']) if supported(name, OPS[0], s))
     for op in OPS:
         operands = [rng.normal(size=shape).astype(np.float32) for shape in shapes(op, spec)]
         with x64(), strict(), jax.disable_jit():

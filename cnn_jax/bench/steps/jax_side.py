@@ -98,8 +98,8 @@ def _dense(args, shape, library, dtype, rngs):
 
 
 def _batch_norm(args, shape, library, dtype, rngs):
-    layer = nnx.BatchNorm(shape[-1], momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
-    return layer, shape
+    cls = nn.BatchNorm if library == 'cnn_jax' else nnx.BatchNorm
+    return cls(shape[-1], momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs), shape
 
 
 def _residual(args, shape, *rest):

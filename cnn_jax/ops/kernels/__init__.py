@@ -44,6 +44,7 @@ from cnn_jax.ops.kernels import (
     winograd,
     xla,
 )
+from cnn_jax.ops.kernels.native import depthwise as native_depthwise
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.kernels.views import transpose
@@ -64,6 +65,7 @@ KERNELS.register('subpixel', subpixel)
 KERNELS.register('block_diagonal', block_diagonal)
 KERNELS.register('onednn', onednn)
 KERNELS.register('native_winograd', native_winograd)
+KERNELS.register('native_depthwise', native_depthwise)
 KERNELS.register('pallas', pallas)
 
 Array = jax.Array

@@ -15,6 +15,7 @@ from jax import lax
 
 from cnn_jax.ops import kernels
 from cnn_jax.ops.kernels import integers, winograd
+from cnn_jax.ops.kernels.native import depthwise as native_depthwise
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.spec import ConvSpec
@@ -50,7 +51,7 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
-    if found := _native_winograd(op, spec):
+    if found := _native_winograd(op, spec) or _native_depthwise(op, spec):
         yield found
     if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
@@ -166,6 +167,19 @@ def _direct(op: str, spec: ConvSpec) -> float:
     if rate > 1 and op == 'filter_grad':
         return BFLOAT16_FILTER_GRAD * spec.macs / rate
     return _products(spec) / rate
+
+
+def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
+    """Chooses the native depthwise kernel where it is faster than oneDNN."""
+    if spec.in_features < FEATURES or spec.out_features != spec.groups:
+        return None
+    if native_depthwise.supports(spec, op, 'cpu') is not None:
+        return None
+    if op == 'filter_grad' and not onednn.has_depthwise_form(spec, op):
+        return 'native_depthwise', "oneDNN's general form is up to 30 times slower"
+    if op == 'input_grad' and onednn.casts(spec, op):
+        return 'native_depthwise', 'oneDNN would convert all operands to float32'
+    return None
 
 
 def _is_exact(spec: ConvSpec) -> bool:

@@ -26,7 +26,11 @@ import numpy as np
 from cnn_jax.machine import cache_folder
 from cnn_jax.ops.spec import ROLES, ConvSpec
 
-TARGETS = {'cnn_jax_onednn': 'CnnJaxConvolve', 'cnn_jax_winograd': 'CnnJaxWinograd'}
+TARGETS = {
+    'cnn_jax_onednn': 'CnnJaxConvolve',
+    'cnn_jax_winograd': 'CnnJaxWinograd',
+    'cnn_jax_depthwise': 'CnnJaxDepthwise',
+}
 SOURCES = tuple(sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in ('.cc', '.h')))
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
 SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment disables the native kernels
@@ -63,6 +67,15 @@ def load() -> ctypes.CDLL:
             "that: start processes with multiprocessing's 'spawn' or 'forkserver'"
         )
     return result
+
+
+def reason_against_vectors() -> str | None:
+    """Returns why there are no kernels of vector instructions (`instruction_sets.h`), or None."""
+    try:
+        library = load()
+    except Unavailable as reason:
+        return str(reason)
+    return None if library.CnnJaxHasVectors() else 'it needs a processor with AVX2 and FMA'
 
 
 def load_if_built() -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.kernels.native import arrange, build, sharding
-from cnn_jax.ops.spec import ROLES, ConvSpec
+from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 
 # The maximum number of positions per row. A filter gradient adds up the products of a row one after
 # the other in float32. The sums of rows are added up in parts (`Parts` in conv.cc).
@@ -52,18 +52,6 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     return None if known else f'oneDNN: {text}'
 
 
-def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('forward', x, w, spec)
-
-
-def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('input_grad', dy, w, spec)
-
-
-def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('filter_grad', x, dy, spec)
-
-
 @sharding.by_batch_and_space
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     build.load()
@@ -76,6 +64,9 @@ def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
         into(first, a.astype(dtype)), into(second, b.astype(dtype)), problem=problem
     )
     return back(out, result.astype(spec.dtype))
+
+
+forward, input_grad, filter_grad = (functools.partial(_call, op) for op in MAPS)
 
 
 def _is_int8(spec: ConvSpec) -> bool:
@@ -150,6 +141,21 @@ def is_reference(spec: ConvSpec, op: str) -> bool:
     Of gradients of long windows, such as 16x16, it was 27 to 290 times slower than XLA.
     """
     return supports(spec, op, 'cpu') is None and describe(spec, op)[1].startswith('ref')
+
+
+def has_depthwise_form(spec: ConvSpec, op: str) -> bool:
+    """Returns whether oneDNN has a form for depthwise kernels for `op` of `spec`.
+
+    It has none for filter gradients of windows wider than 3.
+    """
+    is_known, code = describe(spec, op)
+    return is_known and '_dw:' in code
+
+
+def casts(spec: ConvSpec, op: str) -> bool:
+    """Returns whether `op` of bfloat16 is computed on operands converted to float32."""
+    inner = arrange.arrange(spec, op).spec
+    return spec.dtype == 'bfloat16' and _compute_dtype(inner, op) == 'float32'
 
 
 build.load_if_built()

@@ -19,6 +19,7 @@
 #include <cstring>
 #include <utility>
 
+#include "bfloat16.h"
 #include "instructions.h"
 #include "problem.h"
 #include "threads.h"
@@ -26,49 +27,14 @@
 namespace cnn_jax {
 namespace {
 
-struct Bfloat16 {
-  uint16_t bits;
-};
-
 // A convolution as a forward map. `turned`: with the kernel of another map, turned around.
 struct Shape {
   int64_t batch, in_features, out_features, in[2], out[2], low[2];
   bool turned;
 };
 
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f")
-#endif
-namespace avx512 {
-#define LANES 16
-#define ROWS 14
-#include "winograd_core.h"
-#undef LANES
-#undef ROWS
-}  // namespace avx512
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-namespace avx2 {
-#define LANES 8
-#define ROWS 6
-#include "winograd_core.h"
-#undef LANES
-#undef ROWS
-}  // namespace avx2
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+#define CORE "winograd_core.h"
+#include "instruction_sets.h"
 
 // Sizes in floats. A thread's block of transformed tiles, and a kernel of at most kSmallKernel, stay in
 // its cache of the second level; the block of a larger kernel's gradient, which all threads share, in

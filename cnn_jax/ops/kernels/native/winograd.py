@@ -8,12 +8,14 @@ form. bfloat16 is converted to float32 as it is read, and rounded once.
 The kernel needs what `onednn` needs, and AVX2 or AVX-512.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from cnn_jax.ops.kernels import winograd as pure
 from cnn_jax.ops.kernels.native import build, sharding
-from cnn_jax.ops.spec import ROLES, ConvSpec
+from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 
 IS_NATIVE = True
 
@@ -34,28 +36,15 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
         return reason
     if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
         return 'it does not support arrays of size 0'
-    try:
-        library = build.load()
-    except build.Unavailable as reason:
-        return str(reason)
-    return None if library.CnnJaxHasVectors() else 'it needs a processor with AVX2 and FMA'
-
-
-def forward(x: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('forward', x, w, spec)
-
-
-def input_grad(dy: jax.Array, w: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('input_grad', dy, w, spec)
-
-
-def filter_grad(x: jax.Array, dy: jax.Array, spec: ConvSpec) -> jax.Array:
-    return _call('filter_grad', x, dy, spec)
+    return build.reason_against_vectors()
 
 
 @sharding.by_batch_and_space
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
     return compute(op, a, b, spec, tile(spec))
+
+
+forward, input_grad, filter_grad = (functools.partial(_call, op) for op in MAPS)
 
 
 def compute(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec, outputs: int) -> jax.Array:
