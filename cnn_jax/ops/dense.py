@@ -38,7 +38,7 @@ def dot_general(
     is_plain = precision is None and preferred_element_type is None and out_sharding is None
     if is_plain and _is_faster_as_convolution(lhs, rhs, dimension_numbers):
         with jax.named_scope('dot_general'):  # profiles show it
-            y = conv(lhs.reshape(1, -1, lhs.shape[-1]), rhs[None])
+            y = conv(lhs.reshape(1, -1, lhs.shape[-1]), rhs.reshape(1, *rhs.shape))
         return y.reshape(*lhs.shape[:-1], rhs.shape[-1])
     sharding = {} if out_sharding is None else {'out_sharding': out_sharding}
     return lax.dot_general(
