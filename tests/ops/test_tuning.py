@@ -74,7 +74,8 @@ def test_rules_of_native_kernels_in_bfloat16():
     assert in_bfloat16((128, 8, 8, 256), kernel) == ('native_winograd',) * 3
     # The direct form skips products with padding, but not in filter gradients.
     assert in_bfloat16((128, 4, 4, 256), kernel) == ('onednn', 'onednn', 'native_winograd')
-    assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('onednn',) * 3
+    assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('onednn', 'onednn', 'native_winograd')
+    assert in_bfloat16((64, 28, 28, 16), (3, 3, 16, 32)) == ('onednn',) * 3
 
 
 def test_rules_follow_the_measurements(pure_jax):
