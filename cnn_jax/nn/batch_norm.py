@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn import dtypes
 from jax import lax
 
 from cnn_jax.ops.normalization import Statistics, average_over, normalize
@@ -37,7 +38,8 @@ class BatchNorm(nnx.BatchNorm):
             return super().__call__(x, use_running_average, mask=mask)
         scale = jnp.ones(self.num_features) if self.scale is None else self.scale[...]
         bias = jnp.zeros(self.num_features) if self.bias is None else self.bias[...]
-        x, *_ = self.promote_dtype((x, self.mean[...], scale, bias), dtype=self.dtype)
+        promote = getattr(self, 'promote_dtype', dtypes.promote_dtype)  # an argument in Flax 0.12
+        x, *_ = promote((x, self.mean[...], scale, bias), dtype=self.dtype)
         y, statistics = self._normalize(x, scale, bias)
         for running, new in zip((self.mean, self.var), statistics, strict=True):
             average = self.momentum * running[...] + (1 - self.momentum) * lax.stop_gradient(new)

@@ -137,7 +137,10 @@ def test_equals_flax(options):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     check(lambda norm: norm(x))
-    check(lambda norm: norm(x.astype(jnp.bfloat16)))
+    if hasattr(
+        theirs, 'promote_dtype'
+    ):  # before Flax 0.12, the statistics have no say in the dtype
+        check(lambda norm: norm(x.astype(jnp.bfloat16)))
     check(lambda norm: norm(x, mask=mask))
     check(lambda norm: norm(x, use_running_average=True))
     for norm in (ours, theirs):
