@@ -8,18 +8,16 @@ import os
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cnn_jax
-from cnn_jax.bench.kernels import reference
 from cnn_jax.ops import kernels, tuning
 from cnn_jax.ops.kernels.native import depthwise, onednn
 from cnn_jax.ops.spec import MAPS
+from tests.ops.native_maps import compare_maps
 from tests.ops.test_kernel_numbers import make_spec
-from tests.ops.tolerance import assert_close
 
 NAME = 'native_depthwise'
 SMALL = make_spec((1, 4, 4, 1), (3, 3, 1, 1))
@@ -57,19 +55,12 @@ def compare(problem, dtype='float32'):
     groups, outputs = rest or (shape[-1], shape[-1])
     spec = make_spec(shape, (*window, shape[-1] // groups, outputs), groups=groups, **options)
     spec = spec.replace(dtype=dtype)
-    rng = np.random.default_rng(0)
-    x, w, dy = (
-        jnp.asarray(rng.normal(size=s), dtype)
-        for s in (spec.x_shape, spec.kernel_shape, spec.y_shape)
-    )
     taps = math.prod(window)
-    lengths = (taps, taps, math.prod(spec.y_shape[:-1]))
-    maps = {'forward': (x, w), 'input_grad': (dy, w), 'filter_grad': (x, dy)}
-    for (op, operands), length in zip(maps.items(), lengths, strict=True):
-        run = getattr(depthwise, op)
-        actual = jax.jit(lambda a, b, run=run: run(a, b, spec))(*operands)
-        expected = reference.MAPS[op](*operands, spec)
-        assert_close(actual, expected, length, message=f'{op} of {problem}')
+    compare_maps(
+        lambda op, a, b: getattr(depthwise, op)(a, b, spec),
+        spec,
+        (taps, taps, math.prod(spec.y_shape[:-1])),
+    )
 
 
 @pytest.mark.parametrize('problem', PROBLEMS)

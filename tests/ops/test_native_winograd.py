@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from cnn_jax.bench.kernels import reference
 from cnn_jax.ops import kernels
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native.winograd import TRANSFORMED, compute, tile
+from tests.ops.native_maps import compare_maps
 from tests.ops.test_kernel_numbers import make_spec
-from tests.ops.tolerance import FACTOR, assert_close
+from tests.ops.tolerance import FACTOR
 
 NAME = 'native_winograd'
 SMALL = make_spec((1, 4, 4, 1), (3, 3, 1, 1))
@@ -50,18 +50,13 @@ STRIDED = {
 def compare(spec, outputs, dtype='float32'):
     """Compares the three maps with float64, in tiles of `outputs`."""
     spec = spec.replace(dtype=dtype)
-    rng = np.random.default_rng(0)
-    x, w, dy = (
-        jnp.asarray(rng.normal(size=s), dtype)
-        for s in (spec.x_shape, spec.kernel_shape, spec.y_shape)
-    )
     taps = math.prod(spec.window)
-    lengths = (taps * spec.in_features, taps * spec.out_features, math.prod(spec.y_shape[:-1]))
-    maps = {'forward': (x, w), 'input_grad': (dy, w), 'filter_grad': (x, dy)}
-    for (op, operands), length in zip(maps.items(), lengths, strict=True):
-        actual = jax.jit(lambda a, b, op=op: compute(op, a, b, spec, outputs))(*operands)
-        expected = reference.MAPS[op](*operands, spec)
-        assert_close(actual, expected, length, FACTOR[NAME], op)
+    compare_maps(
+        lambda op, a, b: compute(op, a, b, spec, outputs),
+        spec,
+        (taps * spec.in_features, taps * spec.out_features, math.prod(spec.y_shape[:-1])),
+        FACTOR[NAME],
+    )
 
 
 @pytest.mark.parametrize('problem', PROBLEMS)

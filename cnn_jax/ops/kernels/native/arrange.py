@@ -116,11 +116,9 @@ def _axes_to_depth(spec: ConvSpec, op: str) -> list[int]:
     # The last axis alone needs no copy, unless a part of the padding must be written out.
     copies = spec.padding[-1][0] % spec.strides[-1] > 0
     is_long = spec.window[-1] >= 16
-    return [
-        i
-        for i in whole[-1:]
-        if i == spec.ndim - 1 and spec.in_features <= 4 and (is_long or not copies)
-    ]
+    last = spec.ndim - 1
+    suits = last in whole and spec.in_features <= 4 and (is_long or not copies)
+    return [last] if suits else []
 
 
 def space_to_depth(spec: ConvSpec, axis: int) -> Arrangement:

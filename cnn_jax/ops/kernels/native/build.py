@@ -69,15 +69,6 @@ def load() -> ctypes.CDLL:
     return result
 
 
-def reason_against_vectors() -> str | None:
-    """Returns why there are no kernels of vector instructions (`instruction_sets.h`), or None."""
-    try:
-        library = load()
-    except Unavailable as reason:
-        return str(reason)
-    return None if library.CnnJaxHasVectors() else 'it needs a processor with AVX2 and FMA'
-
-
 def load_if_built() -> None:
     """Loads the native library on import if it has been built; otherwise does nothing.
 

@@ -1,9 +1,7 @@
 """Calls a native kernel of depthwise convolutions: one window for each feature.
 
-`depthwise.cc` has the algorithm: the direct form, with all taps of an output in one pass. bfloat16
-is converted to float32 as it is read, and rounded once.
-
-The kernel needs what `onednn` needs, and AVX2 or AVX-512.
+`depthwise.cc` has the algorithm: the direct form, with all taps of an output in one pass.
+`vectors.py` says what it needs.
 """
 
 import functools
@@ -11,26 +9,22 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cnn_jax.ops.kernels.native import build, sharding
+from cnn_jax.ops.kernels.native import sharding, vectors
 from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 
 IS_NATIVE = True
 
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
-    if platform != 'cpu':
-        return f'it runs on CPU only, not on {platform}'
-    if spec.dtype not in ('float32', 'bfloat16', 'float16'):
-        return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
-    if spec.ndim not in (1, 2):
-        return f'it supports 1 or 2 spatial axes, not {spec.ndim}'
+    return vectors.reason_against(spec, platform, _own_reason(spec))
+
+
+def _own_reason(spec: ConvSpec) -> str | None:
     if spec.groups not in (spec.in_features, spec.out_features):
         return 'it needs one input or one output feature per group'
     if set(spec.input_dilation) != {1}:
         return 'it does not support input dilation'
-    if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
-        return 'it does not support arrays of size 0'
-    return build.reason_against_vectors()
+    return None
 
 
 def _compute(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -73,13 +67,7 @@ def _compute(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
 
 @sharding.by_batch_and_space
 def _call(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec) -> jax.Array:
-    build.load()
-    dtype = jnp.dtype('bfloat16' if spec.dtype == 'bfloat16' else 'float32')
-    result_type = jax.ShapeDtypeStruct(spec.shape(ROLES[op][2]), dtype)
-    result = jax.ffi.ffi_call('cnn_jax_depthwise', result_type)(
-        a.astype(dtype), b.astype(dtype), problem=build.problem(spec, op, dtype)
-    )
-    return result.astype(spec.dtype)
+    return vectors.call('cnn_jax_depthwise', op, a, b, spec)
 
 
 forward, input_grad, filter_grad = (functools.partial(_compute, op) for op in MAPS)

@@ -5,20 +5,17 @@
 and 1/2. With strides, an array falls into phases of every stride-th position, and a window has its
 taps of each phase: a window of 4 with stride 2 becomes windows of 2 with stride 1. A NaN or an
 infinity spreads over its whole tile of outputs, and rounding errors are about twice those of the
-direct form. bfloat16 is converted to float32 as it is read, and rounded once.
-
-The kernel needs what `onednn` needs, and AVX2 or AVX-512.
+direct form. `vectors.py` says what it needs.
 """
 
 import functools
 import math
 
 import jax
-import jax.numpy as jnp
 
 from cnn_jax.ops.kernels import winograd as pure
-from cnn_jax.ops.kernels.native import build, sharding
-from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
+from cnn_jax.ops.kernels.native import sharding, vectors
+from cnn_jax.ops.spec import MAPS, ConvSpec
 
 IS_NATIVE = True
 
@@ -30,19 +27,13 @@ PANEL = 32  # features of the result that are computed together, some in vain
 
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
-    if platform != 'cpu':
-        return f'it runs on CPU only, not on {platform}'
-    if spec.dtype not in ('float32', 'bfloat16', 'float16'):
-        return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
-    if spec.ndim not in (1, 2):
-        return f'it supports 1 or 2 spatial axes, not {spec.ndim}'
+    return vectors.reason_against(spec, platform, _own_reason(spec, op, platform))
+
+
+def _own_reason(spec: ConvSpec, op: str, platform: str) -> str | None:
     if not _taps(spec):
         return f'needs 2 or 3 taps per stride, got windows of {spec.window}, strides {spec.strides}'
-    if reason := pure.supports(_phase(spec).replace(window=(3,) * spec.ndim), op, platform):
-        return reason
-    if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:
-        return 'it does not support arrays of size 0'
-    return build.reason_against_vectors()
+    return pure.supports(_phase(spec).replace(window=(3,) * spec.ndim), op, platform)
 
 
 @sharding.by_batch_and_space
@@ -55,13 +46,7 @@ forward, input_grad, filter_grad = (functools.partial(_call, op) for op in MAPS)
 
 def compute(op: str, a: jax.Array, b: jax.Array, spec: ConvSpec, outputs: int) -> jax.Array:
     """Computes map `op` in tiles of `outputs` outputs along each axis, 2 or 4."""
-    build.load()
-    dtype = jnp.dtype('bfloat16' if spec.dtype == 'bfloat16' else 'float32')
-    result_type = jax.ShapeDtypeStruct(spec.shape(ROLES[op][2]), dtype)
-    result = jax.ffi.ffi_call('cnn_jax_winograd', result_type)(
-        a.astype(dtype), b.astype(dtype), problem=build.problem(spec, op, dtype), outputs=outputs
-    )
-    return result.astype(spec.dtype)
+    return vectors.call('cnn_jax_winograd', op, a, b, spec, outputs=outputs)
 
 
 def tile(spec: ConvSpec, op: str) -> int:
