@@ -134,7 +134,8 @@ RULES = {'forward': _forward, 'input_grad': _input_grad, 'filter_grad': _filter_
 
 
 def _winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
-    if spec.ndim == 1 or _is_exact(spec) or not _is_winograd(spec):
+    reason = kernels.reason_against('winograd', 'forward', spec, 'cpu')
+    if spec.ndim == 1 or _is_exact(spec) or reason:
         return None
     if op == 'filter_grad':
         factor = XLA_FILTER_GRAD
@@ -145,10 +146,6 @@ def _winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     if WINOGRAD_MARGIN * ratio < 1:
         return None
     return 'winograd', f"windows of 3: by estimate {ratio:.1f} times faster than XLA's"
-
-
-def _is_winograd(spec: ConvSpec) -> bool:
-    return kernels.reason_against('winograd', 'forward', spec, 'cpu') is None
 
 
 def _native_winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
@@ -196,8 +193,11 @@ def _products(spec: ConvSpec) -> int:
         spec.window, spec.strides, spec.input_size, spec.output_size, spec.padding, strict=True
     )
     for window, stride, size, outputs, (low, _) in axes:
-        starts = range(-low, outputs * stride - low, stride)
-        pairs *= sum(0 <= start + tap < size for start in starts for tap in range(window))
+        count = 0
+        for tap in range(window):  # output j reads position j * stride + tap - low
+            first = max(0, -((tap - low) // stride))
+            count += max(0, min(outputs, (size - 1 + low - tap) // stride + 1) - first)
+        pairs *= count
     return pairs * spec.batch * spec.in_features * spec.out_features
 
 
