@@ -7,10 +7,30 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
 from tests.launch import checkout
+
+
+def mimalloc():
+    """Returns the path of the installed library, or None."""
+    try:
+        files = metadata.files('cmeel-mimalloc') or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((file.locate() for file in files if file.name == 'libmimalloc.so'), None)
+
+
+def shown_by_python(python, text, folder, variables):
+    """Runs local.sh with an interpreter that expands a text instead of running the training."""
+    script = f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho {text}'
+    python.parent.mkdir(exist_ok=True)
+    checkout.executable(python, script)
+    run = checkout.launch(folder, 'local.sh', CNN_JAX_PYTHON=str(python), **variables)
+    assert run.returncode == 0 and not run.stderr, run.stderr
+    return run.stdout.strip()
 
 
 @pytest.fixture
@@ -50,13 +70,31 @@ def test_output_is_kept_in_the_workdir_but_not_in_a_foreign_folder(installed):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='a setting of glibc')
 @pytest.mark.parametrize('of_the_user', ['', 'glibc.malloc.check=0'])
 def test_huge_pages_on_a_cpu_unless_the_user_says_otherwise(fresh, of_the_user):
-    python = fresh / 'python'
-    script = f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$GLIBC_TUNABLES"'
-    checkout.executable(python, script)
     variables = {'GLIBC_TUNABLES': of_the_user} if of_the_user else {}
-    run = checkout.launch(fresh, 'local.sh', CNN_JAX_PYTHON=str(python), **variables)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == (of_the_user or 'glibc.malloc.hugetlb=1')
+    shown = shown_by_python(fresh / 'python', '$GLIBC_TUNABLES', fresh, variables)
+    assert shown == (of_the_user or 'glibc.malloc.hugetlb=1')
+
+
+@pytest.mark.skipif(mimalloc() is None, reason='needs cmeel-mimalloc')
+@pytest.mark.parametrize('of_the_user', [None, ''])
+def test_mimalloc_is_preloaded_on_a_cpu_unless_the_user_says_otherwise(tmp_path, of_the_user):
+    library = tmp_path / 'lib/python3.11/site-packages/cmeel.prefix/lib/libmimalloc.so'
+    library.parent.mkdir(parents=True)
+    library.symlink_to(mimalloc())
+    variables = {} if of_the_user is None else {'LD_PRELOAD': of_the_user}
+    folder = checkout.make(tmp_path / 'checkout')
+    # The map of a process shows whether the dynamic linker accepted the library.
+    script = '$MIMALLOC_ALLOW_THP $MIMALLOC_PURGE_DELAY $(grep -c libmimalloc /proc/self/maps)'
+    shown = shown_by_python(tmp_path / 'bin/python', script, folder, variables)
+    assert shown == '0' if of_the_user == '' else re.fullmatch(r'2 10000 [1-9]\d*', shown), shown
+
+
+@pytest.mark.skipif(mimalloc() is None, reason='needs cmeel-mimalloc')
+def test_mimalloc_is_not_preloaded_from_a_path_that_the_linker_would_split(fresh):
+    library = fresh / 'lib/python3.11/site-packages/cmeel.prefix/lib/libmimalloc.so'
+    library.parent.mkdir(parents=True)
+    library.symlink_to(mimalloc())
+    assert shown_by_python(fresh / 'bin/python', '"$LD_PRELOAD"', fresh, {}) == ''
 
 
 @pytest.mark.parametrize('of_the_user', [None, '', '/mine'])

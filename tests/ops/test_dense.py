@@ -24,17 +24,35 @@ def product(x, w, **options):
     return cnn_jax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), **options)
 
 
-def primitives(f, *args):
-    return {eqn.primitive.name for eqn in jax.make_jaxpr(f)(*args).eqns}
+def is_native(f, *args):
+    """Returns whether the native kernel computes any of f."""
+    return 'cnn_jax_onednn' in jax.jit(lambda *args: f(*args)).lower(*args).as_text()
+
+
+def jax_own(x, w):
+    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def passes(f):
+    """Returns a function that computes f and its gradients."""
+
+    def run(x, w, dy):
+        y, vjp = jax.vjp(f, x, w)
+        return y, *vjp(dy)
+
+    return run
 
 
 @needs_bfloat16
 @pytest.mark.parametrize('batch', [(70,), (5, 16), (1, 2, 64)])
-def test_values_and_gradients_agree_with_float64(batch):
+@pytest.mark.parametrize('f', [product, jax_own])
+def test_values_and_gradients_agree_with_float64(f, batch):
     x, w, dy = normal(*batch, 48), normal(48, 20, seed=1), normal(*batch, 20, seed=2)
-    assert 'conv_general_dilated' in primitives(product, x, w)
-    y, vjp = jax.vjp(product, x, w)
-    dx, dw = vjp(dy)
+    assert not is_native(passes(jax_own), x, w, dy)
+    with cnn_jax.installed(f is jax_own):
+        text = jax.jit(passes(f)).lower(x, w, dy).as_text()
+        assert text.count('@cnn_jax_onednn') == 3 and 'dot_general' not in text
+        y, dx, dw = jax.jit(passes(f))(x, w, dy)
     x, w, dy = (np.asarray(a, np.float64) for a in (x, w, dy))
     rows, d_rows = x.reshape(-1, 48), dy.reshape(-1, 20)
     for found, expected in ((y, x @ w), (dx, dy @ w.T), (dw, rows.T @ d_rows)):
@@ -65,19 +83,38 @@ def test_transforms():
     ],
 )
 def test_everything_else_is_jax_own(x, w, options):
-    assert 'conv_general_dilated' not in primitives(lambda *a: product(*a, **options), x, w)
+    assert not is_native(lambda *a: product(*a, **options), x, w)
     expected = lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), **options)
     found = product(x, w, **options)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
 
 
-def test_other_axes_and_named_kernels_are_jax_own():
-    x, w = normal(64, 32), normal(64, 16)
-    first = (((0,), (0,)), ((), ()))
-    np.testing.assert_array_equal(cnn_jax.dot_general(x, w, first), lax.dot_general(x, w, first))
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ('shapes', 'axes'),
+    [
+        (((64, 3, 32), (32, 5, 16)), ((2, 0), ())),  # weights of three axes
+        (((3, 64, 32), (3, 32, 16)), ((2, 1), (0, 0))),  # a batch of products
+        (((64, 32), (16, 32)), ((1, 1), ())),  # dy w^T
+        (((64, 32), (64, 16)), ((0, 0), ())),  # x^T dy
+        (((64, 5, 32), (64, 5, 16)), ((0, 0), ())),  # neither
+    ],
+)
+def test_any_axes_agree_with_float64(shapes, axes):
+    x, w = (normal(*shape, seed=i) for i, shape in enumerate(shapes))
+    numbers = tuple(tuple((axis,) for axis in pair) or ((), ()) for pair in axes)
+    expected = lax.dot_general(*(a.astype('f') for a in (x, w)), numbers)
+    found = jax.jit(lambda x, w: cnn_jax.dot_general(x, w, numbers))(x, w)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.astype('f'), expected, rtol=2**-7, atol=1e-2)
+
+
+def test_a_named_kernel_is_for_convolutions_and_an_export_for_any_machine():
+    x, w = normal(64, 32), normal(32, 8)
     with cnn_jax.use_implementation(conv='lax'):
-        assert 'conv_general_dilated' not in primitives(product, x, normal(32, 8))
+        assert not is_native(product, x, w)
+    assert 'onednn' not in jax.export.export(jax.jit(product))(x, w).mlir_module()
 
 
 def test_linear_of_flax():

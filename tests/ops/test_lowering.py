@@ -288,6 +288,45 @@ def test_pool_gradients_of_any_layout(window, strides, axes, padding):
         np.testing.assert_array_equal(jax.jit(gradient)(x), expected)
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('window, strides, axes, padding', [
+    ((3, 3), (2, 2), (1, 2), 'SAME'), ((3, 2), (1, 2), (1, 2), 'VALID'),
+    ((3, 3), (1, 2), (2, 3), 'SAME'), ((2,), (2,), (1,), 'VALID'),
+])  # fmt: skip
+def test_pools_of_any_layout(window, strides, axes, padding, dtype):
+    shape = tuple(7 if i in axes else 3 for i in range(4))
+    x = jnp.asarray(np.random.default_rng(1).integers(-9, 9, shape), dtype)  # sums are exact
+    full = lambda values: tuple(dict(zip(axes, values)).get(i, 1) for i in range(x.ndim))  # noqa: E731, B905
+
+    def pools(x):
+        shape = full(window), full(strides), padding
+        low, zero = np.array(-np.inf, dtype), np.array(0, dtype)
+        maximum = lax.reduce_window(x, low, lax.max, *shape)
+        return maximum, lax.reduce_window(x, zero, lax.add, *shape)
+
+    expected = jax.jit(lambda x: pools(x))(x)
+    with cnn_jax.installed():
+        text = jax.jit(pools).lower(x).as_text()
+        np.testing.assert_array_equal(jax.jit(pools)(x), expected)
+    overlap = any(s < k for s, k in zip(strides, window, strict=True))
+    in_bfloat16 = dtype == jnp.bfloat16
+    ours = [overlap and (in_bfloat16 or axes == (1, 2)), in_bfloat16]  # the maximum, the sum
+    ours[1] |= ours[0]
+    assert text.count('reduce_window') == 2 - sum(ours)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('bias_shape, shape', [
+    ((16,), (4, 64, 64, 16)), ((16, 1, 1), (4, 16, 64, 64)),
+])  # fmt: skip
+def test_the_gradient_of_a_bias_is_summed_in_float32(bias_shape, shape, dtype):
+    gradient = jax.grad(lambda b, y: (y + b).astype(jnp.float32).sum())
+    args = jnp.zeros(bias_shape, dtype), jnp.zeros(shape, dtype)
+    with cnn_jax.installed():
+        found = jax.jit(gradient)(*args)
+    np.testing.assert_array_equal(found, np.full(bias_shape, 4 * 64 * 64, dtype))
+
+
 def test_a_compiled_function_is_compiled_anew(chosen):
     step = jax.jit(plain)
     before = step(X, W)

@@ -25,7 +25,7 @@ _SHAPE = re.compile(r'[a-z]\w*\[([\d,]*)\]')
 _OPERAND = re.compile(r'%([\w.\-]+)')
 
 _PASS = re.compile(r'\b(forward|input_grad|filter_grad)_')
-_DENSE = re.compile(r'\bdot_general\b.*\b(forward|input_grad|filter_grad)_')
+_DENSE = re.compile(r'\bproduct_(forward|input_grad|filter_grad)_')
 _LAYER = re.compile(r'\b([a-z_]+)\d+\b')
 _FREE = ('parameter', 'constant', 'bitcast', 'broadcast', 'iota', 'reshape', 'tuple')
 _FREE += ('get-tuple-element',)

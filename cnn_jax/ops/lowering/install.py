@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from cnn_jax.ops.lowering import (
     internals,
-    pools,  # noqa: F401  registers its rule
+    pools,  # noqa: F401  registers its rules
+    products,  # noqa: F401  registers its rule
     rules,
+    sums,  # noqa: F401  registers its rule
 )
 
 

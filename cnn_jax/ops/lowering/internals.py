@@ -42,6 +42,7 @@ except ImportError as error:
 
 __all__ = [
     'custom_partitioning',
+    'devices',
     'is_export',
     'lower',
     'mark',
@@ -97,6 +98,11 @@ def is_export(ctx: Any) -> bool:
     return getattr(parameters, 'for_export', False)
 
 
+def devices(ctx: Any) -> int:
+    """Returns the number of devices that the program is partitioned over, 1 within shard_map."""
+    return getattr(ctx.module_context.axis_context, 'num_devices', None) or 1
+
+
 def original(primitive: Any, platform: str) -> Rule:
     """Returns JAX's own lowering rule for `primitive`."""
     entry = _platform_specific_lowerings[platform].get(primitive) or _lowerings[primitive]
@@ -139,8 +145,11 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     """
     plain = [jax.core.ShapedArray(a.shape, a.dtype) for a in ctx.avals_in]
     placement = ctx.module_context.axis_context
-    devices = getattr(placement, 'num_devices', None)
-    with undisturbed(), _one_device(devices == 1), _mesh(_mesh_to_partition(placement)):
+    with (
+        undisturbed(),
+        _one_device(getattr(placement, 'num_devices', None) == 1),
+        _mesh(_mesh_to_partition(placement)),
+    ):
         rule = mlir.lower_fun(function, multiple_results=False)
         inner = ctx.replace(avals_in=plain, avals_out=None, jaxpr_eqn_ctx=None)
         (out,) = rule(inner, *operands)

@@ -1,21 +1,28 @@
-"""Lowers JAX's max pooling gradient, `select_and_scatter_add`, with the kernels of this package.
+"""Lowers JAX's own pools with the kernels of this package, where XLA:CPU is slow.
 
-XLA:CPU runs it as a loop over single elements. The kernels of `max_pool` pick the same element, the
-first of several equal ones. They differ only if a window contains a NaN; see `max_pool`.
+XLA:CPU runs the gradient of max pooling, `select_and_scatter_add`, as a loop over single elements.
+The kernels of `max_pool` pick the same element, the first of several equal ones. They differ only
+if a window contains a NaN; see `max_pool`. It computes windows that overlap one element at a time,
+too, and sums bfloat16 at a tenth of the speed of float32 (docs/performance.md).
 """
 
+import functools
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnn_jax.ops.lowering import rules
-from cnn_jax.ops.pool import max_pool
+from cnn_jax.ops.pool import avg_pool, max_pool
 
 
 def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
-    """Returns the pooled axes, or None if `max_pool` does not support this pool."""
-    if params['select_prim'] is not lax.ge_p or not all(isinstance(n, int) for n in operand.shape):
+    """Returns the pooled axes, or None if the pools of this package do not support this one."""
+    if not all(isinstance(n, int) for n in operand.shape) or 0 in operand.shape:
+        return None
+    if any(e > 1 for name in ('base_dilation', 'window_dilation') for e in params.get(name, ())):
         return None
     window, strides, padding = (
         params[name] for name in ('window_dimensions', 'window_strides', 'padding')
@@ -23,13 +30,25 @@ def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
     axes = tuple(i for i, k in enumerate(window) if k > 1 or strides[i] > 1)
     fits = all(max(padding[i]) < window[i] and min(padding[i]) >= 0 for i in axes)
     others = [i for i in range(len(window)) if i not in axes]
-    if not 1 <= len(axes) <= 3 or len(others) < 2 or not fits or 0 in operand.shape:
+    if not 1 <= len(axes) <= 3 or len(others) < 2 or not fits:
         return None
     return axes if all(tuple(padding[i]) == (0, 0) for i in others) else None
 
 
 def gradient(dy: jax.Array, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]):
     """Computes select_and_scatter_add: adds dy at the positions of the maxima of x."""
+    pool = lambda x: _pool(max_pool, x, axes, params)  # noqa: E731
+    return jax.vjp(pool, x)[1](dy)[0]
+
+
+def forward(name: str, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]) -> jax.Array:
+    """Computes reduce_window_max or reduce_window_sum (`name`)."""
+    if name == 'reduce_window_max':
+        return _pool(max_pool, x, axes, params)
+    return _pool(avg_pool, x, axes, params, divisor_override=1)
+
+
+def _pool(pool: Any, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any], **options: Any):
     window, strides, padding = (
         [params[name][i] for i in axes]
         for name in ('window_dimensions', 'window_strides', 'padding')
@@ -37,21 +56,36 @@ def gradient(dy: jax.Array, x: jax.Array, axes: tuple[int, ...], params: dict[st
     first, *others = (i for i in range(x.ndim) if i not in axes)
     order = (first, *axes, *others)
     back = sorted(range(x.ndim), key=order.__getitem__)
+    rest = [x.shape[i] for i in others]
+    x = lax.transpose(x, order)
+    x = x.reshape(*x.shape[: 1 + len(axes)], math.prod(rest))
+    y = pool(x, window, strides, [*map(tuple, padding)], **options)
+    return lax.transpose(y.reshape(*y.shape[:-1], *rest), back)
 
-    def channels_last(a):
-        a = lax.transpose(a, order)
-        return a.reshape(*a.shape[: 1 + len(axes)], -1)
 
-    pool = lambda x: max_pool(x, window, strides, [*map(tuple, padding)])  # noqa: E731
-    (dx,) = jax.vjp(pool, channels_last(x))[1](channels_last(dy))
-    return lax.transpose(dx.reshape([x.shape[i] for i in order]), back)
+def _is_slow(name: str, x: Any, axes: tuple[int, ...], params: dict[str, Any]) -> bool:
+    overlaps = any(params['window_strides'][i] < params['window_dimensions'][i] for i in axes)
+    if x.dtype == jnp.bfloat16:
+        return overlaps or name == 'reduce_window_sum'
+    is_channels_last = axes == tuple(range(1, 1 + len(axes)))
+    return x.dtype == jnp.float32 and overlaps and len(axes) > 1 and is_channels_last
 
 
 def _scatter(platform: str, ctx: Any, dy: Any, x: Any, **params: Any) -> Any:
-    axes = reads(ctx.avals_in[1], params) if rules.is_installed() else None
+    is_maximum = params['select_prim'] is lax.ge_p
+    axes = reads(ctx.avals_in[1], params) if is_maximum and rules.is_installed() else None
     if axes is None:
         return rules.originals[platform, lax.select_and_scatter_add_p](ctx, dy, x, **params)
     return rules.as_kernel(ctx, lambda dy, x: gradient(dy, x, axes, params), dy, x)
 
 
+def _reduce(primitive: Any, platform: str, ctx: Any, x: Any, **params: Any) -> Any:
+    axes = reads(ctx.avals_in[0], params) if rules.is_installed() else None
+    if axes is None or not _is_slow(primitive.name, ctx.avals_in[0], axes, params):
+        return rules.originals[platform, primitive](ctx, x, **params)
+    return rules.as_kernel(ctx, lambda x: forward(primitive.name, x, axes, params), x)
+
+
 rules.register(lax.select_and_scatter_add_p, 'cpu', _scatter)
+for _primitive in (lax.reduce_window_max_p, lax.reduce_window_sum_p):
+    rules.register(_primitive, 'cpu', functools.partial(_reduce, _primitive))

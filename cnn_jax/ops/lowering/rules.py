@@ -26,6 +26,7 @@ from cnn_jax.ops.spec import MAPS, ConvSpec
 NAMED = 'named by the caller'
 NOT_OURS = "XLA's own: requested, or called through JAX without `install`"
 
+DEFAULT = 'default'  # the mark of an equation for which the caller named no kernel
 LAX: Wish = dict.fromkeys(MAPS, ('lax',))
 
 # XLA rejects int8 on these, unless it is written as products of int32:
@@ -89,11 +90,11 @@ def _reason(name: str, plan: equations.Plan | None, platform: str) -> str | None
 
 
 def _encode(wish: Wish) -> str:
-    return ' '.join(f'{key}:{",".join(names)}' for key, names in wish.items()) or 'default'
+    return ' '.join(f'{key}:{",".join(names)}' for key, names in wish.items()) or DEFAULT
 
 
 def _decode(text: str) -> Wish:
-    if text == 'default':
+    if text == DEFAULT:
         return {}
     items = (item.partition(':') for item in text.split())
     return {key: tuple(names.split(',')) for key, _, names in items}
@@ -151,7 +152,7 @@ def _convolve(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any
         if why != NAMED and internals.is_export(ctx) and not kernels.is_portable(name):
             continue  # an exported program may run where this package is not installed
         try:
-            return _lower(ctx, name, plan, platform, lhs, rhs)
+            return lower(ctx, name, plan, platform, lhs, rhs)
         except Exception as error:
             what = f'kernel {name!r} failed on {plan.op} of {plan.spec}'
             if why == NAMED:
@@ -198,13 +199,25 @@ def _crop_first(params: dict[str, Any], lhs: Any, rhs: Any) -> Any:
     return lax.conv_general_dilated_p.bind(lhs, rhs, **params)
 
 
-def _lower(ctx: Any, name: str, plan: equations.Plan, platform: str, lhs: Any, rhs: Any) -> Any:
+def lower(
+    ctx: Any,
+    name: str,
+    plan: equations.Plan,
+    platform: str,
+    lhs: Any,
+    rhs: Any,
+    what: str = '',
+) -> Any:
+    """Lowers kernel `name` in place of an equation that `plan` reads.
+
+    Profiles show it as '<what><map>_<kernel>'.
+    """
     function, spec = kernels.function(name, plan.op), plan.spec
     if kernels.reason_against(name, plan.op, spec, platform):
         function = functools.partial(_group_by_group, function)
 
     def run(lhs, rhs):
-        with jax.named_scope(f'{plan.op}_{name}'):
+        with jax.named_scope(f'{what}{plan.op}_{name}'):
             a, b = plan.into(lhs, rhs)
             return plan.back(function(a, b, spec))
 
@@ -244,8 +257,8 @@ def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
 
 
 def _is_partitioned(eqn: Any) -> bool:
-    """Returns whether the native kernel may compute an equation on several devices."""
-    if eqn.primitive is not lax.conv_general_dilated_p:
+    """Returns whether the lowering of an equation may depend on the number of devices."""
+    if eqn.primitive not in (lax.conv_general_dilated_p, lax.dot_general_p):
         return False
     text = internals.mark_of(eqn.ctx)
     is_ours = installed.value if text is None else text != _encode(LAX)

@@ -76,7 +76,7 @@ def test_torch_builds_the_same_network(name):
     result = torch_side.run(task(network, 'torch'))
     assert result['parameters'] == losses(network, 'cnn_jax')[0]
     assert result['losses'][2] < result['losses'][0]
-    assert len(result['step_s']) == 2 and result['memory_bytes'] > 1e7
+    assert len(result['step_s']) == torch_side.FEWEST and result['memory_bytes'] > 1e7
 
 
 @pytest.mark.parametrize(
