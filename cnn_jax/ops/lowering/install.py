@@ -15,9 +15,10 @@ from cnn_jax.ops.lowering import (
 def install() -> None:
     """Makes every convolution in this process use the kernels of this package.
 
-    This applies to every `lax.conv_general_dilated` and, on CPUs, to every gradient of JAX's own
-    max pooling, from any library: Flax, Equinox, Haiku, Keras. If the choice is XLA's own
-    convolution, as on GPUs and TPUs, programs do not change.
+    This applies to every `lax.conv_general_dilated` from any library: Flax, Equinox, Haiku, Keras.
+    On CPUs, it also applies to what XLA computes slowly around them: gradients of max pooling,
+    pools whose windows overlap, and in 16 bits gradients of biases and products of matrices. If the
+    choice is XLA's own convolution, as on GPUs and TPUs, programs do not change.
 
         cnn_jax.install()
         state, loss = train_step(state, batch)       # nothing else changes

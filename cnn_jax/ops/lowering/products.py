@@ -41,12 +41,12 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
     if tuple(lhs_sum) == tuple(rhs_sum) == leading and lhs.ndim == rhs.ndim:
         # JAX writes the gradient of the weights as dy^T x.
         spec = _spec(rows, rhs.shape[-1], features)
-        into = lambda dy, x: (_as_positions(x), _as_positions(dy))  # noqa: E731
+        into = lambda a, b: (_as_positions(b), _as_positions(a))  # noqa: E731
         return _if_large(Plan('filter_grad', spec, into, lambda dw: dw[0].T))
     if tuple(lhs_sum) != (len(batch),) or rhs.ndim != 2:
         return None
     op = 'forward' if tuple(rhs_sum) == (0,) else 'input_grad'
-    into = lambda x, w: (_as_positions(x), jnp.expand_dims(w, 0))  # noqa: E731
+    into = lambda a, b: (_as_positions(a), jnp.expand_dims(b, 0))  # noqa: E731
     back = lambda y: y.reshape(*batch, y.shape[-1])  # noqa: E731
     return _if_large(Plan(op, _spec(rows, *rhs.shape), into, back))
 

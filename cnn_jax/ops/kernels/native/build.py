@@ -39,9 +39,11 @@ FLAGS = ('-O2', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
 # The dtypes of operands, as in problem.h. The result of int8 is int32.
 DTYPES = ('float32', 'bfloat16', 'int8')
 
-# Makes idle OpenMP threads sleep, unless the user chose otherwise, so that XLA's threads can use
-# the cores. GNU's runtime reads these variables once, when it is loaded.
-WAITING = {'OMP_WAIT_POLICY': 'passive'}
+# Makes OpenMP threads that become idle wait awake for some 20 microseconds, which covers the steps of
+# one call, and then sleep, so that XLA's threads can use the cores. GNU's runtime reads these
+# variables once, when it is loaded. With OMP_WAIT_POLICY=passive, threads would not wait awake at
+# all where several threads call, as XLA's do.
+WAITING = {'OMP_WAIT_POLICY': 'active', 'GOMP_SPINCOUNT': '2000'}
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -198,10 +200,13 @@ def _open(onednn: Path, kernel: Path) -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def _environment_defaults(values: dict[str, str]) -> Iterator[None]:
-    missing = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(missing)
+    """Context manager that sets variables, unless the user has set any of them."""
+    if values.keys() & os.environ.keys():
+        yield
+        return
+    os.environ.update(values)
     try:
         yield
     finally:
-        for name in missing:
+        for name in values:
             del os.environ[name]
