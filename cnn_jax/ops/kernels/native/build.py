@@ -39,8 +39,8 @@ FLAGS = ('-O2', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
 # The dtypes of operands, as in problem.h. The result of int8 is int32.
 DTYPES = ('float32', 'bfloat16', 'int8')
 
-# Makes OpenMP threads that become idle wait awake for some 20 microseconds, which covers the steps of
-# one call, and then sleep, so that XLA's threads can use the cores. GNU's runtime reads these
+# Makes OpenMP threads that become idle wait awake for some 20 microseconds, which covers the steps
+# of one call, and then sleep, so that XLA's threads can use the cores. GNU's runtime reads these
 # variables once, when it is loaded. With OMP_WAIT_POLICY=passive, threads would not wait awake at
 # all where several threads call, as XLA's do.
 WAITING = {'OMP_WAIT_POLICY': 'active', 'GOMP_SPINCOUNT': '2000'}
