@@ -6,6 +6,7 @@ import types
 import pytest
 
 from cnn_jax import doctor
+from cnn_jax.bench.process import run_python
 from cnn_jax.ops import kernels
 
 
@@ -25,6 +26,16 @@ def test_healthy(quick, tmp_path, capsys):
     found = json.loads(path.read_text())
     assert [c['problem'] for c in found['kernels'] if c['kernel'] == 'dot'][0].endswith('kw1')
     assert all(c['right'] for c in found['kernels']) and len(found['kernels']) == 6
+
+
+def test_the_allocator_and_how_to_change_it():
+    pytest.importorskip('cmeel', reason='cmeel-mimalloc is not installed (extra: cpu)')
+    show = ['-c', 'from cnn_jax import doctor; print(doctor.allocator())']
+    found = run_python(show, environment={'LD_PRELOAD': ''}, what='doctor').strip()
+    before, _, line = found.partition('export ')
+    assert before.startswith("the system's allocator")
+    variables = dict(word.split('=') for word in line.split())
+    assert run_python(show, environment=variables, what='doctor').strip() == 'mimalloc, preloaded'
 
 
 def test_a_wrong_kernel_is_found(quick, monkeypatch, capsys, tmp_path):

@@ -14,13 +14,13 @@ import sys
 import tempfile
 import time
 
-from tools.mutations import conv_faults, pallas_faults, pool_faults
+from tools.mutations import conv_faults, native_faults, pallas_faults, pool_faults
 from tools.mutations.fault import Fault
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-FAULTS = conv_faults.FAULTS + pool_faults.FAULTS + pallas_faults.FAULTS
+FAULTS = conv_faults.FAULTS + native_faults.FAULTS + pool_faults.FAULTS + pallas_faults.FAULTS
 
 
 def is_caught(fault: Fault, copy: pathlib.Path, command: list[str]) -> tuple[bool, str]:

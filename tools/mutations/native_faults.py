@@ -1,0 +1,37 @@
+"""Faults of native kernels, of batch norm, and of what `install` lowers beside convolutions."""
+
+from tools.mutations.fault import Fault
+
+DEPTHWISE = 'test_native_depthwise.py'
+NORM = '../nn/test_batch_norm.py'
+DENSE = 'test_dense.py'
+POOLS = 'test_lowering.py -k pool'
+
+FAULTS = [
+    Fault('native depthwise: taps of another phase', 'kernels/native/depthwise.cc',
+          'if ((first - offset) % stride) continue;', 'if ((first + offset) % stride) continue;',
+          DEPTHWISE),
+    Fault('native depthwise: dilation is ignored', 'kernels/native/depthwise.cc',
+          'k * p.dilation[axis] - low', 'k - low', DEPTHWISE),
+    Fault('native depthwise: the last outputs are left out', 'kernels/native/depthwise.cc',
+          'edge(taps.all.to, phase.count);', '', DEPTHWISE),
+    Fault('native depthwise: an inner range begins too early', 'kernels/native/depthwise.cc',
+          'all.from = std::max(all.from, b.outputs.from)', 'all.from = b.outputs.from', DEPTHWISE),
+    Fault('batch norm: the mean is not scaled', 'normalization.py', '(bias - mean * factor)',
+          '(bias - mean)', NORM),
+    Fault('batch norm: the mean square is the variance', 'normalization.py',
+          'square - jnp.square(mean)', 'square', NORM),
+    Fault('batch norm: the running average forgets too much', '../nn/batch_norm.py',
+          '(1 - self.momentum) * lax', 'self.momentum * lax', NORM),
+    Fault('products: the gradient of the weights is not transposed', 'lowering/products.py',
+          'lambda dw: dw[0].T', 'lambda dw: dw[0].reshape(dw.shape[:0:-1])', DENSE),
+    Fault('products: weights are never transposed', 'lowering/products.py',
+          "'forward' if tuple(rhs_sum) == (0,) else 'input_grad'", "'forward'", DENSE),
+    Fault('products: exports contain native code', 'lowering/products.py',
+          'or internals.is_export(ctx)', '', DENSE),
+    Fault('sums: bias gradients are left to XLA', 'lowering/sums.py',
+          'return len(kept) == 1 and x.size >= FEW', 'return False', 'test_lowering.py -k bias'),
+    Fault('pools: features before the window', 'lowering/pools.py',
+          'back = sorted(range(x.ndim), key=order.__getitem__)', 'back = order', POOLS),
+    Fault('pools: a sum is an average', 'lowering/pools.py', ', divisor_override=1', '', POOLS),
+]  # fmt: skip
