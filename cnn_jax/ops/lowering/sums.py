@@ -1,10 +1,11 @@
-"""Lowers sums of 16-bit floats to one value per feature, the gradients of biases, in float32.
+"""Lowers sums of many 16-bit floats, such as the gradients of biases, in float32.
 
 JAX's own `jnp.sum` accumulates in float32, but the gradient of a bias is a `lax.reduce_sum` of the
 gradient's own dtype. XLA:CPU rounds it after every addition (65,536 ones sum to 512), and rewrites
 it to a reduction over windows, at a fraction of the speed of memory.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -13,15 +14,15 @@ from jax import lax
 
 from cnn_jax.ops.lowering import rules
 
-FEW = 1 << 14  # elements; a smaller sum takes microseconds either way
+FEW = 1 << 14  # elements; a smaller array takes microseconds either way
+SHORT = 32  # terms of a sum
 
 
 def is_slow(x: Any, axes: tuple[int, ...]) -> bool:
     """Returns whether a sum of x over `axes` is one that XLA:CPU computes slowly."""
     if x.dtype not in (jnp.bfloat16, jnp.float16) or not all(isinstance(n, int) for n in x.shape):
         return False
-    kept = [n for i, n in enumerate(x.shape) if i not in axes and n > 1]
-    return len(kept) == 1 and x.size >= FEW
+    return x.size >= FEW and math.prod(x.shape[i] for i in axes) >= SHORT
 
 
 def in_float32(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
