@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import cnn_jax
 from cnn_jax.ops.kernels.native import onednn
@@ -122,3 +123,15 @@ def test_linear_of_flax():
     x = normal(64, 32)
     expected = nnx.Linear(32, 8, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))(x)
     np.testing.assert_allclose(layer(x).astype('f'), expected.astype('f'), rtol=2**-7, atol=1e-2)
+
+
+@needs_bfloat16
+def test_a_sharded_batch_gives_the_same():
+    mesh = Mesh(jax.devices()[:2], 'batch')
+    x, w, dy = normal(128, 32), normal(32, 8, seed=1), normal(128, 8, seed=2)
+    expected = jax.jit(passes(product))(x, w, dy)
+    divided = NamedSharding(mesh, PartitionSpec('batch'))
+    x, dy = jax.device_put((x, dy), divided)
+    found = jax.jit(passes(product))(x, w, dy)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.asarray(a, 'f'), np.asarray(b, 'f'), rtol=2**-7, atol=2**-3)

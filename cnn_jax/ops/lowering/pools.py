@@ -1,9 +1,10 @@
 """Lowers JAX's own pools with the kernels of this package, where XLA:CPU is slow.
 
-XLA:CPU runs the gradient of max pooling, `select_and_scatter_add`, as a loop over single elements.
-The kernels of `max_pool` pick the same element, the first of several equal ones. They differ only
-if a window contains a NaN; see `max_pool`. It computes windows that overlap one element at a time,
-too, and sums bfloat16 at a tenth of the speed of float32 (docs/performance.md).
+XLA:CPU runs the gradient of max pooling, `select_and_scatter_add`, and pools whose windows overlap
+as loops over single elements, and sums bfloat16 at a tenth of the speed of float32.
+
+The kernels of `max_pool` give the gradient to the same element, the first of several equal ones.
+They differ only if a window contains a NaN; see `max_pool`.
 """
 
 import functools
