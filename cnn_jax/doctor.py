@@ -202,15 +202,23 @@ def allocator() -> str:
     for name in ('mimalloc', 'jemalloc', 'tcmalloc'):
         if f'lib{name}' in loaded:
             return f'{name}, preloaded'
-    try:
-        files = metadata.files('cmeel-mimalloc') or []
-    except metadata.PackageNotFoundError:
+    library = mimalloc()
+    if library is None:
         return "the system's allocator"
-    library = next(file.locate() for file in files if file.name == 'libmimalloc.so')
     return (
         "the system's allocator; faster on a CPU: "
         f'export LD_PRELOAD={library} MIMALLOC_ALLOW_THP=2 MIMALLOC_PURGE_DELAY=10000'
     )
+
+
+def mimalloc() -> pathlib.Path | None:
+    """Returns the path of mimalloc, which the extra `cpu` installs, or None."""
+    try:
+        files = metadata.files('cmeel-mimalloc') or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (file.locate() for file in files if file.name == 'libmimalloc.so')
+    return next((pathlib.Path(str(path)) for path in found), None)
 
 
 def data_sets(data_dir: str | None = None) -> str:

@@ -7,20 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import metadata
 
 import pytest
 
+from cnn_jax.doctor import mimalloc
 from tests.launch import checkout
-
-
-def mimalloc():
-    """Returns the path of the installed library, or None."""
-    try:
-        files = metadata.files('cmeel-mimalloc') or []
-    except metadata.PackageNotFoundError:
-        return None
-    return next((file.locate() for file in files if file.name == 'libmimalloc.so'), None)
 
 
 def shown_by_python(python, text, folder, variables):

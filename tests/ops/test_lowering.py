@@ -1,5 +1,6 @@
 """Tests of the lowering rules: the program of each equation, also in unmodified user code."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -266,6 +267,12 @@ def test_installed_the_gradient_of_jaxs_max_pool_is_ours():
         assert 'select_and_scatter' not in text()
 
 
+def of_every_axis(ndim, axes, values):
+    """Returns `values` at `axes`, and 1 at the other axes."""
+    by_axis = dict(zip(axes, values, strict=True))
+    return tuple(by_axis.get(i, 1) for i in range(ndim))
+
+
 @pytest.mark.parametrize('padding', ['SAME', 'VALID'])
 @pytest.mark.parametrize('window, strides, axes', [
     ((3, 2), (2, 2), (1, 2)), ((2, 2), (2, 2), (2, 3)), ((3,), (1,), (2,)),
@@ -274,7 +281,7 @@ def test_installed_the_gradient_of_jaxs_max_pool_is_ours():
 def test_pool_gradients_of_any_layout(window, strides, axes, padding):
     shape = tuple(7 if i in axes else 3 for i in range(len(axes) + 2))
     x = jnp.asarray(np.random.default_rng(1).integers(0, 5, shape), jnp.float32)  # with ties
-    full = lambda values: tuple(dict(zip(axes, values)).get(i, 1) for i in range(x.ndim))  # noqa: E731, B905
+    full = functools.partial(of_every_axis, x.ndim, axes)
 
     def gradient(x):
         pool = lambda x: lax.reduce_window(  # noqa: E731
@@ -296,7 +303,7 @@ def test_pool_gradients_of_any_layout(window, strides, axes, padding):
 def test_pools_of_any_layout(window, strides, axes, padding, dtype):
     shape = tuple(7 if i in axes else 3 for i in range(4))
     x = jnp.asarray(np.random.default_rng(1).integers(-9, 9, shape), dtype)  # sums are exact
-    full = lambda values: tuple(dict(zip(axes, values)).get(i, 1) for i in range(x.ndim))  # noqa: E731, B905
+    full = functools.partial(of_every_axis, x.ndim, axes)
 
     def pools(x):
         shape = full(window), full(strides), padding

@@ -30,9 +30,9 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
         lhs, rhs: the operands, or any objects with their shapes and dtypes.
         params: parameters of the equation, as in `lax.dot_general_p`.
     """
-    (lhs_sum, rhs_sum), batch = params['dimension_numbers']
+    (lhs_sum, rhs_sum), batch_axes = params['dimension_numbers']
     dtypes = {lhs.dtype, rhs.dtype, params['preferred_element_type'] or lhs.dtype}
-    if any(batch) or dtypes != {jnp.dtype(jnp.bfloat16)}:
+    if any(batch_axes) or dtypes != {jnp.dtype(jnp.bfloat16)}:
         return None
     if not all(isinstance(n, int) and n for n in (*lhs.shape, *rhs.shape)):
         return None

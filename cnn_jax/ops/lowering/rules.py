@@ -258,7 +258,8 @@ def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
 
 def _is_partitioned(eqn: Any) -> bool:
     """Returns whether the lowering of an equation may depend on the number of devices."""
-    if eqn.primitive not in (lax.conv_general_dilated_p, lax.dot_general_p):
+    is_product = eqn.primitive is lax.dot_general_p and eqn.outvars[0].aval.dtype == jnp.bfloat16
+    if eqn.primitive is not lax.conv_general_dilated_p and not is_product:
         return False
     text = internals.mark_of(eqn.ctx)
     is_ours = installed.value if text is None else text != _encode(LAX)
