@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn_jax.errors import UserError
+from cnn_jax.ops.lowering import rules
 
 Intermediates = MutableMapping[str, jax.Array]
 
@@ -129,7 +130,10 @@ class Residual(Layers):
         skip = x
         if self.has_shortcut:
             skip = self.shortcut(x, within(intermediates, 'shortcut'))
-        return y + skip if self.activation is None else self.activation(y + skip)
+        if self.activation is None:
+            return y + skip
+        with rules.marked():  # so that XLA:CPU computes the block's result once
+            return self.activation(y + skip)
 
 
 def within(intermediates: Intermediates | None, name: str) -> Intermediates | None:

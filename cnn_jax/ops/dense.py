@@ -5,8 +5,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from cnn_jax.ops import dispatch
-from cnn_jax.ops.lowering import internals, rules
+from cnn_jax.ops.lowering import rules
 
 Array = jax.Array
 
@@ -29,7 +28,7 @@ def dot_general(
     `jax.lax.dot_general`. After `cnn_jax.install()`, `jax.lax.dot_general` itself does the same.
     """
     sharding = {} if out_sharding is None else {'out_sharding': out_sharding}
-    with internals.mark(None if dispatch.wish('conv', None) else rules.DEFAULT):
+    with rules.marked():
         return lax.dot_general(
             lhs, rhs, dimension_numbers, precision, preferred_element_type, **sharding
         )

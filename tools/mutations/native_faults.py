@@ -6,6 +6,7 @@ DEPTHWISE = 'test_native_depthwise.py'
 NORM = '../nn/test_batch_norm.py'
 DENSE = 'test_dense.py'
 POOLS = 'test_lowering.py -k pool'
+BOUNDS = 'test_bounds.py'
 
 FAULTS = [
     Fault('native depthwise: taps of another phase', 'kernels/native/depthwise.cc',
@@ -28,10 +29,20 @@ FAULTS = [
     Fault('products: weights are never transposed', 'lowering/products.py',
           "'forward' if tuple(rhs_sum) == (0,) else 'input_grad'", "'forward'", DENSE),
     Fault('products: exports contain native code', 'lowering/products.py',
-          'or internals.is_export(ctx)', '', DENSE),
+          'if internals.is_export(ctx) or', 'if', DENSE),
     Fault('sums: bias gradients are left to XLA', 'lowering/sums.py',
           'return x.size >= FEW and', 'return False and', 'test_lowering.py -k bias'),
     Fault('pools: features before the window', 'lowering/pools.py',
           'back = sorted(range(x.ndim), key=order.__getitem__)', 'back = order', POOLS),
     Fault('pools: a sum is an average', 'lowering/pools.py', ', divisor_override=1', '', POOLS),
+    Fault('bounds: NaN becomes the bound', 'lowering/bounds.py',
+          'beyond = x <= bound if primitive is lax.max_p else x >= bound',
+          'beyond = ~(x > bound) if primitive is lax.max_p else ~(x < bound)', BOUNDS),
+    Fault('bounds: ReLU of a negative zero', 'lowering/bounds.py', 'x <= bound', 'x < bound',
+          BOUNDS),
+    Fault('bounds: a number that is NaN is ignored', 'lowering/bounds.py', ' | (bound != bound)',
+          '', BOUNDS),
+    Fault('bounds: residual blocks are left to XLA', '../nn/layers.py', 'with rules.marked():',
+          'if True:', BOUNDS),
+    Fault('bounds: JAX lowers them', 'lowering/bounds.py', 'max(sizes) < FEW', 'True', BOUNDS),
 ]  # fmt: skip

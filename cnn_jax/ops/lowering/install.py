@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from cnn_jax.ops.lowering import (
+    bounds,  # noqa: F401  registers its rules
     internals,
     pools,  # noqa: F401  registers its rules
     products,  # noqa: F401  registers its rule

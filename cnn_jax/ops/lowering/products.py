@@ -76,11 +76,10 @@ def _multiply(platform: str, ctx: Any, lhs: Any, rhs: Any, **params: Any) -> Any
 
 
 def _plan(ctx: Any, params: dict[str, Any]) -> Plan | None:
-    is_ours = internals.mark_of(ctx.jaxpr_eqn_ctx) is not None or rules.is_installed()
     is_plain = params['precision'] in (None, lax.Precision.DEFAULT, (lax.Precision.DEFAULT,) * 2)
-    if not is_ours or not is_plain or dispatch.wish('conv', None) or internals.is_export(ctx):
+    if not rules.apply_to(ctx) or not is_plain or dispatch.wish('conv', None):
         return None
-    if internals.devices(ctx) != 1 or onednn.bfloat16_rate() == 1:
+    if internals.is_export(ctx) or internals.devices(ctx) != 1 or onednn.bfloat16_rate() == 1:
         return None
     lhs, rhs = ctx.avals_in
     plan = read(lhs, rhs, params)

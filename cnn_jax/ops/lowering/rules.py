@@ -5,6 +5,7 @@ unless `install` was called. A mark is the caller's choice of kernels, `dispatch
 the choice is 'lax', JAX's own rule lowers the equation to the same program as without this package.
 """
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -115,6 +116,16 @@ def chosen(
         reason = lambda name: _reason_in_groups(name, plan, platform)  # noqa: E731
         return [(dispatch.first_supporting(plan.op, names, reason), NAMED)]
     return tuning.ranked(plan.op, plan.spec, platform)
+
+
+def apply_to(ctx: Any) -> bool:
+    """Returns whether the equation of `ctx` is marked, or `install` makes the rules apply to it."""
+    return internals.mark_of(ctx.jaxpr_eqn_ctx) is not None or is_installed()
+
+
+def marked() -> contextlib.AbstractContextManager:
+    """Context manager that marks equations for these rules, unless the caller chose kernels."""
+    return internals.mark(None if dispatch.wish('conv', None) else DEFAULT)
 
 
 def is_installed() -> bool:
