@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 from matplotlib.ticker import MaxNLocator
 
 from cnn_jax.errors import UserError
@@ -212,10 +213,13 @@ def _map_row(row, value):
     picture = None
     for axes, one in zip(row, value, strict=True):
         if one.ndim == 1:
-            axes.stairs(one, np.arange(len(one) + 1) - 0.5, fill=True)  # much faster than bars
+            edges = np.arange(len(one) + 1) - 0.5
+            # `stairs` would look for the limits along every line, at several times the cost.
+            axes.add_artist(StepPatch(one, edges, fill=True, facecolor='C0'))
+            axes.set_xlim(edges[0], edges[-1])
             axes.set_ylim(min(low, 0), max(high, 0) + 1e-12)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axes.tick_params(labelsize=6)
+            axes.tick_params(labelsize=6, labelleft=axes is row[0])
             continue
         if one.ndim == 3:
             tiles = one[:, :, :MAX_CHANNELS].transpose(2, 0, 1)
