@@ -146,8 +146,10 @@ def test_a_block_keeps_the_maximum_on_accelerators():
         assert 'stablehlo.maximum' in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_numbers_are_scalars_beside_large_arrays():
+def test_bounds_are_scalars_beside_large_arrays():
     large, small, one = (jnp.zeros(shape) for shape in (SHAPE, 4, ()))
-    assert bounds.numbers(large, one) == (False, True)
-    assert bounds.numbers(one, large) == (True, False)
-    assert bounds.numbers(one, one) == bounds.numbers(small, one) == (False, False)
+    assert bounds.is_bound(large, one)
+    assert bounds.is_bound(one, large)
+    assert not bounds.is_bound(one, one)
+    assert not bounds.is_bound(small, one)
+    assert not bounds.is_bound(large, large)

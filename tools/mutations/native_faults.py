@@ -31,7 +31,7 @@ FAULTS = [
     Fault('products: exports contain native code', 'lowering/products.py',
           'if internals.is_export(ctx) or', 'if', DENSE),
     Fault('sums: bias gradients are left to XLA', 'lowering/sums.py',
-          'return x.size >= FEW and', 'return False and', 'test_lowering.py -k bias'),
+          'return rules.is_large(x) and', 'return False and', 'test_lowering.py -k bias'),
     Fault('pools: features before the window', 'lowering/pools.py',
           'back = sorted(range(x.ndim), key=order.__getitem__)', 'back = order', POOLS),
     Fault('pools: a sum is an average', 'lowering/pools.py', ', divisor_override=1', '', POOLS),
@@ -44,5 +44,6 @@ FAULTS = [
           '', BOUNDS),
     Fault('bounds: residual blocks are left to XLA', '../nn/layers.py', 'with rules.marked():',
           'if True:', BOUNDS),
-    Fault('bounds: JAX lowers them', 'lowering/bounds.py', 'max(sizes) < FEW', 'True', BOUNDS),
+    Fault('bounds: JAX lowers them', 'lowering/bounds.py', 'or not is_bound', 'or is_bound',
+          BOUNDS),
 ]  # fmt: skip

@@ -16,35 +16,29 @@ from jax import lax
 
 from cnn_jax.ops.lowering import rules
 
-FEW = 1 << 14  # elements; a smaller array takes microseconds either way
 
-
-def numbers(x: Any, y: Any) -> tuple[bool, bool]:
-    """Returns which of the operands is a number, (False, False) unless the other is a large array.
+def is_bound(x: Any, y: Any) -> bool:
+    """Returns whether one operand is a number, and the other a large array of floats.
 
     Args:
         x, y: the operands, or any objects with their shapes and dtypes.
     """
-    sizes = [a.size if all(isinstance(n, int) for n in a.shape) else 0 for a in (x, y)]
-    if not jnp.issubdtype(x.dtype, jnp.floating) or max(sizes) < FEW:
-        return False, False
-    return x.ndim == 0, y.ndim == 0
+    is_floating = jnp.issubdtype(x.dtype, jnp.floating)
+    return is_floating and 0 in (x.ndim, y.ndim) and (rules.is_large(x) or rules.is_large(y))
 
 
 def select(primitive: Any, x: jax.Array, bound: jax.Array) -> jax.Array:
-    """Computes `primitive`, `lax.max_p` or `lax.min_p`, of an array and a number."""
+    """Computes `primitive`, `lax.max_p` or `lax.min_p`, of an array and a number in any order."""
+    if x.ndim == 0:
+        x, bound = bound, x
     beyond = x <= bound if primitive is lax.max_p else x >= bound  # False where x is NaN
     return jnp.where(beyond | (bound != bound), bound, x)
 
 
 def _bound(primitive: Any, platform: str, ctx: Any, x: Any, y: Any, **params: Any) -> Any:
-    is_first, is_second = numbers(*ctx.avals_in) if rules.apply_to(ctx) else (False, False)
-    if is_first == is_second:
+    if not rules.apply_to(ctx) or not is_bound(*ctx.avals_in):
         return rules.originals[platform, primitive](ctx, x, y, **params)
-    function = functools.partial(select, primitive)
-    if is_first:
-        return rules.as_kernel(ctx, lambda bound, x: function(x, bound), x, y)
-    return rules.as_kernel(ctx, function, x, y)
+    return rules.as_kernel(ctx, functools.partial(select, primitive), x, y)
 
 
 for _primitive in (lax.max_p, lax.min_p):

@@ -28,6 +28,8 @@ NAMED = 'named by the caller'
 NOT_OURS = "XLA's own: requested, or called through JAX without `install`"
 
 DEFAULT = 'default'  # the mark of an equation for which the caller named no kernel
+FEW = 1 << 14  # elements; work on a smaller array takes microseconds either way
+
 LAX: Wish = dict.fromkeys(MAPS, ('lax',))
 
 # XLA rejects int8 on these, unless it is written as products of int32:
@@ -121,6 +123,11 @@ def chosen(
 def apply_to(ctx: Any) -> bool:
     """Returns whether the equation of `ctx` is marked, or `install` makes the rules apply to it."""
     return internals.mark_of(ctx.jaxpr_eqn_ctx) is not None or is_installed()
+
+
+def is_large(x: Any) -> bool:
+    """Returns whether an array is known to have at least `FEW` elements."""
+    return all(isinstance(n, int) for n in x.shape) and x.size >= FEW
 
 
 def marked() -> contextlib.AbstractContextManager:

@@ -14,15 +14,14 @@ from jax import lax
 
 from cnn_jax.ops.lowering import rules
 
-FEW = 1 << 14  # elements; a smaller array takes microseconds either way
 SHORT = 32  # terms of a sum
 
 
 def is_slow(x: Any, axes: tuple[int, ...]) -> bool:
     """Returns whether a sum of x over `axes` is one that XLA:CPU computes slowly."""
-    if x.dtype not in (jnp.bfloat16, jnp.float16) or not all(isinstance(n, int) for n in x.shape):
+    if x.dtype not in (jnp.bfloat16, jnp.float16):
         return False
-    return x.size >= FEW and math.prod(x.shape[i] for i in axes) >= SHORT
+    return rules.is_large(x) and math.prod(x.shape[i] for i in axes) >= SHORT
 
 
 def in_float32(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
