@@ -7,6 +7,7 @@ NORM = '../nn/test_batch_norm.py'
 DENSE = 'test_dense.py'
 POOLS = 'test_lowering.py -k pool'
 BOUNDS = 'test_bounds.py'
+TRANSPOSE = 'test_native_transpose.py'
 
 FAULTS = [
     Fault('native depthwise: taps of another phase', 'kernels/native/depthwise.cc',
@@ -33,7 +34,7 @@ FAULTS = [
     Fault('sums: bias gradients are left to XLA', 'lowering/sums.py',
           'return rules.is_large(x) and', 'return False and', 'test_lowering.py -k bias'),
     Fault('pools: features before the window', 'lowering/pools.py',
-          'back = sorted(range(x.ndim), key=order.__getitem__)', 'back = order', POOLS),
+          'before = sorted(range(len(shape)), key=order.__getitem__)', 'before = order', POOLS),
     Fault('pools: a sum is an average', 'lowering/pools.py', ', divisor_override=1', '', POOLS),
     Fault('bounds: NaN becomes the bound', 'lowering/bounds.py',
           'beyond = x <= bound if primitive is lax.max_p else x >= bound',
@@ -46,4 +47,19 @@ FAULTS = [
           'if True:', BOUNDS),
     Fault('bounds: JAX lowers them', 'lowering/bounds.py', 'or not is_bound', 'or is_bound',
           BOUNDS),
+    Fault('transpositions: strides in the order of the operand', 'kernels/native/transpose.cc',
+          'to[order[i]] = to[order[i + 1]] * dims[order[i + 1]]',
+          'to[i] = to[i + 1] * dims[order[i + 1]]', TRANSPOSE),
+    Fault('transpositions: two are composed in the wrong order', 'kernels/native/transpose.py',
+          "tuple(order[i] for i in eqn.params['permutation'])",
+          "tuple(eqn.params['permutation'][i] for i in order)", TRANSPOSE),
+    Fault('transpositions: blocks that are apart are joined', 'kernels/native/transpose.py',
+          'kept.index(blocks[-1][-1]) + 1 == kept.index(axis)',
+          'kept.index(blocks[-1][-1]) < kept.index(axis)', TRANSPOSE),
+    Fault('transpositions: programs of several devices contain them',
+          'kernels/native/transpose.py', 'not internals.on_one_device() or', '', TRANSPOSE),
+    Fault('transpositions: exports contain them', 'kernels/native/transpose.py',
+          ' or internals.for_export()', '', TRANSPOSE),
+    Fault('transpositions: convolutions leave them to XLA', 'lowering/equations.py',
+          'len(lhs.shape) - 1 in array[2:]', 'len(lhs.shape) in array[2:]', TRANSPOSE),
 ]  # fmt: skip

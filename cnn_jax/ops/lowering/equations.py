@@ -34,7 +34,8 @@ class Plan(NamedTuple):
     """A way to compute an equation as map `op` of the convolution `spec`.
 
     The result of the equation is `back(map(*into(lhs, rhs)))`. If `flipped` is set, rhs is first
-    flipped along its spatial axes.
+    flipped along its spatial axes. If `channels_first` is set, the last axis of some array of the
+    equation is spatial.
     """
 
     op: str
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     into: Callable[[Array, Array], tuple[Array, Array]]
     back: Arrange
     flipped: bool = False
+    channels_first: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,9 @@ def read(lhs: Any, rhs: Any, params: dict[str, Any]) -> Plan | None:
         spec = spec.replace(operand_dtype=str(lhs.dtype))
     order = _channels_last(layout.out_spec)
     out = sorted(range(len(order)), key=order.__getitem__)
-    return Plan(plan.op, spec, into, lambda y: lax.transpose(plan.back(y), out))
+    channels_first = any(len(lhs.shape) - 1 in array[2:] for array in layout)
+    back = lambda y: lax.transpose(plan.back(y), out)  # noqa: E731
+    return Plan(plan.op, spec, into, back, channels_first=channels_first)
 
 
 def _is_static(lhs: Any, rhs: Any, params: dict[str, Any]) -> bool:
@@ -405,6 +409,8 @@ def _turn(kernel: Array, groups: int) -> Array:
 def _exchange(a: Array, groups: int) -> Array:
     """Rearranges (n, *size, groups * m) to (m, *size, groups * n)."""
     n, *size, features = a.shape
+    if groups == 1:
+        return jnp.swapaxes(a, 0, -1)
     a = a.reshape(n, *size, groups, features // groups)
     return jnp.swapaxes(a, 0, -1).reshape(features // groups, *size, groups * n)
 

@@ -10,6 +10,7 @@ from cnn_jax.ops.lowering import (
     products,  # noqa: F401  registers its rule
     rules,
     sums,  # noqa: F401  registers its rule
+    transposes,  # noqa: F401  registers its rule
 )
 
 
@@ -18,9 +19,9 @@ def install() -> None:
 
     This applies to every `lax.conv_general_dilated` from any library: Flax, Equinox, Haiku, Keras.
     On CPUs, it also applies to what XLA computes slowly around them: gradients of max pooling,
-    pools whose windows overlap, the ReLU after a residual sum, and in 16 bits gradients of biases
-    and products of matrices. If the choice is XLA's own convolution, as on GPUs and TPUs, programs
-    do not change.
+    pools whose windows overlap, the ReLU after a residual sum, transpositions between channels
+    first and channels last, and in 16 bits gradients of biases and products of matrices. If the
+    choice is XLA's own convolution, as on GPUs and TPUs, programs do not change.
 
         cnn_jax.install()
         state, loss = train_step(state, batch)       # nothing else changes

@@ -43,6 +43,7 @@ except ImportError as error:
 __all__ = [
     'custom_partitioning',
     'devices',
+    'for_export',
     'is_export',
     'lower',
     'mark',
@@ -148,6 +149,7 @@ def lower(ctx: Any, function: Callable[..., jax.Array], *operands: Any) -> Seque
     with (
         undisturbed(),
         _one_device(getattr(placement, 'num_devices', None) == 1),
+        _for_export(is_export(ctx)),
         _mesh(_mesh_to_partition(placement)),
     ):
         rule = mlir.lower_fun(function, multiple_results=False)
@@ -162,6 +164,14 @@ _one_device = jax.make_user_context(False)
 def on_one_device() -> bool:
     """Returns whether a kernel is being lowered for one device, so nothing can be partitioned."""
     return _one_device.value
+
+
+_for_export = jax.make_user_context(False)
+
+
+def for_export() -> bool:
+    """Returns whether a kernel is being lowered for `jax.export`."""
+    return _for_export.value
 
 
 _mesh = jax.make_user_context(None)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnn_jax.ops.kernels.native.transpose import natively
 from cnn_jax.ops.lowering import rules
 from cnn_jax.ops.pool import avg_pool, max_pool
 
@@ -38,15 +39,17 @@ def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
 
 def gradient(dy: jax.Array, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]):
     """Computes select_and_scatter_add: adds dy at the positions of the maxima of x."""
-    pool = lambda x: _pool(max_pool, x, axes, params)  # noqa: E731
-    return jax.vjp(pool, x)[1](dy)[0]
+    into, back = _arrange(x.shape, axes)
+    _, transpose = jax.vjp(lambda x: _pool(max_pool, x, axes, params), into(x))
+    return back(transpose(into(dy))[0])
 
 
 def forward(name: str, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]) -> jax.Array:
     """Computes reduce_window_max or reduce_window_sum (`name`)."""
+    into, back = _arrange(x.shape, axes)
     if name == 'reduce_window_max':
-        return _pool(max_pool, x, axes, params)
-    return _pool(avg_pool, x, axes, params, divisor_override=1)
+        return back(_pool(max_pool, into(x), axes, params))
+    return back(_pool(avg_pool, into(x), axes, params, divisor_override=1))
 
 
 def _pool(pool: Any, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any], **options: Any):
@@ -54,14 +57,24 @@ def _pool(pool: Any, x: jax.Array, axes: tuple[int, ...], params: dict[str, Any]
         [params[name][i] for i in axes]
         for name in ('window_dimensions', 'window_strides', 'padding')
     )
-    first, *others = (i for i in range(x.ndim) if i not in axes)
+    return pool(x, window, strides, [*map(tuple, padding)], **options)
+
+
+def _arrange(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """Returns functions that rearrange the axes as (batch, *axes, features), and back."""
+    first, *others = (i for i in range(len(shape)) if i not in axes)
     order = (first, *axes, *others)
-    back = sorted(range(x.ndim), key=order.__getitem__)
-    rest = [x.shape[i] for i in others]
-    x = lax.transpose(x, order)
-    x = x.reshape(*x.shape[: 1 + len(axes)], math.prod(rest))
-    y = pool(x, window, strides, [*map(tuple, padding)], **options)
-    return lax.transpose(y.reshape(*y.shape[:-1], *rest), back)
+    before = sorted(range(len(shape)), key=order.__getitem__)
+    rest = [shape[i] for i in others]
+
+    def into(x):
+        x = lax.transpose(x, order)
+        return x.reshape(*x.shape[: 1 + len(axes)], math.prod(rest))
+
+    def back(y):
+        return lax.transpose(y.reshape(*y.shape[:-1], *rest), before)
+
+    return natively(into), natively(back)
 
 
 def _is_slow(name: str, x: Any, axes: tuple[int, ...], params: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from jax import lax
 from cnn_jax.errors import UserError
 from cnn_jax.ops import dispatch, kernels, tuning
 from cnn_jax.ops.dispatch import Wish
+from cnn_jax.ops.kernels.native.transpose import natively
 from cnn_jax.ops.lowering import equations, internals
 from cnn_jax.ops.platforms import PLATFORMS, default_platform, tracing_for
 from cnn_jax.ops.spec import MAPS, ConvSpec
@@ -233,11 +234,14 @@ def lower(
     function, spec = kernels.function(name, plan.op), plan.spec
     if kernels.reason_against(name, plan.op, spec, platform):
         function = functools.partial(_group_by_group, function)
+    into, back = plan.into, plan.back
+    if plan.channels_first and not kernels.is_portable(name):
+        into, back = natively(into), natively(back)
 
     def run(lhs, rhs):
         with jax.named_scope(f'{what}{plan.op}_{name}'):
-            a, b = plan.into(lhs, rhs)
-            return plan.back(function(a, b, spec))
+            a, b = into(lhs, rhs)
+            return back(function(a, b, spec))
 
     with tracing_for(platform):
         return as_kernel(ctx, run, lhs, rhs)

@@ -30,6 +30,7 @@ TARGETS = {
     'cnn_jax_onednn': 'CnnJaxConvolve',
     'cnn_jax_winograd': 'CnnJaxWinograd',
     'cnn_jax_depthwise': 'CnnJaxDepthwise',
+    'cnn_jax_transpose': 'CnnJaxTranspose',
 }
 SOURCES = tuple(sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in ('.cc', '.h')))
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
