@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "problem.h"
 #include "threads.h"
 
 namespace cnn_jax {
@@ -21,7 +22,7 @@ ffi::Error Transpose(ffi::AnyBuffer a, ffi::Result<ffi::AnyBuffer> out,
     to[order[i]] = to[order[i + 1]] * dims[order[i + 1]];
   }
   const auto type = memory::data_type::f32;
-  return TakeTurn(false, [&](Slot&) {
+  return TakeTurn(64 * a.element_count() < kLeastToShare, [&](Slot&) {
     static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     dnnl::stream stream(engine);
     memory source({dims, type, from}, engine, a.untyped_data());
