@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "engine.h"
 #include "instructions.h"
 #include "problem.h"
 #include "threads.h"
@@ -40,11 +41,6 @@ struct ProblemHash {
     return hash;
   }
 };
-
-const dnnl::engine& Engine() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  return engine;
-}
 
 // A primitive with its arguments. Only their addresses change from call to call.
 class Plan {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "engine.h"
 #include "problem.h"
 #include "threads.h"
 
@@ -23,10 +24,9 @@ ffi::Error Transpose(ffi::AnyBuffer a, ffi::Result<ffi::AnyBuffer> out,
   }
   const auto type = memory::data_type::f32;
   return TakeTurn(64 * a.element_count() < kLeastToShare, [&](Slot&) {
-    static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    dnnl::stream stream(engine);
-    memory source({dims, type, from}, engine, a.untyped_data());
-    memory result({dims, type, to}, engine, out->untyped_data());
+    dnnl::stream stream(Engine());
+    memory source({dims, type, from}, Engine(), a.untyped_data());
+    memory result({dims, type, to}, Engine(), out->untyped_data());
     dnnl::reorder(source, result).execute(stream, source, result);  // oneDNN keeps its code
     stream.wait();
   });
