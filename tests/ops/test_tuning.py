@@ -1,6 +1,7 @@
 """Tests of the default choice of kernels, and of `explain`."""
 
 import functools
+import pathlib
 import types
 
 import jax
@@ -41,14 +42,17 @@ def choices(spec, platform):
     return tuple(tuning.choose(op, spec, platform)[0] for op in MAPS)
 
 
-def chosen(x, kernel, *, dtype='float32', **arguments):
+def spec_of(x, kernel, *, dtype='float32', **arguments):
     result = 'int32' if dtype == 'int8' else None
     with x64(dtype == 'float64'):
-        spec = cnn_jax.explain(
+        return cnn_jax.explain(
             lambda x, w: cnn_jax.conv(x, w, preferred_element_type=result, **arguments),
             *(jax.ShapeDtypeStruct(s, dtype) for s in (x, kernel)),
         )[0].spec
-    return choices(spec, 'cpu')
+
+
+def chosen(x, kernel, **arguments):
+    return choices(spec_of(x, kernel, **arguments), 'cpu')
 
 
 def test_rules_of_native_kernels():
@@ -64,18 +68,52 @@ def test_rules_of_native_kernels():
     assert chosen((64, 28, 28, 8), (3, 3, 8, 8)) == ('onednn',) * 3  # so do those of the tiles
 
 
-def test_rules_of_native_kernels_in_bfloat16():
+@pytest.fixture
+def bfloat16_rate(request, monkeypatch):
+    """Replaces the rate that this processor was measured to have."""
     if reason := kernels.reason_against('native_winograd', 'forward', SPEC, 'cpu'):
         pytest.skip(reason)
-    if onednn.bfloat16_rate() != 2:
-        pytest.skip('needs AVX512-BF16 without AMX')
-    in_bfloat16 = functools.partial(chosen, dtype='bfloat16')
+    monkeypatch.setattr(onednn, 'bfloat16_rate', lambda: request.param)
+    onednn.describe.cache_clear()
+    yield
+    onednn.describe.cache_clear()
+
+
+in_bfloat16 = functools.partial(chosen, dtype='bfloat16')
+
+
+@pytest.mark.parametrize('bfloat16_rate', [2], indirect=True)
+def test_rules_of_native_kernels_in_bfloat16(bfloat16_rate):
     kernel = (3, 3, 256, 256)
     assert in_bfloat16((128, 8, 8, 256), kernel) == ('native_winograd',) * 3
     # The direct form skips products with padding, but not in filter gradients.
     assert in_bfloat16((128, 4, 4, 256), kernel) == ('onednn', 'onednn', 'native_winograd')
     assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('onednn', 'onednn', 'native_winograd')
     assert in_bfloat16((64, 28, 28, 16), (3, 3, 16, 32)) == ('onednn',) * 3
+
+
+@pytest.mark.parametrize('bfloat16_rate', [0, 0.5], indirect=True)
+def test_rules_of_native_kernels_where_bfloat16_is_slow(bfloat16_rate):
+    assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('native_winograd',) * 3
+    assert in_bfloat16((64, 28, 28, 64), (3, 3, 64, 64), strides=2) == ('onednn',) * 3
+
+
+@pytest.mark.parametrize('bfloat16_rate, expected', [
+    (0, (True, True)), (0.5, (True, False)), (2, (False, False)), (16, (False, False)),
+], indirect=['bfloat16_rate'])  # fmt: skip
+def test_arrays_are_converted_where_their_products_are_many_and_slow(bfloat16_rate, expected):
+    many, few = ((64, 28, 28, 64), (5, 5, 64, 64)), ((64, 28, 28, 64), (1, 1, 64, 64))
+    for shapes, wanted in zip((many, few), expected, strict=True):
+        spec = spec_of(*shapes, dtype='bfloat16')
+        assert [onednn.casts(spec, op) for op in MAPS] == [wanted] * 3
+
+
+def test_the_rate_of_bfloat16_is_that_of_the_processor():
+    if reason := kernels.reason_against('onednn', 'forward', SPEC, 'cpu'):
+        pytest.skip(reason)
+    flags = pathlib.Path('/proc/cpuinfo').read_text().split()
+    expected = {16} if 'amx_bf16' in flags else {0.5, 2} if 'avx512_bf16' in flags else {0}
+    assert onednn.bfloat16_rate() in expected
 
 
 def test_rules_follow_the_measurements(pure_jax):
@@ -102,7 +140,8 @@ def test_rules_follow_the_measurements(pure_jax):
     by_xla = rules.XLA_HAS_INT8
     assert chosen((*image, 64), (1, 1, 64, 64), dtype='int8')[0] == ('lax' if by_xla else 'dot')
     assert chosen((8, 400, 64), (3, 64, 64)) == ('lax',) * 3
-    assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col',) * 3
+    assert chosen((8, 400, 64), (3, 64, 64), dtype='float64') == ('im2col', 'im2col', 'shift')
+    assert chosen((8, 400, 16), (3, 16, 16), dtype='float64') == ('im2col',) * 3
     assert chosen((2, 9, 9, 9, 4), (3, 3, 3, 4, 8), dtype='float64') == ('im2col',) * 3
     assert chosen((*image, 32), (5, 5, 32, 64), dtype='float64') == ('lax',) * 3
     assert chosen((*image, 32), (3, 3, 2, 32), groups=16, dtype='float64') == ('shift',) * 3

@@ -8,6 +8,7 @@ DENSE = 'test_dense.py'
 POOLS = 'test_lowering.py -k pool'
 BOUNDS = 'test_bounds.py'
 TRANSPOSE = 'test_native_transpose.py'
+NORM_SUMS = 'test_batch_norm_sums.py'
 
 FAULTS = [
     Fault('native depthwise: taps of another phase', 'kernels/native/depthwise.cc',
@@ -47,6 +48,21 @@ FAULTS = [
           'if True:', BOUNDS),
     Fault('bounds: JAX lowers them', 'lowering/bounds.py', 'or not is_bound', 'or is_bound',
           BOUNDS),
+    Fault('sums of batch norm: the mean is not subtracted', 'lowering/batch_norm.py',
+          '(x * dy).sum(axes) - constant.reduced(v) * dy.sum(axes)', '(x * dy).sum(axes)',
+          NORM_SUMS),
+    Fault('sums of batch norm: a negative sum is positive', 'lowering/batch_norm.py',
+          'lambda *operands: -total(*operands)', 'lambda *operands: total(*operands)', NORM_SUMS),
+    Fault('sums of batch norm: variances of two passes lose digits', 'lowering/batch_norm.py',
+          'constant is None or not _is_of_fast_variance(mean)', 'constant is None', NORM_SUMS),
+    Fault('sums of batch norm: so do the squares of differences', 'lowering/batch_norm.py',
+          ' or factor == dy', '', NORM_SUMS),
+    Fault('sums of batch norm: a factor may differ along the axes', 'lowering/batch_norm.py',
+          'size > 1 and axis in axes', 'False', NORM_SUMS),
+    Fault('sums of batch norm: sums over other axes count', 'lowering/batch_norm.py',
+          " and (*user.attributes['dimensions'],) == axes", '', NORM_SUMS),
+    Fault('sums of batch norm: JAX lowers them', 'lowering/sums.py', 'reads_operands=True',
+          'reads_operands=False', NORM_SUMS),
     Fault('transpositions: strides in the order of the operand', 'kernels/native/transpose.cc',
           'to[order[i]] = to[order[i + 1]] * dims[order[i + 1]]',
           'to[i] = to[i + 1] * dims[order[i + 1]]', TRANSPOSE),

@@ -33,6 +33,7 @@ try:
         lower_with_sharding_in_types,
         wrap_xla_metadata_in_place,  # noqa: F401
     )
+    from jax._src.lib.mlir import ir
     from jax._src.mesh import empty_abstract_mesh, use_abstract_mesh
     from jax.experimental.custom_partitioning import custom_partitioning
     from jax.experimental.xla_metadata import set_xla_metadata
@@ -51,11 +52,14 @@ __all__ = [
     'mesh_of_program',
     'missing',
     'on_one_device',
+    'operation',
     'original',
     'register',
     'set_global',
+    'shape',
     'tell_devices',
     'undisturbed',
+    'users',
 ]
 
 
@@ -111,8 +115,29 @@ def original(primitive: Any, platform: str) -> Rule:
     return rule
 
 
-def register(primitive: Any, platform: str, rule: Rule) -> None:
-    mlir.register_lowering(primitive, rule, platform=platform)
+def register(primitive: Any, platform: str, rule: Rule, *, reads_operands: bool = False) -> None:
+    """Registers a lowering rule.
+
+    Args:
+        reads_operands: whether the rule calls `operation` or `users` on its operands. JAX otherwise
+            lowers equal equations once, with operands that no operation computes.
+    """
+    mlir.register_lowering(primitive, rule, platform=platform, cacheable=not reads_operands)
+
+
+def operation(value: Any) -> Any:
+    """Returns the operation that computes `value`, or None for an argument of a function."""
+    return getattr(value.owner, 'operation', None)
+
+
+def users(value: Any) -> Iterator[Any]:
+    """Yields the operations that read `value`."""
+    return (use.owner.operation for use in value.uses)
+
+
+def shape(value: Any) -> list[int]:
+    """Returns the static shape of a value in a program."""
+    return list(ir.RankedTensorType(value.type).shape)
 
 
 def tell_devices(is_partitioned: Callable[[Any], bool]) -> None:

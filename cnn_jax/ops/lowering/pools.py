@@ -18,6 +18,7 @@ from jax import lax
 from cnn_jax.ops.kernels.native.transpose import natively
 from cnn_jax.ops.lowering import rules
 from cnn_jax.ops.pool import avg_pool, max_pool
+from cnn_jax.ops.pool_kernels.reshape import UNROLLED
 
 
 def reads(operand: Any, params: dict[str, Any]) -> tuple[int, ...] | None:
@@ -78,11 +79,15 @@ def _arrange(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Any, Any]:
 
 
 def _is_slow(name: str, x: Any, axes: tuple[int, ...], params: dict[str, Any]) -> bool:
-    overlaps = any(params['window_strides'][i] < params['window_dimensions'][i] for i in axes)
-    if x.dtype == jnp.bfloat16:
-        return overlaps or name == 'reduce_window_sum'
+    window = [params['window_dimensions'][i] for i in axes]
+    overlaps = any(params['window_strides'][i] < k for i, k in zip(axes, window, strict=True))
+    is_maximum = name == 'reduce_window_max'
     is_channels_last = axes == tuple(range(1, 1 + len(axes)))
-    return x.dtype == jnp.float32 and overlaps and len(axes) > 1 and is_channels_last
+    # XLA writes the input of its reduction to memory, and fuses elementwise maxima with it.
+    fuses = is_maximum and is_channels_last and not overlaps and math.prod(window) <= UNROLLED
+    if x.dtype == jnp.bfloat16:
+        return overlaps or fuses or not is_maximum
+    return x.dtype == jnp.float32 and (fuses or (overlaps and len(axes) > 1 and is_channels_last))
 
 
 def _scatter(platform: str, ctx: Any, dy: Any, x: Any, **params: Any) -> Any:

@@ -79,7 +79,7 @@ def _plan(ctx: Any, params: dict[str, Any]) -> Plan | None:
     is_plain = params['precision'] in (None, lax.Precision.DEFAULT, (lax.Precision.DEFAULT,) * 2)
     if not rules.apply_to(ctx) or not is_plain or dispatch.wish('conv', None):
         return None
-    if internals.is_export(ctx) or internals.devices(ctx) != 1 or onednn.bfloat16_rate() == 1:
+    if internals.is_export(ctx) or internals.devices(ctx) != 1 or onednn.bfloat16_rate() <= 1:
         return None
     lhs, rhs = ctx.avals_in
     plan = read(lhs, rhs, params)

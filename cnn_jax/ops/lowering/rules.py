@@ -271,11 +271,11 @@ def as_kernel(ctx, function, *operands):
 originals: dict[Any, internals.Rule] = {}
 
 
-def register(primitive: Any, platform: str, rule: internals.Rule) -> None:
+def register(primitive: Any, platform: str, rule: internals.Rule, **options: Any) -> None:
     """Registers `rule(platform, ctx, *operands, **params)` as the lowering of `primitive`."""
     if not internals.missing:
         originals[platform, primitive] = internals.original(primitive, platform)
-        internals.register(primitive, platform, functools.partial(rule, platform))
+        internals.register(primitive, platform, functools.partial(rule, platform), **options)
 
 
 def _is_partitioned(eqn: Any) -> bool:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_jax.ops.lowering import rules
+from cnn_jax.ops.lowering import batch_norm, internals, rules
 
 SHORT = 32  # terms of a sum
 
@@ -32,10 +32,15 @@ def in_float32(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _sum(platform: str, ctx: Any, x: Any, **params: Any) -> Any:
-    axes = tuple(params['axes'])
-    if not rules.is_installed() or not is_slow(ctx.avals_in[0], axes):
-        return rules.originals[platform, lax.reduce_sum_p](ctx, x, **params)
-    return rules.as_kernel(ctx, lambda x: in_float32(x, axes), x)
+    axes, (aval,) = tuple(params['axes']), ctx.avals_in
+    if rules.is_installed() and is_slow(aval, axes):
+        return rules.as_kernel(ctx, lambda x: in_float32(x, axes), x)
+    if rules.is_installed() and aval.dtype in (jnp.float32, jnp.float64) and rules.is_large(aval):
+        if found := batch_norm.read(x, axes):
+            function, operands = found
+            avals = [jax.core.ShapedArray(internals.shape(v), aval.dtype) for v in operands]
+            return rules.as_kernel(ctx.replace(avals_in=avals), function, *operands)
+    return rules.originals[platform, lax.reduce_sum_p](ctx, x, **params)
 
 
-rules.register(lax.reduce_sum_p, 'cpu', _sum)
+rules.register(lax.reduce_sum_p, 'cpu', _sum, reads_operands=True)

@@ -56,7 +56,7 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
     is_small = integers.suits(op, spec)
-    if found := _small_integers(op, spec) if is_small else _any_map(spec) or RULES[op](spec):
+    if found := _small_integers(op, spec) if is_small else _any_map(op, spec) or RULES[op](spec):
         yield found
     yield 'lax', 'no rule applies'
 
@@ -81,13 +81,16 @@ def _small_groups(spec: ConvSpec) -> tuple[str, str] | None:
     return None
 
 
-def _any_map(spec: ConvSpec) -> tuple[str, str] | None:
+def _any_map(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     if spec.is_pointwise and spec.groups == 1:
         return 'dot', 'pointwise'
     if found := _small_groups(spec):
         return found
     if spec.dtype == 'float64' and spec.ndim != 2 and spec.groups == 1:
-        return 'im2col', "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"
+        is_wide = spec.in_features >= (FEATURES if spec.ndim == 3 else WIDE)
+        by_taps = op == 'filter_grad' and is_wide and math.prod(spec.window) <= MANY_TAPS
+        kernel = 'shift' if by_taps else 'im2col'
+        return kernel, "float64, 1-D or 3-D: XLA's is 5 to 96 times slower"
     return None
 
 
@@ -174,10 +177,10 @@ def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
 
 def _direct(op: str, spec: ConvSpec) -> float:
     """Returns the time of oneDNN's map `op`, as a number of products in float32."""
-    rate = onednn.bfloat16_rate() if spec.dtype == 'bfloat16' else 1
-    if rate > 1 and op == 'filter_grad':
-        return BFLOAT16_FILTER_GRAD * spec.macs / rate
-    return _products(spec) / rate
+    if spec.dtype != 'bfloat16' or onednn.casts(spec, op):
+        return _products(spec)
+    products = BFLOAT16_FILTER_GRAD * spec.macs if op == 'filter_grad' else _products(spec)
+    return products / onednn.bfloat16_rate()
 
 
 def _is_exact(spec: ConvSpec) -> bool:

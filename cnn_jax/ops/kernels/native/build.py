@@ -192,6 +192,7 @@ def _open(onednn: Path, kernel: Path) -> ctypes.CDLL:
         ctypes.CDLL(str(onednn))
         library = ctypes.CDLL(str(kernel))
     threads = ctypes.CDLL('libgomp.so.1').omp_get_max_threads()
+    library.CnnJaxBfloat16Rate.restype = ctypes.c_double
     library.CnnJaxStart(max(1, len(os.sched_getaffinity(0)) // threads))
     for target, function in TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(library, function))

@@ -384,14 +384,6 @@ extern "C" void CnnJaxDivide(int count) {
 // Returns the id of the process whose calls work, or 0 before the first call.
 extern "C" int CnnJaxOwner() { return owner; }
 
-// Returns how many products of bfloat16 oneDNN computes in the time of one of float32: 1 where it
-// would emulate them.
-extern "C" int CnnJaxBfloat16Rate() {
-  const auto isa = dnnl::get_effective_cpu_isa();
-  if (isa >= dnnl::cpu_isa::avx512_core_amx) return 16;
-  return isa >= dnnl::cpu_isa::avx512_core_bf16 ? 2 : 1;
-}
-
 // Returns whether this machine multiplies int8 exactly. Without VNNI, products of pairs are added up
 // in 16 bits, and oneDNN halves the kernel so that they fit.
 extern "C" int CnnJaxHasInt8() {

@@ -20,6 +20,10 @@ from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 # the other in float32. The sums of rows are added up in parts (`Parts` in conv.cc).
 MOST_IN_ROW = 1 << 16
 
+# Products per element of the arrays. With more, on a processor that multiplies bfloat16 more slowly
+# than float32, the arrays are converted.
+MOST_SLOW_PRODUCTS = 64
+
 IS_NATIVE = True
 
 # oneDNN multiplies int8 and adds up in int32, but then converts the sums to float32 and back.
@@ -73,22 +77,24 @@ def _is_int8(spec: ConvSpec) -> bool:
     return (spec.operand_dtype, spec.dtype) == ('int8', 'int32')
 
 
-def bfloat16_rate() -> int:
-    """Returns how many bfloat16 products take the time of one in float32; 1 without hardware."""
+def bfloat16_rate() -> float:
+    """Returns how many products of bfloat16 take the time of one in float32; 0 without hardware."""
     try:
         return build.load().CnnJaxBfloat16Rate()
     except build.Unavailable:
-        return 1
+        return 0
 
 
 def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
     """Returns the dtype of the operands of oneDNN.
 
-    It is bfloat16 only if the processor has it: emulation is 3 times slower than float32.
+    It is bfloat16 only if the processor has it, since emulation is 3 times slower than float32, and
+    if the products, where they are slow, take less time than to convert the arrays.
     """
     if _is_int8(spec):
         return jnp.dtype('int8')
-    if spec.dtype != 'bfloat16' or bfloat16_rate() == 1:
+    rate = bfloat16_rate() if spec.dtype == 'bfloat16' else 0
+    if rate == 0 or (rate < 1 and spec.macs > MOST_SLOW_PRODUCTS * _elements(spec)):
         return jnp.dtype('float32')
     # With bfloat16, the filter gradient of oneDNN 3.2, 3.6 and 3.13 is wrong where no window fits,
     # for example 3x3 on 2x2 pixels, and the input gradient of strided depthwise kernels is 7 times
@@ -97,6 +103,10 @@ def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
     is_depthwise = spec.is_depthwise and spec.groups > 1
     is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1
     return jnp.dtype('float32' if is_wrong or is_slow else 'bfloat16')
+
+
+def _elements(spec: ConvSpec) -> int:
+    return sum(math.prod(shape) for shape in (spec.x_shape, spec.kernel_shape, spec.y_shape))
 
 
 def _a_window_fits(spec: ConvSpec) -> bool:
