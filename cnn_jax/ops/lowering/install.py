@@ -18,10 +18,10 @@ def install() -> None:
     """Makes every convolution in this process use the kernels of this package.
 
     This applies to every `lax.conv_general_dilated` from any library: Flax, Equinox, Haiku, Keras.
-    On CPUs, it also applies to what XLA computes slowly around them: gradients of max pooling,
-    pools whose windows overlap, the ReLU after a residual sum, transpositions between channels
-    first and channels last, and in 16 bits gradients of biases and products of matrices. If the
-    choice is XLA's own convolution, as on GPUs and TPUs, programs do not change.
+    On CPUs, it also applies to what XLA computes slowly around them: pools and their gradients, the
+    gradient of batch norm, the ReLU after a residual sum, transpositions between channels first and
+    channels last, and in 16 bits gradients of biases and products of matrices. If the choice is
+    XLA's own convolution, as on GPUs and TPUs, programs do not change.
 
         cnn_jax.install()
         state, loss = train_step(state, batch)       # nothing else changes

@@ -108,17 +108,21 @@ def devices(ctx: Any) -> int:
     return getattr(ctx.module_context.axis_context, 'num_devices', None) or 1
 
 
-def original(primitive: Any, platform: str) -> Rule:
-    """Returns JAX's own lowering rule for `primitive`."""
-    entry = _platform_specific_lowerings[platform].get(primitive) or _lowerings[primitive]
+def original(primitive: Any, platform: str | None) -> Rule:
+    """Returns JAX's own lowering rule for `primitive`, that for all platforms if it is None."""
+    special = _platform_specific_lowerings[platform] if platform else {}
+    entry = special.get(primitive) or _lowerings[primitive]
     rule: Any = getattr(entry, 'rule', entry)  # a pair as of JAX 0.9
     return rule
 
 
-def register(primitive: Any, platform: str, rule: Rule, *, reads_operands: bool = False) -> None:
+def register(
+    primitive: Any, platform: str | None, rule: Rule, *, reads_operands: bool = False
+) -> None:
     """Registers a lowering rule.
 
     Args:
+        platform: None means all platforms without a rule of their own.
         reads_operands: whether the rule calls `operation` or `users` on its operands. JAX otherwise
             lowers equal equations once, with operands that no operation computes.
     """

@@ -271,8 +271,11 @@ def as_kernel(ctx, function, *operands):
 originals: dict[Any, internals.Rule] = {}
 
 
-def register(primitive: Any, platform: str, rule: internals.Rule, **options: Any) -> None:
-    """Registers `rule(platform, ctx, *operands, **params)` as the lowering of `primitive`."""
+def register(primitive: Any, platform: str | None, rule: internals.Rule, **options: Any) -> None:
+    """Registers `rule(platform, ctx, *operands, **params)` as the lowering of `primitive`.
+
+    See `internals.register` for the arguments.
+    """
     if not internals.missing:
         originals[platform, primitive] = internals.original(primitive, platform)
         internals.register(primitive, platform, functools.partial(rule, platform), **options)

@@ -31,16 +31,19 @@ def in_float32(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return lax.optimization_barrier(x).astype(jnp.float32).sum(axes).astype(x.dtype)
 
 
-def _sum(platform: str, ctx: Any, x: Any, **params: Any) -> Any:
+def _sum(platform: str | None, ctx: Any, x: Any, **params: Any) -> Any:
     axes, (aval,) = tuple(params['axes']), ctx.avals_in
-    if rules.is_installed() and is_slow(aval, axes):
-        return rules.as_kernel(ctx, lambda x: in_float32(x, axes), x)
-    if rules.is_installed() and aval.dtype in (jnp.float32, jnp.float64) and rules.is_large(aval):
-        if found := batch_norm.read(x, axes):
+    if rules.is_installed() and tuple(ctx.module_context.platforms) == ('cpu',):
+        if is_slow(aval, axes):
+            return rules.as_kernel(ctx, lambda x: in_float32(x, axes), x)
+        is_wide = aval.dtype in (jnp.float32, jnp.float64)
+        if is_wide and rules.is_large(aval) and (found := batch_norm.read(x, axes)):
             function, operands = found
             avals = [jax.core.ShapedArray(internals.shape(v), aval.dtype) for v in operands]
             return rules.as_kernel(ctx.replace(avals_in=avals), function, *operands)
     return rules.originals[platform, lax.reduce_sum_p](ctx, x, **params)
 
 
-rules.register(lax.reduce_sum_p, 'cpu', _sum, reads_operands=True)
+# For all platforms, since JAX 0.10 fails to lower a rule that reads operands beside other rules in
+# a program for several platforms. Such a program, an export, has JAX's own sums.
+rules.register(lax.reduce_sum_p, None, _sum, reads_operands=True)
