@@ -1,6 +1,6 @@
 """Lowers matrix products of bfloat16, as in dense layers, with the native kernel.
 
-On a CPU that multiplies bfloat16 in hardware, XLA still multiplies in float32. A product of
+On a CPU that multiplies bfloat16 faster than float32, XLA still multiplies in float32. A product of
 features and weights is a pointwise convolution whose positions are the rows. Its derivatives, which
 JAX writes as products too, are the gradients of that convolution.
 """
