@@ -8,20 +8,48 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 EXIT_BROKEN_PIPE = 141  # as a shell reports SIGPIPE
+EXIT_NOT_WRITTEN = 2
 
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """Ends the program quietly if the reader of its output has exited, as with `| head -1`."""
+    """Ends the program quietly if the reader of its output has exited, as with `| head -1`.
+
+    If the rest of the output cannot be written, as on a full disk, it ends with one line.
+    """
+    ended: SystemExit | None = None
     try:
         try:
             yield
+        except SystemExit as end:  # absl's `app.run` ends so after a success, too
+            ended = end
         finally:
-            sys.stdout.flush()
+            problem = _flush()
     except BrokenPipeError:
-        # Flushing the rest of the buffer at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(EXIT_BROKEN_PIPE)
+    if problem and not (ended and ended.code):
+        print(f'error: {problem}', file=sys.stderr)
+        sys.exit(EXIT_NOT_WRITTEN)
+    if ended:
+        raise ended
+
+
+def _flush() -> OSError | None:
+    """Writes what was printed, and returns why it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        return error
+    return None
+
+
+def _discard_output() -> None:
+    """Lets the rest of the output disappear: at exit, Python would fail to write it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

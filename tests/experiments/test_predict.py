@@ -140,13 +140,16 @@ def test_a_damaged_checkpoint_is_no_row(trained, tmp_path):
     assert f'checkpoint {newest.name} is damaged' in err
 
 
-def test_a_full_disk_is_one_line(trained, tmp_path):
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize('copies', [1, 300])  # within Python's buffer, and beyond it
+def test_a_full_disk_is_one_line(copies, unbuffered, trained, tmp_path):
     photographs(tmp_path / 'new', count=1)
     with open('/dev/full', 'w') as full:
         command = [sys.executable, ROOT / 'experiments' / 'predict.py', f'--workdir={trained}']
         environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
+        environment['PYTHONUNBUFFERED'] = unbuffered
         done = subprocess.run(
-            [*command, tmp_path / 'new'],
+            [*command, *[tmp_path / 'new'] * copies],
             env=environment,
             stdout=full,
             stderr=subprocess.PIPE,
