@@ -1,8 +1,11 @@
-"""Lowers sums of many 16-bit floats, such as the gradients of biases, in float32.
+"""Lowers sums that XLA:CPU computes slowly: of 16-bit floats, and of batch norm's gradient.
 
-JAX's own `jnp.sum` accumulates in float32, but the gradient of a bias is a `lax.reduce_sum` of the
-gradient's own dtype. XLA:CPU rounds it after every addition (65,536 ones sum to 512), and rewrites
-it to a reduction over windows, at a fraction of the speed of memory.
+Sums of many 16-bit floats, such as the gradients of biases, are computed in float32. JAX's own
+`jnp.sum` accumulates in float32, but the gradient of a bias is a `lax.reduce_sum` of the gradient's
+own dtype. XLA:CPU rounds it after every addition (65,536 ones sum to 512), and rewrites it to a
+reduction over windows, at a fraction of the speed of memory.
+
+`batch_norm` reads the other sums.
 """
 
 import math

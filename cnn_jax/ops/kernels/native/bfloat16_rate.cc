@@ -12,8 +12,8 @@
       "vpxord %%zmm\\i, %%zmm\\i, %%zmm\\i\n\t"                                                 \
       ".endr\n"                                                                                 \
       "1:\n\t"                                                                                  \
-      ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14\n\t" instruction                              \
-      " %%zmm15, %%zmm15, %%zmm\\i\n\t"                                                        \
+      ".irp i,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14\n\t" instruction                               \
+      " %%zmm15, %%zmm15, %%zmm\\i\n\t"                                                         \
       ".endr\n\t"                                                                               \
       "dec %0\n\t"                                                                              \
       "jnz 1b\n\t"                                                                              \
