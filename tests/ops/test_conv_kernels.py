@@ -122,7 +122,7 @@ DTYPE_CASES = named('2d same 3x3', '2d dilation and stride', '2d groups', '1d', 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64', 'int32', 'int8'])
 @pytest.mark.parametrize('name', KERNELS)
 def test_dtypes(name, dtype):
-    cases = DTYPE_CASES[:2] if name not in ('dot', 'winograd') else DTYPE_CASES
+    cases = DTYPE_CASES[:2] if name not in ('dot', 'native_dot', 'winograd') else DTYPE_CASES
     for case in cases_for(name, cases):
         wide = np.int64 if 'int' in dtype else np.float64
         x, w = (np.asarray(a) for a in case.operands(wide))
@@ -161,7 +161,9 @@ def test_dtypes(name, dtype):
 def test_long_sums_of_16_bit_floats_are_kept_in_float32(name, dtype):
     # Sums of many equal terms are exact in both dtypes. A running sum kept in 16 bits would stop
     # growing once a term is below half a unit in its last place (2^5 in bfloat16, 2^8 in float16).
-    window, groups = {'dot': ((1, 1), 1), 'block_diagonal': ((12, 12), 2)}.get(name, ((3, 3), 1))
+    one = ((1, 1), 1)
+    special = {'dot': one, 'native_dot': one, 'block_diagonal': ((12, 12), 2)}
+    window, groups = special.get(name, ((3, 3), 1))
     long_window = (64, 128) if name == 'native_depthwise' else window
     taps = long_window[0] * long_window[1]
     deep = jnp.full((1, *long_window, 8192 // taps * groups), 0.125, dtype)
@@ -262,7 +264,7 @@ def test_vmap(name, mapped):
     assert checked
 
 
-NOT_HERE = (*FACTOR, 'dot', 'block_diagonal', 'native_depthwise', 'pallas')
+NOT_HERE = (*FACTOR, 'dot', 'native_dot', 'block_diagonal', 'native_depthwise', 'pallas')
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -112,6 +112,7 @@ def test_is_the_default_where_onednn_has_no_form_of_its_own():
     assert chosen(3) == [False, False, False]
     assert chosen(5) == chosen(7, strides=2) == [False, False, True]
     assert chosen(5, features=8) == [False, False, False]
+    assert chosen(3, features=256) == [False, False, True]
     if onednn.bfloat16_rate() > 0:
         assert chosen(3, 'bfloat16', strides=2) == [False, True, False]
 

@@ -95,6 +95,13 @@ SUBSAMPLED = {
     'odd size': make_spec((2, 9, 7, 5), (1, 1, 5, 3), (2, 3)),
     'batch inside': make_spec((8, 4, 256), (1, 256, 256), 2),
 }
+# Pointwise filter gradients in parts: all positions become one sequence.
+FLATTENED = {
+    'image': make_spec((9, 31, 23, 20), (1, 1, 20, 35)),
+    'strided': make_spec((5, 60, 59, 16), (1, 1, 16, 24), 2),
+    'bfloat16': make_spec((3, 45, 31, 16), (1, 1, 16, 32), dtype='bfloat16'),
+    'volume': make_spec((2, 13, 13, 13, 8), (1, 1, 1, 8, 16)),
+}
 ALL = [
     pytest.param(spec, how, id=f'{how}: {name}')
     for how, specs in (
@@ -102,6 +109,7 @@ ALL = [
         ('batch inside', BATCH_INSIDE),
         ('folded', FOLDED),
         ('subsampled', SUBSAMPLED),
+        ('flattened', FLATTENED),
     )
     for name, spec in specs.items()
 ]
@@ -130,7 +138,9 @@ def test_values(spec, how):
         stride == 1 or window % stride
         for stride, window in zip(folded.strides, folded.window, strict=True)
     )
-    strided = set(arrange.arrange(spec, 'filter_grad').spec.strides) != {1}
+    summed = arrange.arrange(spec, 'filter_grad').spec
+    assert ((summed.ndim, summed.batch) == (1, 1)) == (how == 'flattened')
+    strided = set(summed.strides) != {1}
     assert not (how == 'subsampled' and strided)
     x, w, dy = operands(spec)
     arguments = {'strides': spec.strides, 'padding': spec.padding, 'dilation': spec.dilation}

@@ -3,6 +3,7 @@
 from tools.mutations.fault import Fault
 
 DEPTHWISE = 'test_native_depthwise.py'
+DOT = 'test_native_dot.py'
 NORM = '../nn/test_batch_norm.py'
 DENSE = 'test_dense.py'
 POOLS = 'test_lowering.py -k pool'
@@ -20,6 +21,17 @@ FAULTS = [
           'edge(taps.all.to, phase.count);', '', DEPTHWISE),
     Fault('native depthwise: an inner range begins too early', 'kernels/native/depthwise.cc',
           'all.from = std::max(all.from, b.outputs.from)', 'all.from = b.outputs.from', DEPTHWISE),
+    Fault('native dot: sums of earlier parts are lost', 'kernels/native/dot.cc',
+          'sums[r * columns + j] += latest', 'sums[r * columns + j] = latest', DOT),
+    Fault('native dot: the second vector of a panel is the first', 'kernels/native/dot_core.h',
+          'Load(b + i * columns + j + LANES', 'Load(b + i * columns + j', DOT),
+    Fault('native dot: the last features are left out', 'kernels/native/dot_core.h',
+          'if (k < depth) sums[1]', 'if (k > depth) sums[1]', DOT),
+    Fault('native dot: few outputs are not transposed', 'kernels/native/dot.py',
+          '_outer_product(b, a).T', '_outer_product(b, a)', DOT),
+    Fault('flattened positions: of one image', 'kernels/native/arrange.py',
+          'input_size=(spec.batch * math.prod(spec.input_size),)',
+          'input_size=(math.prod(spec.input_size),)', 'test_onednn.py'),
     Fault('batch norm: the mean is not scaled', 'normalization.py', '(bias - mean * factor)',
           '(bias - mean)', NORM),
     Fault('batch norm: the mean square is the variance', 'normalization.py',

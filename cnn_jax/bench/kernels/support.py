@@ -34,10 +34,10 @@ def _changed(**values) -> Change:
     return lambda spec: spec.replace(**values)
 
 
-# Each feature is a change to a plain 2-D convolution, 1x1 for `dot`, in two groups for
-# `block_diagonal`, depthwise for `native_depthwise` and `pallas`, and 3x3 for other kernels.
+# Each feature is a change to a plain 2-D convolution, 1x1 for `dot` and `native_dot`, in two groups
+# for `block_diagonal`, depthwise for `native_depthwise` and `pallas`, and 3x3 for other kernels.
 BASES = {
-    'dot': plain_spec(1, 2),
+    **dict.fromkeys(('dot', 'native_dot'), plain_spec(1, 2)),
     'block_diagonal': plain_spec(3, 2, groups=2),
     **dict.fromkeys(('native_depthwise', 'pallas'), plain_spec(3, 2, groups=4)),
 }

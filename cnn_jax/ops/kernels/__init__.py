@@ -45,6 +45,7 @@ from cnn_jax.ops.kernels import (
     xla,
 )
 from cnn_jax.ops.kernels.native import depthwise as native_depthwise
+from cnn_jax.ops.kernels.native import dot as native_dot
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.kernels.views import transpose
@@ -66,6 +67,7 @@ KERNELS.register('block_diagonal', block_diagonal)
 KERNELS.register('onednn', onednn)
 KERNELS.register('native_winograd', native_winograd)
 KERNELS.register('native_depthwise', native_depthwise)
+KERNELS.register('native_dot', native_dot)
 KERNELS.register('pallas', pallas)
 
 Array = jax.Array

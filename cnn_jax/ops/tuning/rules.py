@@ -16,6 +16,7 @@ from jax import lax
 from cnn_jax.ops import kernels
 from cnn_jax.ops.kernels import integers, winograd
 from cnn_jax.ops.kernels.native import depthwise as native_depthwise
+from cnn_jax.ops.kernels.native import dot as native_dot
 from cnn_jax.ops.kernels.native import onednn
 from cnn_jax.ops.kernels.native import winograd as native_winograd
 from cnn_jax.ops.spec import ConvSpec
@@ -41,6 +42,9 @@ MANY_POSITIONS, WIDE = 1100, 32
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
 STRIDED_BYTES = 1 << 23  # of the products that XLA:CPU's strided input gradient adds up
 FEW_PER_GROUP = 4  # features per group; with fewer, XLA:CPU's groups of float64 and int8 are slow
+# Features, and outputs in a row, from which on oneDNN's depthwise filter gradient is slower, by 1.2
+# to 1.5 times.
+WIDE_ROW, LONG_ROW = 256, 14
 FEW_POSITIONS = 4  # outputs per image; up to this many, XLA:CPU reaches only a few GFLOP/s
 
 
@@ -51,8 +55,9 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     if platform != 'cpu':
         yield 'lax', f'the default on {platform}'
         return
-    if found := _native_winograd(op, spec) or _native_depthwise(op, spec):
-        yield found
+    for choose in (_native_winograd, _native_depthwise, _native_dot):
+        if found := choose(op, spec):
+            yield found
     if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
         yield 'onednn', 'the native kernel supports it'
     is_small = integers.suits(op, spec)
@@ -172,7 +177,22 @@ def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
         return 'native_depthwise', "oneDNN's general form is up to 30 times slower"
     if op == 'input_grad' and onednn.casts(spec, op):
         return 'native_depthwise', 'oneDNN would convert all operands to float32'
+    is_wide = spec.in_features >= WIDE_ROW and spec.output_size[-1] >= LONG_ROW
+    if op == 'filter_grad' and is_wide and spec.dtype == 'float32':
+        return 'native_depthwise', f'at least {WIDE_ROW} features: oneDNN reads them far apart'
     return None
+
+
+def _native_dot(op: str, spec: ConvSpec) -> tuple[str, str] | None:
+    """Chooses the native pointwise kernel where it is faster than oneDNN."""
+    if spec.dtype != 'float32' or native_dot.supports(spec, op, 'cpu') is not None:
+        return None
+    if op == 'filter_grad':
+        suits = spec.out_features <= native_dot.FEW and spec.in_features >= FEATURES
+    else:  # each result is a sum of vectors over the features of the other side
+        many = max(spec.in_features, spec.out_features)
+        suits = many >= WIDE and many % FEATURES == 0
+    return ('native_dot', f'at most {native_dot.FEW} features') if suits else None
 
 
 def _direct(op: str, spec: ConvSpec) -> float:

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.spec import ConvSpec
 
+MOST_TOGETHER = 1 << 12  # positions that a filter gradient adds up in one part (`kMost` in conv.cc)
+
 
 class Arrangement(NamedTuple):
     """A convolution `spec` of arrays `into(role, array)`; `back(role, result)` inverts `into`."""
@@ -25,6 +27,8 @@ class Arrangement(NamedTuple):
 def arrange(spec: ConvSpec, op: str) -> Arrangement:
     if _needs_subsampling(spec, op):
         return subsample(spec, op)
+    if _suits_flattening(spec, op):
+        return flatten(spec)
     if _suits_batch_inside(spec, op):
         return batch_inside(spec)
     arrangement = Arrangement(spec, lambda role, a: a, lambda role, a: a)
@@ -70,6 +74,32 @@ def subsample(spec: ConvSpec, op: str) -> Arrangement:
         return inner.into(role, a)
 
     return Arrangement(inner.spec, into, inner.back)
+
+
+def _suits_flattening(spec: ConvSpec, op: str) -> bool:
+    positions = spec.batch * math.prod(spec.output_size)
+    in_parts = op == 'filter_grad' and positions > MOST_TOGETHER
+    return in_parts and spec.is_pointwise and spec.groups == 1
+
+
+def flatten(spec: ConvSpec) -> Arrangement:
+    """Makes one sequence of all positions of a pointwise convolution.
+
+    oneDNN's filter gradient is slow where the number of positions of a part has no suitable
+    divisor. Parts of a sequence have multiples of 64 (`kRowsTogether` in conv.cc): with images of
+    75x94 pixels, 64 and 256 features, it runs 1.6 times faster.
+    """
+    inner = spec.replace(
+        batch=1,
+        input_size=(spec.batch * math.prod(spec.input_size),),
+        **dict.fromkeys(('window', 'strides', 'input_dilation', 'dilation'), (1,)),
+        padding=((0, 0),),
+    )
+    return Arrangement(
+        inner,
+        lambda role, a: a.reshape(inner.shape(role)),
+        lambda role, a: a.reshape(spec.shape(role)),
+    )
 
 
 def _suits_batch_inside(spec: ConvSpec, op: str) -> bool:

@@ -30,6 +30,8 @@ TARGETS = {
     'cnn_jax_onednn': 'CnnJaxConvolve',
     'cnn_jax_winograd': 'CnnJaxWinograd',
     'cnn_jax_depthwise': 'CnnJaxDepthwise',
+    'cnn_jax_product': 'CnnJaxProduct',
+    'cnn_jax_outer_product': 'CnnJaxOuterProduct',
     'cnn_jax_transpose': 'CnnJaxTranspose',
 }
 SOURCES = tuple(sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in ('.cc', '.h')))

@@ -29,6 +29,7 @@ constexpr size_t kMaxJobs = 1024;  // per slot; when it is full, all jobs are dr
 // bounds for small kernels, where one thread computes a part; the third is for all other kernels.
 constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
+constexpr int64_t kRowsTogether = 64;      // rows of a part, if there are more, are a multiple of it
 
 struct ProblemHash {
   size_t operator()(const Problem& p) const {
@@ -200,7 +201,8 @@ std::vector<Part> Parts(const Problem& p) {
     while (axis < p.ndim - 1 && p.in[axis] == 1 && p.out[axis] == 1) ++axis;
     const int64_t n = p.in[axis], outputs = p.out[axis], stride = p.strides[axis];
     const int64_t count = Quotient(outputs, std::max<int64_t>(1, most / (positions / outputs)));
-    const int64_t rows = Quotient(outputs, count);
+    const int64_t fair = Quotient(outputs, count);
+    const int64_t rows = fair < kRowsTogether ? fair : Quotient(fair, kRowsTogether) * kRowsTogether;
     problem.batch = 1;
     for (int64_t row = 0; row < outputs; row += rows) {
       problem.out[axis] = std::min(rows, outputs - row);

@@ -13,8 +13,13 @@ from cnn_jax.ops.kernels.native import build
 from cnn_jax.ops.spec import ROLES, ConvSpec
 
 
-def reason_against(spec: ConvSpec, platform: str, own_reason: str | None) -> str | None:
+def reason_against(
+    spec: ConvSpec, platform: str, own_reason: str | None, most_axes: int = 2
+) -> str | None:
     """Returns why no such kernel computes `spec`, or `own_reason`, that of one of them, or None.
+
+    Args:
+        most_axes: the number of spatial axes that it supports.
 
     The library is built only if nothing else stands against it.
     """
@@ -22,8 +27,8 @@ def reason_against(spec: ConvSpec, platform: str, own_reason: str | None) -> str
         return f'it runs on CPU only, not on {platform}'
     if spec.dtype not in ('float32', 'bfloat16', 'float16'):
         return f'it supports float32, bfloat16 and float16, not {spec.dtype}'
-    if spec.ndim not in (1, 2):
-        return f'it supports 1 or 2 spatial axes, not {spec.ndim}'
+    if spec.ndim > most_axes:
+        return f'it supports at most {most_axes} spatial axes, not {spec.ndim}'
     if own_reason:
         return own_reason
     if 0 in spec.x_shape + spec.kernel_shape + spec.y_shape:

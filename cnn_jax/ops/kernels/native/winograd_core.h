@@ -1,7 +1,7 @@
 // Winograd's minimal filtering for one instruction set, with LANES float32 numbers in a vector and ROWS
 // of a product at once. As in vectors.h, everything has internal linkage.
 
-constexpr int kPanel = 2 * LANES;  // columns of a product at once
+#include "products.h"
 
 // The 1-D transforms of F(M, R) for vectors `in[0], in[step], ...`. See winograd.cc for the matrices.
 template <int M, int R>
@@ -140,43 +140,6 @@ inline void Transform(const Vec (&in)[In], Vec (&out)[Out]) {
   }
 }
 
-// c (R x kPanel) = or += a (R x depth) b (depth x kPanel). Steps are in elements.
-template <int R, bool kAdd>
-void Product(int64_t depth, const float* a, int64_t row_step, int64_t step, const float* b,
-             float* c) {
-  Vec sums[R][2];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    sums[r][0] = kAdd ? Load(c + r * kPanel) : Zero();
-    sums[r][1] = kAdd ? Load(c + r * kPanel + LANES) : Zero();
-  }
-  for (int64_t k = 0; k < depth; ++k, a += step, b += kPanel) {
-    const Vec b0 = Load(b), b1 = Load(b + LANES);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      sums[r][0] += a[r * row_step] * b0;
-      sums[r][1] += a[r * row_step] * b1;
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    Store(c + r * kPanel, sums[r][0]);
-    Store(c + r * kPanel + LANES, sums[r][1]);
-  }
-}
-
-// The same for any number of rows.
-template <bool kAdd, int R = ROWS>
-void Products(int64_t rows, int64_t depth, const float* a, int64_t row_step, int64_t step,
-              const float* b, float* c) {
-  if constexpr (R > 0) {
-    for (; rows >= R; rows -= R, a += R * row_step, c += R * kPanel) {
-      Product<R, kAdd>(depth, a, row_step, step, b, c);
-    }
-    if (rows) Products<kAdd, R - 1>(rows, depth, a, row_step, step, b, c);
-  }
-}
-
 // One convolution of stride 1, as a forward map (see `Shape`), in tiles of M outputs along an axis.
 //
 // N is the number of axes. A sequence is an image of height 1.
@@ -307,8 +270,8 @@ struct Winograd {
     TransformData(x, from, to, count, v);
     for (int64_t p = 0; p < panels; ++p) {
       for (int k = 0; k < kTaps; ++k) {
-        Products<false>(count, depth, v + k * count * pitch, pitch, 1,
-                        u + (p * kTaps + k) * depth * kPanel, m + k * count * kPanel);
+        Products<2, false>(count, depth, v + k * count * pitch, pitch, 1,
+                           u + (p * kTaps + k) * depth * kPanel, m + k * count * kPanel, kPanel);
       }
       TransformOutputs(m, p * kPanel, from, to, y);
     }
@@ -368,9 +331,9 @@ struct Winograd {
   void AddGradient(const float* v, const float* z, int64_t count, bool first, int64_t p, int64_t k,
                    int64_t from, int64_t to, float* du) const {
     const int64_t place = p * kTaps + k;
-    (first ? Products<false> : Products<true>)(to - from, count, v + k * count * pitch + from, 1, pitch,
-                                               z + place * count * kPanel,
-                                               du + (place * depth + from) * kPanel);
+    const auto multiply = first ? Products<2, false> : Products<2, true>;
+    multiply(to - from, count, v + k * count * pitch + from, 1, pitch, z + place * count * kPanel,
+             du + (place * depth + from) * kPanel, kPanel);
   }
 
   // Transforms du back to the kernel's gradient for features [from, to) of `depth` and panel p.
