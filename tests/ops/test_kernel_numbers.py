@@ -58,6 +58,7 @@ SPECS = {
     'many features': make_spec((2, 6, 5, 16), (3, 2, 16, 17), 1, 1),
     'many features strided': make_spec((2, 7, 8, 16), (3, 2, 16, 16), 2, 1),
     'pointwise': make_spec((2, 4, 5, 16), (1, 1, 16, 6)),
+    'pointwise to few': make_spec((2, 4, 5, 3), (1, 1, 3, 4)),
     'batch inside': make_spec((8, 2, 256), (2, 256, 256), 1, 1),
 }
 
@@ -159,9 +160,13 @@ def test_a_sum_of_ones_beyond_the_integers_of_float32():
 
 
 def test_rows_too_long_to_be_summed_are_refused():
-    spec = make_spec((1, 2, 2**16 + 1, 1), (1, 1, 1, 1))
+    spec = make_spec((1, 2, 2**16 + 2, 1), (1, 2, 1, 1))
     assert 'rows' in kernels.reason_against('onednn', 'filter_grad', spec, 'cpu')
-    for allowed in (spec.replace(input_size=(2, 2**16)), spec.replace(input_size=(1, 2**20))):
+    for allowed in (
+        spec.replace(input_size=(2, 2**16 + 1)),
+        spec.replace(input_size=(1, 2**20)),
+        spec.replace(window=(1, 1)),  # its positions become one sequence
+    ):
         assert 'rows' not in str(kernels.reason_against('onednn', 'filter_grad', allowed, 'cpu'))
 
 
@@ -250,6 +255,7 @@ CONSTANT_SPECS = {
     'sequence': make_spec((2, 5, 3), (3, 3, 4), 1, 1),
     'few features': make_spec((2, 5, 5, 3), (3, 3, 3, 4), 1, 1),
     'pointwise': make_spec((2, 5, 5, 16), (1, 1, 16, 8)),
+    'pointwise to few': make_spec((2, 5, 5, 4), (1, 1, 4, 3)),
     'many features': make_spec((2, 6, 5, 16), (2, 2, 16, 8), 1, 1),
     'depthwise': make_spec((2, 7, 5, 3), (3, 3, 1, 3), 2, 1, 1, 3),
 }
@@ -303,7 +309,7 @@ def strict():
 @pytest.mark.parametrize('name', KERNELS)
 def test_strict_promotion(name):
     cases = ('padded', 'strided', 'input dilated', 'grouped', 'depthwise in blocks of rows',
-             'folded', 'many features strided', 'pointwise')  # fmt: skip
+             'folded', 'many features strided', 'pointwise', 'pointwise to few')  # fmt: skip
     dtypes = (('bfloat16', False), ('float32', True), ('int32', True))  # and whether x64 is enabled
     for case, (dtype, wide), op in itertools.product(cases, dtypes, OPS):
         spec = SPECS[case].replace(dtype=dtype)
@@ -320,7 +326,8 @@ def test_without_jit(name):
     dense, depthwise = (
         make_spec((1, 4, 3, 2), (3, 3, 2 // groups, 2), 1, 1, groups=groups) for groups in (1, 2)
     )
-    spec = next(s for s in (dense, depthwise, SPECS['pointwise']) if supported(name, OPS[0], s))
+    pointwise = SPECS['pointwise to few']
+    spec = next(s for s in (dense, depthwise, pointwise) if supported(name, OPS[0], s))
     for op in OPS:
         operands = [rng.normal(size=shape).astype(np.float32) for shape in shapes(op, spec)]
         with x64(), strict(), jax.disable_jit():
