@@ -326,8 +326,7 @@ def test_without_jit(name):
     dense, depthwise = (
         make_spec((1, 4, 3, 2), (3, 3, 2 // groups, 2), 1, 1, groups=groups) for groups in (1, 2)
     )
-    pointwise = SPECS['pointwise to few']
-    spec = next(s for s in (dense, depthwise, pointwise) if supported(name, OPS[0], s))
+    spec = next(s for s in (dense, depthwise, SPECS['pointwise']) if supported(name, OPS[0], s))
     for op in OPS:
         operands = [rng.normal(size=shape).astype(np.float32) for shape in shapes(op, spec)]
         with x64(), strict(), jax.disable_jit():

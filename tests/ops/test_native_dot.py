@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cnn_jax.ops import kernels, tuning
-from cnn_jax.ops.kernels.native import dot, onednn
+from cnn_jax.ops.kernels.native import dot
 from cnn_jax.ops.spec import MAPS
 from tests.ops.native_maps import compare_maps
 from tests.ops.test_kernel_numbers import make_spec
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(
     reason='no native kernel here',
 )
 
-# Shape of x and output features, few on one side. The others below, at and between multiples of a
-# vector and of a panel of two; more positions than float32 adds up.
+# Shape of x and output features, mostly few on one side. The others below, at and between multiples
+# of a vector and of a panel of two; more positions than float32 adds up.
 PROBLEMS = {
     'one number': ((1, 1, 1, 1), 1),
     'few of each': ((2, 3, 5, 3), 2),
@@ -41,6 +41,7 @@ PROBLEMS = {
     'one position': ((1, 1, 1, 300), 4),
     '1-D': ((3, 40, 35), 2),
     '3-D': ((2, 3, 4, 5, 3), 9),
+    'many of each': ((2, 9, 7, 40), 50),
 }
 
 
@@ -50,13 +51,9 @@ def compare(problem, dtype='float32'):
     window = (1,) * (len(shape) - 2)
     spec = make_spec(shape, (*window, shape[-1], outputs)).replace(dtype=dtype)
     positions = np.prod(spec.y_shape[:-1])
-    few = [op for op in MAPS if dot.supports(spec, op, 'cpu') is None]
-    assert few
-
-    def compute(op, a, b):
-        return getattr(dot if op in few else onednn, op)(a, b, spec)
-
-    compare_maps(compute, spec, (shape[-1], outputs, positions))
+    compare_maps(
+        lambda op, a, b: getattr(dot, op)(a, b, spec), spec, (shape[-1], outputs, positions)
+    )
 
 
 @pytest.mark.parametrize('problem', PROBLEMS)

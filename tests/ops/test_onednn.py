@@ -139,7 +139,7 @@ def test_values(spec, how):
         for stride, window in zip(folded.strides, folded.window, strict=True)
     )
     summed = arrange.arrange(spec, 'filter_grad').spec
-    assert ((summed.ndim, summed.batch) == (1, 1)) == (how == 'flattened')
+    assert how != 'flattened' or (summed.ndim, summed.batch) == (1, 1)
     strided = set(summed.strides) != {1}
     assert not (how == 'subsampled' and strided)
     x, w, dy = operands(spec)

@@ -42,6 +42,7 @@ MANY_POSITIONS, WIDE = 1100, 32
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
 STRIDED_BYTES = 1 << 23  # of the products that XLA:CPU's strided input gradient adds up
 FEW_PER_GROUP = 4  # features per group; with fewer, XLA:CPU's groups of float64 and int8 are slow
+FEW = 4  # features; oneDNN's 1x1 kernels leave most of a vector unused
 # Features, and outputs in a row, from which on oneDNN's depthwise filter gradient is slower, by 1.2
 # to 1.5 times.
 WIDE_ROW, LONG_ROW = 256, 14
@@ -188,11 +189,13 @@ def _native_dot(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     if spec.dtype != 'float32' or native_dot.supports(spec, op, 'cpu') is not None:
         return None
     if op == 'filter_grad':
-        suits = spec.out_features <= native_dot.FEW and spec.in_features >= FEATURES
+        few, suits = spec.out_features, spec.in_features >= FEATURES
     else:  # each result is a sum of vectors over the features of the other side
-        many = max(spec.in_features, spec.out_features)
+        few, many = spec.out_features, spec.in_features
+        if op == 'input_grad':
+            few, many = many, few
         suits = many >= WIDE and many % FEATURES == 0
-    return ('native_dot', f'at most {native_dot.FEW} features') if suits else None
+    return ('native_dot', f'at most {FEW} features') if few <= FEW and suits else None
 
 
 def _direct(op: str, spec: ConvSpec) -> float:

@@ -1,4 +1,4 @@
-"""Calls a native kernel of pointwise (1x1) convolutions with few features on one side.
+"""Calls a native kernel of pointwise (1x1) convolutions, for few features on one side.
 
 `dot.cc` has the algorithm, which computes in float32. `vectors.py` says what it needs. oneDNN's
 kernels leave most of a vector unused there: the kernel is for the head of a network that classifies
@@ -15,18 +15,9 @@ from cnn_jax.ops.spec import MAPS, ROLES, ConvSpec
 
 IS_NATIVE = True
 
-FEW = 4  # features of a result at most; of a filter gradient, on one of its sides
-
 
 def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
-    own_reason = dot.supports(spec, op, platform) or _too_many(spec, op)
-    return vectors.reason_against(spec, platform, own_reason, most_axes=3)
-
-
-def _too_many(spec: ConvSpec, op: str) -> str | None:
-    inputs, outputs = spec.in_features, spec.out_features
-    features = {'forward': outputs, 'input_grad': inputs, 'filter_grad': min(inputs, outputs)}[op]
-    return f'needs at most {FEW} features, got {features}' if features > FEW else None
+    return vectors.reason_against(spec, platform, dot.supports(spec, op, platform), most_axes=3)
 
 
 @sharding.by_batch_and_space
