@@ -188,12 +188,11 @@ def _native_dot(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses the native pointwise kernel where it is faster than oneDNN."""
     if spec.dtype != 'float32' or native_dot.supports(spec, op, 'cpu') is not None:
         return None
+    inputs, outputs = spec.in_features, spec.out_features
+    few, many = (inputs, outputs) if op == 'input_grad' else (outputs, inputs)
     if op == 'filter_grad':
-        few, suits = spec.out_features, spec.in_features >= FEATURES
+        suits = many >= FEATURES
     else:  # each result is a sum of vectors over the features of the other side
-        few, many = spec.out_features, spec.in_features
-        if op == 'input_grad':
-            few, many = many, few
         suits = many >= WIDE and many % FEATURES == 0
     return ('native_dot', f'at most {FEW} features') if few <= FEW and suits else None
 

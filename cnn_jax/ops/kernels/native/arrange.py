@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from cnn_jax.ops.spec import ConvSpec
 
-MOST_TOGETHER = 1 << 12  # positions that a filter gradient adds up in one part (`kMost` in conv.cc)
+MOST_TOGETHER = 1 << 12  # positions in one part of a filter gradient (`kMost` in problem.h)
 
 
 class Arrangement(NamedTuple):
@@ -86,7 +86,7 @@ def flatten(spec: ConvSpec) -> Arrangement:
     """Makes one sequence of all positions of a pointwise convolution.
 
     oneDNN's filter gradient is slow where the number of positions of a part has no suitable
-    divisor. Parts of a sequence have multiples of 64 (`kRowsTogether` in conv.cc): with images of
+    divisor. Parts of a sequence have multiples of 64 (`kTogether` in conv.cc): with images of
     75x94 pixels, 64 and 256 features, it runs 1.6 times faster.
     """
     inner = spec.replace(

@@ -27,9 +27,9 @@ constexpr size_t kMaxJobs = 1024;  // per slot; when it is full, all jobs are dr
 
 // Number of positions that one part of a filter gradient adds up (see `Parts`). The first two are
 // bounds for small kernels, where one thread computes a part; the third is for all other kernels.
-constexpr int64_t kLeast = 1 << 9, kMost = 1 << 12, kMostOfTeam = 1 << 14;
+constexpr int64_t kLeast = 1 << 9, kMostOfTeam = 1 << 14;
 constexpr int64_t kSmallKernel = 1 << 16;  // elements
-constexpr int64_t kRowsTogether = 64;      // rows of a part, if there are more, are a multiple of it
+constexpr int64_t kTogether = 64;          // positions of a part of a sequence are a multiple of it
 
 struct ProblemHash {
   size_t operator()(const Problem& p) const {
@@ -202,7 +202,7 @@ std::vector<Part> Parts(const Problem& p) {
     const int64_t n = p.in[axis], outputs = p.out[axis], stride = p.strides[axis];
     const int64_t count = Quotient(outputs, std::max<int64_t>(1, most / (positions / outputs)));
     const int64_t fair = Quotient(outputs, count);
-    const int64_t rows = fair < kRowsTogether ? fair : Quotient(fair, kRowsTogether) * kRowsTogether;
+    const int64_t rows = positions == outputs ? Quotient(fair, kTogether) * kTogether : fair;
     problem.batch = 1;
     for (int64_t row = 0; row < outputs; row += rows) {
       problem.out[axis] = std::min(rows, outputs - row);

@@ -21,11 +21,10 @@ namespace {
 
 constexpr int64_t kTask = 1 << 15;  // numbers of the wide array that a task reads
 constexpr int64_t kBlock = 128;     // positions whose products are added up in registers
-// As in conv.cc, sums over this many positions in float32 are added up in float64.
-constexpr int64_t kMost = 1 << 12;
 
-int64_t WorkOfProduct(int64_t rows, int64_t depth, int64_t columns) {
-  return rows * (depth * columns + 32 * (depth + columns));
+// Returns the work of products of matrices with `rows` positions.
+int64_t WorkOf(int64_t rows, int64_t depth, int64_t columns) {
+  return Work(rows * depth * columns, rows * (depth + columns));
 }
 
 // c (rows x columns) = a (rows x depth) times the transpose of b (columns x depth).
@@ -80,7 +79,7 @@ using Matrix = ffi::Buffer<ffi::F32, 2>;
 ffi::Error Product(Matrix a, Matrix b, ffi::Result<Matrix> c) {
   const int64_t rows = a.dimensions()[0], depth = a.dimensions()[1], columns = b.dimensions()[0];
   const auto run = Has(dnnl::cpu_isa::avx512_core) ? Multiply<avx512::Dot> : Multiply<avx2::Dot>;
-  return TakeTurn(WorkOfProduct(rows, depth, columns) < kLeastToShare, [&](Slot&) {
+  return TakeTurn(WorkOf(rows, depth, columns) < kLeastToShare, [&](Slot&) {
     run(rows, depth, columns, a.typed_data(), b.typed_data(), c->typed_data());
   });
 }
@@ -88,7 +87,7 @@ ffi::Error Product(Matrix a, Matrix b, ffi::Result<Matrix> c) {
 ffi::Error OuterProduct(Matrix a, Matrix b, ffi::Result<Matrix> c) {
   const int64_t count = a.dimensions()[0], rows = a.dimensions()[1], columns = b.dimensions()[1];
   const auto run = Has(dnnl::cpu_isa::avx512_core) ? Outer<avx512::Dot> : Outer<avx2::Dot>;
-  return TakeTurn(WorkOfProduct(count, rows, columns) < kLeastToShare, [&](Slot& slot) {
+  return TakeTurn(WorkOf(count, rows, columns) < kLeastToShare, [&](Slot& slot) {
     run(count, rows, columns, a.typed_data(), b.typed_data(), c->typed_data(), slot);
   });
 }

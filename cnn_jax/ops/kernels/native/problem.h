@@ -27,12 +27,19 @@ struct Problem {
   bool operator==(const Problem& other) const { return !std::memcmp(this, &other, sizeof *this); }
 };
 
-// Returns the number of products, including those with padding, plus 32 for each element of x and y,
-// whose transport takes about as long.
+// A filter gradient adds up the products of at most about this many positions in float32, and the sums in
+// float64.
+constexpr int64_t kMost = 1 << 12;
+
+// Returns the number of products plus 32 for each element of x and y, whose transport takes about as
+// long.
+inline int64_t Work(int64_t products, int64_t elements) { return products + 32 * elements; }
+
+// The same for a problem, with the products with padding.
 inline int64_t Work(const Problem& p) {
   int64_t x = p.batch * p.in_features, y = p.batch * p.out_features, window = 1;
   for (int i = 0; i < p.ndim; ++i) x *= p.in[i], y *= p.out[i], window *= p.window[i];
-  return y * window * (p.in_features / p.groups) + 32 * (x + y);
+  return Work(y * window * (p.in_features / p.groups), x + y);
 }
 
 }  // namespace cnn_jax

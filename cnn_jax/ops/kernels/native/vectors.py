@@ -18,10 +18,10 @@ def reason_against(
 ) -> str | None:
     """Returns why no such kernel computes `spec`, or `own_reason`, that of one of them, or None.
 
+    The library is built only if nothing else stands against it.
+
     Args:
         most_axes: the number of spatial axes that it supports.
-
-    The library is built only if nothing else stands against it.
     """
     if platform != 'cpu':
         return f'it runs on CPU only, not on {platform}'
