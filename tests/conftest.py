@@ -1,5 +1,6 @@
 """Sets up eight virtual devices for the whole suite, and defines shared fixtures."""
 
+import gc
 import os
 import pathlib
 
@@ -14,6 +15,10 @@ from tools import scripts
 jax.config.update('jax_num_cpu_devices', 8)
 
 compilation.set_up()
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests live to the end; collections need not go through them
 
 
 @pytest.fixture(autouse=True)

@@ -191,6 +191,7 @@ def test_a_picture_that_fails_does_not_lose_the_result(tmp_path):
         '--model_options=features=(2,),hidden=()',
         f'--plugin={tmp_path / "broken.py"}',
         f'--workdir={tmp_path / "run"}',
+        CNN_JAX_NATIVE='0',  # would be built again, in the cache of this test
     )
     out, err = process.communicate()
     assert process.returncode == 0 and 'test accuracy' in out, err

@@ -66,6 +66,27 @@ def test_rules_of_native_kernels():
     assert chosen((64, 2, 2, 64), kernel, padding=1) == ('onednn',) * 3  # 16 of 36 products
     assert chosen((1, 7, 7, 64), kernel) == ('onednn',) * 3  # the kernel's transform takes longer
     assert chosen((64, 28, 28, 8), (3, 3, 8, 8)) == ('onednn',) * 3  # so do those of the tiles
+    # One output feature is no depthwise convolution: native_depthwise takes 50 times as long.
+    assert chosen((64, 8, 8, 32), (3, 3, 32, 1)) == ('onednn',) * 3
+    assert chosen((64, 8, 8, 32), (3, 3, 16, 2), groups=2)[2] == 'onednn'
+
+
+def test_rules_of_depthwise_kernels():
+    if reason := kernels.reason_against('onednn', 'forward', SPEC, 'cpu'):
+        pytest.skip(reason)
+
+    def depthwise(*size, features=32, **arguments):
+        kernel = (*(3,) * len(size), 1, features)
+        return chosen((4, *size, features), kernel, groups=features, **arguments)
+
+    # oneDNN's kernels of depthwise form are for two axes, in gradients without dilation.
+    assert depthwise(28, 28) == ('onednn',) * 3
+    assert depthwise(28, 28, dilation=2) == ('onednn', 'native_depthwise', 'native_depthwise')
+    assert depthwise(500) == ('native_depthwise',) * 3
+    assert depthwise(500, dtype='bfloat16', strides=2) == ('native_depthwise',) * 3
+    assert depthwise(12, 12, 12) == ('shift', 'shift', 'onednn')
+    assert depthwise(12, 12, 12, dtype='bfloat16') == ('shift',) * 3
+    assert depthwise(500, features=8, strides=3) == ('onednn', 'shift', 'onednn')  # half a vector
 
 
 @pytest.fixture
@@ -90,10 +111,13 @@ def test_rules_of_native_kernels_in_bfloat16(bfloat16_rate):
     assert in_bfloat16((128, 4, 4, 256), kernel) == ('onednn', 'onednn', 'native_winograd')
     assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('onednn', 'onednn', 'native_winograd')
     assert in_bfloat16((64, 28, 28, 16), (3, 3, 16, 32)) == ('onednn',) * 3
+    assert in_bfloat16((64, 32, 32, 3), (3, 3, 3, 64))[1] == 'onednn'
 
 
 @pytest.mark.parametrize('bfloat16_rate', [0, 0.5], indirect=True)
 def test_rules_of_native_kernels_where_bfloat16_is_slow(bfloat16_rate):
+    assert in_bfloat16((64, 32, 32, 3), (3, 3, 3, 64))[1] == 'im2col'
+    assert in_bfloat16((64, 32, 32, 3), (3, 3, 3, 4))[1] == 'onednn'
     assert in_bfloat16((64, 28, 28, 32), (3, 3, 32, 64)) == ('native_winograd',) * 3
     assert in_bfloat16((64, 28, 28, 64), (3, 3, 64, 64), strides=2) == ('onednn',) * 3
 

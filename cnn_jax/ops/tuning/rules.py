@@ -42,6 +42,7 @@ MANY_POSITIONS, WIDE = 1100, 32
 XLA_HAS_INT8 = jax.__version_info__ >= (0, 10)
 STRIDED_BYTES = 1 << 23  # of the products that XLA:CPU's strided input gradient adds up
 FEW_PER_GROUP = 4  # features per group; with fewer, XLA:CPU's groups of float64 and int8 are slow
+FEW_OUTPUTS_OF_ROWS = 8  # with fewer features of dy, a row's product is too small
 FEW = 4  # features; oneDNN's 1x1 kernels leave most of a vector unused
 # Features, and outputs in a row, from which on oneDNN's depthwise filter gradient is slower, by 1.2
 # to 1.5 times.
@@ -59,7 +60,7 @@ def ranked(op: str, spec: ConvSpec, platform: str) -> Iterator[tuple[str, str]]:
     for choose in (_native_winograd, _native_depthwise, _native_dot):
         if found := choose(op, spec):
             yield found
-    if not _suits_rows(op, spec) and not onednn.is_reference(spec, op):
+    if onednn.supports(spec, op, 'cpu') is None and not _is_slow_by_onednn(op, spec):
         yield 'onednn', 'the native kernel supports it'
     is_small = integers.suits(op, spec)
     if found := _small_integers(op, spec) if is_small else _any_map(op, spec) or RULES[op](spec):
@@ -170,11 +171,11 @@ def _native_winograd(op: str, spec: ConvSpec) -> tuple[str, str] | None:
 
 def _native_depthwise(op: str, spec: ConvSpec) -> tuple[str, str] | None:
     """Chooses the native depthwise kernel where it is faster than oneDNN."""
-    if spec.in_features < FEATURES or spec.out_features != spec.groups:
+    if spec.in_features < FEATURES or not _is_plain_depthwise(spec):
         return None
     if native_depthwise.supports(spec, op, 'cpu') is not None:
         return None
-    if op == 'filter_grad' and not onednn.has_depthwise_form(spec, op):
+    if not onednn.has_depthwise_form(spec, op):
         return 'native_depthwise', "oneDNN's general form is up to 30 times slower"
     if op == 'input_grad' and onednn.casts(spec, op):
         return 'native_depthwise', 'oneDNN would convert all operands to float32'
@@ -226,10 +227,34 @@ def _products(spec: ConvSpec) -> int:
     return pairs * spec.batch * spec.in_features * spec.out_features
 
 
+def _is_slow_by_onednn(op: str, spec: ConvSpec) -> bool:
+    """Returns whether a formulation in JAX is faster than oneDNN, which supports the problem."""
+    return onednn.is_reference(spec, op) or _suits_rows(op, spec) or _suits_taps(op, spec)
+
+
 def _suits_rows(op: str, spec: ConvSpec) -> bool:
-    """Returns whether `im2col`, row by row, is faster than the native kernel, by 1.3 to 5 times."""
-    few = op == 'input_grad' and spec.in_features <= 3 and spec.dtype == 'float32'
-    return few and spec.ndim > 1 and set(spec.strides) == {1}
+    """Returns whether `im2col`, row by row, is faster than oneDNN, by 1.1 to 5 times."""
+    is_few = spec.in_features <= 3 and spec.out_features >= FEW_OUTPUTS_OF_ROWS
+    if op != 'input_grad' or not is_few or spec.ndim == 1 or set(spec.strides) != {1}:
+        return False
+    is_slow_bfloat16 = spec.dtype == 'bfloat16' and onednn.bfloat16_rate() <= 1
+    return spec.dtype == 'float32' or is_slow_bfloat16
+
+
+def _suits_taps(op: str, spec: ConvSpec) -> bool:
+    """Returns whether `shift` is faster than oneDNN's general form, by 1.3 to 40 times."""
+    if not _is_plain_depthwise(spec) or onednn.has_depthwise_form(spec, op):
+        return False
+    if math.prod(spec.window) > MANY_TAPS:
+        return False
+    if spec.dtype == 'float32':
+        is_strided = op == 'input_grad' and max(spec.strides) > 1
+        return is_strided or (op != 'filter_grad' and spec.ndim == 3)
+    return spec.dtype == 'bfloat16'
+
+
+def _is_plain_depthwise(spec: ConvSpec) -> bool:
+    return spec.in_features == spec.out_features == spec.groups > 1
 
 
 def _tiny(spec: ConvSpec) -> tuple[str, str] | None:

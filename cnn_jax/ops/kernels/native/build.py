@@ -1,5 +1,6 @@
 """Builds the native kernels once per machine, and loads them once per process."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import fcntl
@@ -37,7 +38,7 @@ TARGETS = {
 SOURCES = tuple(sorted(p for p in Path(__file__).parent.iterdir() if p.suffix in ('.cc', '.h')))
 LIBRARY, HEADERS = 'onednn-cpu-gomp', 'onednn-devel-cpu-gomp'
 SWITCH = 'CNN_JAX_NATIVE'  # '0' in the environment disables the native kernels
-FLAGS = ('-O2', '-DNDEBUG', '-std=c++17', '-shared', '-fPIC')
+FLAGS = ('-O2', '-DNDEBUG', '-std=c++17', '-fPIC')
 
 # The dtypes of operands, as in problem.h. The result of int8 is int32.
 DTYPES = ('float32', 'bfloat16', 'int8')
@@ -153,12 +154,26 @@ def _built(onednn: Path, include: Path) -> Path:
         if not target.exists():  # another process may have been first
             _log.info('building %s (some seconds, once)', target)
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                made = Path(folder, 'native.so')
-                includes = (f'-I{jax.ffi.include_dir()}', f'-I{include}')
-                sources = [str(path) for path in SOURCES if path.suffix == '.cc']
-                _run(compiler, *FLAGS, *includes, *sources, str(onednn), '-o', str(made))
-                made.replace(target)
+                _compile(compiler, onednn, include, Path(folder)).replace(target)
     return target
+
+
+def _compile(compiler: str, onednn: Path, include: Path, folder: Path) -> Path:
+    """Compiles the sources, as many at a time as there are cores, and links them in `folder`."""
+    flags = (*FLAGS, f'-I{jax.ffi.include_dir()}', f'-I{include}', '-c')
+
+    def compiled(source: Path) -> str:
+        path = str(folder / f'{source.stem}.o')
+        _run(compiler, *flags, str(source), '-o', path)
+        return path
+
+    # winograd.cc takes as long as all others together, and is the first of the reversed order.
+    sources = [path for path in reversed(SOURCES) if path.suffix == '.cc']
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compiled, sources))
+    library = folder / 'native.so'
+    _run(compiler, '-shared', *objects, str(onednn), '-o', str(library))
+    return library
 
 
 def _target() -> Path:
