@@ -1,5 +1,6 @@
 """Trains models: state, step, loop, checkpoints and metrics. See docs/training.md."""
 
+import importlib
 import warnings
 from typing import Any
 
@@ -15,7 +16,6 @@ with optional_packages('train'):
     from cnn_jax.training.metrics import class_table, summary
     from cnn_jax.training.objectives import Objective
     from cnn_jax.training.own import Fitted, fit
-    from cnn_jax.training.report import draw
     from cnn_jax.training.saved import SavedRun, load_run
     from cnn_jax.training.state import FunctionalModel, TrainState, init_state
     from cnn_jax.training.step import make_step
@@ -61,6 +61,9 @@ _RENAMED = {'Net': 'FunctionalModel'}
 
 
 def __getattr__(name: str) -> Any:
+    if name in ('draw', 'report'):  # here, because Matplotlib takes 0.3 s to import
+        report = importlib.import_module('cnn_jax.training.report')
+        return report if name == 'report' else report.draw
     if name not in _RENAMED:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     new = _RENAMED[name]

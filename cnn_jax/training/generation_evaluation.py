@@ -16,7 +16,6 @@ from cnn_jax.training.frechet import features_and_predictions, frechet_distance,
 from cnn_jax.training.mixture import fit_mixture
 from cnn_jax.training.prediction import in_batches
 from cnn_jax.training.state import TrainState
-from cnn_jax.viz import samples
 
 if TYPE_CHECKING:
     from cnn_jax.training.generation_job import GenerationJob
@@ -52,6 +51,8 @@ class GenerationEvaluator:
         """Draws samples and reconstructions, and computes the metrics on `split`."""
         found, shown = self._measure(generation.averaged(state), split)
         self._latest = step, split, found
+        from cnn_jax.viz import samples  # needs Matplotlib, which takes 0.3 s to import
+
         samples.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
         metrics = {
             f'{split if group == "test" else group}_{name}': value
@@ -80,6 +81,8 @@ class GenerationEvaluator:
             distance = frechet_distance(*moments(others), *moments(features))
             result['images'] = judged(probabilities, labels) | {'frechet_distance': distance}
         result |= found
+        from cnn_jax.viz import samples
+
         samples.save_final(job.folder, self._interpolations(state), result, job.dataset.class_names)
         return result
 

@@ -23,7 +23,6 @@ from cnn_jax.training.objectives.own import Function
 from cnn_jax.training.optimizer import Schedule
 from cnn_jax.training.prediction import in_batches
 from cnn_jax.training.processes import say
-from cnn_jax.training.report import complete
 from cnn_jax.training.state import FunctionalModel, TrainState
 from cnn_jax.training.tasks import TASKS
 from cnn_jax.training.workdir import Workdir, read_metrics
@@ -149,6 +148,8 @@ def fit(
     with folder.hold():
         folder.describe(dataset)
         program.write(folder, job)
+        from cnn_jax.training.report import complete  # needs Matplotlib
+
         state, result = complete(job, folder)
     say(f'{TASKS.lookup(config.task).summary(result)}, written to {folder.path}')
     return Fitted(state, result, folder, job)

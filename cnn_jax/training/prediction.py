@@ -11,7 +11,6 @@ import numpy as np
 from cnn_jax.data import Dataset, audio, class_folders, folder, images, text
 from cnn_jax.errors import UserError
 from cnn_jax.training.saved import SavedRun
-from cnn_jax.viz import masks
 
 BATCH = 64
 SUFFIXES = {'image': folder.IMAGES, 'audio': ('.wav',), 'text': ('.txt',)}
@@ -72,6 +71,8 @@ def write_masks(
         raise UserError(f'output={str(folder)!r}; it must be a folder for the masks')
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     count, errors = 0, []
+    from cnn_jax.viz import masks  # here, because Matplotlib takes 0.3 s to import
+
     image_of: dict[str, str] = {}
     for name, value in found:
         count += 1
