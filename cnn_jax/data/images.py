@@ -34,7 +34,7 @@ def decode(file, channels: int = 3, size: int | tuple[int, int] = 0) -> np.ndarr
     try:
         with PIL.Image.open(file) as image:
             kind = image.format
-            image = PIL.ImageOps.exif_transpose(image)  # rotate as image viewers do
+            PIL.ImageOps.exif_transpose(image, in_place=True)  # rotate as image viewers do
             if image.mode.startswith('I;16') or (image.mode == 'I' and kind == 'PNG'):
                 image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode not in _EIGHT_BITS:

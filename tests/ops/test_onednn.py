@@ -153,20 +153,25 @@ def test_values(spec, how):
         assert_close(run(op, x, w, dy, spec), wanted, terms, message=op)
 
 
-NO_WINDOW_FITS = {
+WRONG_BY_ONEDNN = {  # in bfloat16: no window fits, or windows are dilated and vectors are not full
     '2x2': make_spec((16, 2, 2, 256), (3, 3, 256, 256), 1, 1, dtype='bfloat16'),
     'first axis': make_spec((1, 2, 3, 8, 32), (3, 3, 1, 32, 32), 1, (1, 1, 0), dtype='bfloat16'),
     'last axis': make_spec((5, 9, 1, 256), (3, 5, 256, 256), 1, (1, 2), dtype='bfloat16'),
     'every window leaves': make_spec((5, 2, 32), (2, 16, 16), 3, ((1, 0),), 1, 2, 'bfloat16'),
     'sequence': make_spec((5, 1, 48), (5, 48, 16), 3, ((3, 1),), dtype='bfloat16'),
+    'dilated': make_spec((1, 34, 33, 17), (3, 3, 17, 9), 1, 2, 2, dtype='bfloat16'),
+    'dilated in rows': make_spec((2, 9, 40, 21), (3, 3, 21, 5), 1, 1, (1, 2), dtype='bfloat16'),
+    'dilated in columns': make_spec((2, 40, 9, 5), (3, 2, 5, 21), 1, 1, (2, 1), dtype='bfloat16'),
+    'dilated groups': make_spec((1, 36, 36, 16), (3, 3, 4, 16), 1, 2, 2, 4, 'bfloat16'),
+    'dilated depthwise': make_spec((1, 40, 40, 16), (3, 3, 1, 16), 1, 2, 2, 16, 'bfloat16'),
 }
 
 
 @native
-@pytest.mark.parametrize('name', NO_WINDOW_FITS)
-def test_bfloat16_filter_gradient_where_no_window_fits(name):
+@pytest.mark.parametrize('name', WRONG_BY_ONEDNN)
+def test_bfloat16_filter_gradients_that_onednn_gets_wrong(name):
     """Tests gradients that oneDNN gets wrong with AVX512-BF16 and the kernel avoids."""
-    spec = NO_WINDOW_FITS[name]
+    spec = WRONG_BY_ONEDNN[name]
     x, w, dy = operands(spec)
     wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
     assert_close(run('filter_grad', x, w, dy, spec), wanted, spec.batch * np.prod(spec.output_size))

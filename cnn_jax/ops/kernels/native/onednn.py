@@ -24,6 +24,8 @@ MOST_IN_ROW = 1 << 16
 # than float32, the arrays are converted.
 MOST_SLOW_PRODUCTS = 64
 
+VECTOR = 16  # float32 numbers in a vector of AVX-512
+
 IS_NATIVE = True
 
 # oneDNN multiplies int8 and adds up in int32, but then converts the sums to float32 and back.
@@ -96,13 +98,22 @@ def _compute_dtype(spec: ConvSpec, op: str) -> jnp.dtype:
     rate = bfloat16_rate() if spec.dtype == 'bfloat16' else 0
     if rate == 0 or (rate < 1 and spec.macs > MOST_SLOW_PRODUCTS * _elements(spec)):
         return jnp.dtype('float32')
-    # With bfloat16, the filter gradient of oneDNN 3.2, 3.6 and 3.13 is wrong where no window fits,
-    # for example 3x3 on 2x2 pixels, and the input gradient of strided depthwise kernels is 7 times
-    # slower than with float32.
-    is_wrong = op == 'filter_grad' and not _a_window_fits(spec)
     is_depthwise = spec.is_depthwise and spec.groups > 1
-    is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1
+    is_slow = op == 'input_grad' and is_depthwise and max(spec.strides) > 1  # 7 times
+    is_wrong = op == 'filter_grad' and _has_wrong_filter_grad(spec)
     return jnp.dtype('float32' if is_wrong or is_slow else 'bfloat16')
+
+
+def _has_wrong_filter_grad(spec: ConvSpec) -> bool:
+    """Returns whether oneDNN's filter gradient is wrong with bfloat16.
+
+    In 3.2, 3.6 and 3.13 it is where no window fits, for example 3x3 on 2x2 pixels. In 3.2, it is
+    also wrong, or not a number, on images from 32 pixels on where windows are dilated and the
+    features of a group do not fill vectors.
+    """
+    features = (spec.in_features // spec.groups, spec.out_features // spec.groups)
+    is_dilated = spec.ndim > 1 and max(spec.dilation) > 1
+    return not _a_window_fits(spec) or (is_dilated and any(n % VECTOR for n in features))
 
 
 def _elements(spec: ConvSpec) -> int:
