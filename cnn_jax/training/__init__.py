@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnn_jax.errors import optional_packages
 
@@ -20,6 +20,9 @@ with optional_packages('train'):
     from cnn_jax.training.state import FunctionalModel, TrainState, init_state
     from cnn_jax.training.step import make_step
     from cnn_jax.training.workdir import Workdir, WorkdirError, read_config, read_metrics
+
+if TYPE_CHECKING:
+    from cnn_jax.training.report import draw
 
 __all__ = [
     'Checkpoints',
