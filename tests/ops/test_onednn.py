@@ -19,7 +19,7 @@ import pytest
 from cnn_jax.bench.fuzz import conv_oracle as oracle
 from cnn_jax.bench.kernels import reference
 from cnn_jax.bench.kernels.problem import parse
-from cnn_jax.ops import tuning
+from cnn_jax.ops import kernels, tuning
 from cnn_jax.ops.kernels.native import arrange, build, onednn
 from cnn_jax.ops.spec import ConvSpec
 from tests.ops.tolerance import assert_close
@@ -175,6 +175,17 @@ def test_bfloat16_filter_gradients_that_onednn_gets_wrong(name):
     x, w, dy = operands(spec)
     wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
     assert_close(run('filter_grad', x, w, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
+
+
+@native
+@pytest.mark.parametrize('padding', [15, 16, 20])
+def test_strided_filter_gradient_with_far_padding(padding):
+    """Tests that the default is right where oneDNN's float32 is wrong."""
+    spec = make_spec((2, 50, 16), (3, 16, 16), 2, padding, 10)
+    x, _, dy = operands(spec)
+    function = kernels.function(tuning.choose('filter_grad', spec, 'cpu')[0], 'filter_grad')
+    wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
+    assert_close(function(x, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
 
 
 @pytest.mark.parametrize(
