@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 
 from cnn_jax.bench.fuzz import conv_oracle as oracle
-from cnn_jax.bench.kernels import reference
 from cnn_jax.bench.kernels.problem import parse
-from cnn_jax.ops import kernels, tuning
+from cnn_jax.ops import tuning
 from cnn_jax.ops.kernels.native import arrange, build, onednn
 from cnn_jax.ops.spec import ConvSpec
 from tests.ops.tolerance import assert_close
@@ -151,41 +150,6 @@ def test_values(spec, how):
     for op, wanted in zip(OPS, expected, strict=True):
         assert onednn.supports(spec, op, 'cpu') is None
         assert_close(run(op, x, w, dy, spec), wanted, terms, message=op)
-
-
-WRONG_BY_ONEDNN = {  # in bfloat16: no window fits, or windows are dilated and vectors are not full
-    '2x2': make_spec((16, 2, 2, 256), (3, 3, 256, 256), 1, 1, dtype='bfloat16'),
-    'first axis': make_spec((1, 2, 3, 8, 32), (3, 3, 1, 32, 32), 1, (1, 1, 0), dtype='bfloat16'),
-    'last axis': make_spec((5, 9, 1, 256), (3, 5, 256, 256), 1, (1, 2), dtype='bfloat16'),
-    'every window leaves': make_spec((5, 2, 32), (2, 16, 16), 3, ((1, 0),), 1, 2, 'bfloat16'),
-    'sequence': make_spec((5, 1, 48), (5, 48, 16), 3, ((3, 1),), dtype='bfloat16'),
-    'dilated': make_spec((1, 34, 33, 17), (3, 3, 17, 9), 1, 2, 2, dtype='bfloat16'),
-    'dilated in rows': make_spec((2, 9, 40, 21), (3, 3, 21, 5), 1, 1, (1, 2), dtype='bfloat16'),
-    'dilated in columns': make_spec((2, 40, 9, 5), (3, 2, 5, 21), 1, 1, (2, 1), dtype='bfloat16'),
-    'dilated groups': make_spec((1, 36, 36, 16), (3, 3, 4, 16), 1, 2, 2, 4, 'bfloat16'),
-    'dilated depthwise': make_spec((1, 40, 40, 16), (3, 3, 1, 16), 1, 2, 2, 16, 'bfloat16'),
-}
-
-
-@native
-@pytest.mark.parametrize('name', WRONG_BY_ONEDNN)
-def test_bfloat16_filter_gradients_that_onednn_gets_wrong(name):
-    """Tests gradients that oneDNN gets wrong with AVX512-BF16 and the kernel avoids."""
-    spec = WRONG_BY_ONEDNN[name]
-    x, w, dy = operands(spec)
-    wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
-    assert_close(run('filter_grad', x, w, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
-
-
-@native
-@pytest.mark.parametrize('padding', [15, 16, 20])
-def test_strided_filter_gradient_with_far_padding(padding):
-    """Tests that the default is right where oneDNN's float32 is wrong."""
-    spec = make_spec((2, 50, 16), (3, 16, 16), 2, padding, 10)
-    x, _, dy = operands(spec)
-    function = kernels.function(tuning.choose('filter_grad', spec, 'cpu')[0], 'filter_grad')
-    wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)
-    assert_close(function(x, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
 
 
 @pytest.mark.parametrize(

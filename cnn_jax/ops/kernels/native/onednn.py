@@ -24,8 +24,8 @@ MOST_IN_ROW = 1 << 16
 # than float32, the arrays are converted.
 MOST_SLOW_PRODUCTS = 64
 
-# The padding from which on oneDNN's strided filter gradient is wrong in float32 (3.2, for rows of 29
-# to 45 outputs).
+# From this padding on, the strided filter gradient of oneDNN 3.2 is wrong in float32 for rows of 29
+# to 45 outputs.
 WRONG_PADDING = 15
 
 VECTOR = 16  # float32 numbers in a vector of AVX-512
