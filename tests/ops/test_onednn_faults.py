@@ -33,11 +33,24 @@ def test_bfloat16_filter_gradients(name):
     assert_close(run('filter_grad', x, w, dy, spec), wanted, spec.batch * np.prod(spec.output_size))
 
 
+WRONG_IN_FLOAT32 = {
+    'padding of 15': make_spec((2, 50, 16), (3, 16, 16), 2, 15, 10),
+    'padding of 20': make_spec((2, 50, 16), (3, 16, 16), 2, 20, 10),
+    'padding on one side': make_spec(
+        (1, 49, 55, 8), (9, 9, 4, 2), (3, 2), ((4, 0), (16, 6)), (1, 2), 2
+    ),
+    'no window fits': make_spec((1, 5, 15, 10, 3), (9, 2, 3, 3, 1), 1, ((8, 2), (1, 1), (1, 2))),
+    'no window of a group fits': make_spec(
+        (1, 5, 15, 10, 6), (5, 2, 3, 3, 2), (3, 3, 2), ((4, 2), (1, 1), (1, 2)), 1, 2
+    ),
+}
+
+
 @native
-@pytest.mark.parametrize('padding', [15, 16, 20])
-def test_strided_filter_gradient_with_far_padding(padding):
-    """Tests that the default is right where oneDNN's float32 is wrong."""
-    spec = make_spec((2, 50, 16), (3, 16, 16), 2, padding, 10)
+@pytest.mark.parametrize('name', WRONG_IN_FLOAT32)
+def test_float32_filter_gradients(name):
+    """Tests that the default is right where oneDNN is wrong."""
+    spec = WRONG_IN_FLOAT32[name]
     x, _, dy = operands(spec)
     function = kernels.function(tuning.choose('filter_grad', spec, 'cpu')[0], 'filter_grad')
     wanted = reference.filter_grad(np.asarray(x), np.asarray(dy), spec)

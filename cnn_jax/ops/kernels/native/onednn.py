@@ -59,17 +59,18 @@ def supports(spec: ConvSpec, op: str, platform: str) -> str | None:
     if _is_int8(spec) and not library.CnnJaxHasInt8():
         return 'int8 needs a processor with VNNI: without it, oneDNN does not multiply exactly'
     known, text = describe(spec, op)
-    if known and op == 'filter_grad' and text.startswith('jit:') and _is_padded_far(spec):
-        return (
-            f'oneDNN 3.2 is wrong for strides with a padding of at least {WRONG_PADDING} on both '
-            'sides of the last axis'
-        )
+    if known and op == 'filter_grad' and text.startswith('jit:'):
+        return _fault(arrange.arrange(spec, op).spec)
     return None if known else f'oneDNN: {text}'
 
 
-def _is_padded_far(spec: ConvSpec) -> bool:
-    inner = arrange.arrange(spec, 'filter_grad').spec
-    return inner.strides[-1] > 1 and min(inner.padding[-1]) >= WRONG_PADDING
+def _fault(spec: ConvSpec) -> str | None:
+    """Returns why the filter gradient of oneDNN 3.2 may be wrong with float32, or None."""
+    if spec.strides[-1] > 1 and max(spec.padding[-1]) >= WRONG_PADDING:
+        return f'oneDNN 3.2 is wrong for some strides with a padding of {WRONG_PADDING} or more'
+    if spec.ndim == 3 and not _a_window_fits(spec):
+        return 'oneDNN 3.2 is wrong in 3-D where no window fits'
+    return None
 
 
 @sharding.by_batch_and_space
