@@ -49,10 +49,10 @@ class GenerationEvaluator:
 
     def evaluate(self, state: TrainState, step: int, split: str) -> Evaluation:
         """Draws samples and reconstructions, and computes the metrics on `split`."""
+        from cnn_jax.viz import samples  # here, because Matplotlib takes 0.3 s to import
+
         found, shown = self._measure(generation.averaged(state), split)
         self._latest = step, split, found
-        from cnn_jax.viz import samples  # needs Matplotlib, which takes 0.3 s to import
-
         samples.save_step(self._job.folder, step, step / self._job.steps_per_epoch, shown)
         metrics = {
             f'{split if group == "test" else group}_{name}': value
@@ -65,6 +65,8 @@ class GenerationEvaluator:
 
     def final(self, state: TrainState, step: int) -> dict[str, Any]:
         """Computes the metrics on the test split and draws all pictures."""
+        from cnn_jax.viz import samples
+
         job, state = self._job, generation.averaged(state)
         if self._latest and self._latest[:2] == (step, 'test'):
             found = self._latest[2]
@@ -81,8 +83,6 @@ class GenerationEvaluator:
             distance = frechet_distance(*moments(others), *moments(features))
             result['images'] = judged(probabilities, labels) | {'frechet_distance': distance}
         result |= found
-        from cnn_jax.viz import samples
-
         samples.save_final(job.folder, self._interpolations(state), result, job.dataset.class_names)
         return result
 

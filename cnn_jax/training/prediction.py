@@ -67,12 +67,12 @@ def write_masks(
     Raises:
         UserError: `folder` is empty or a file.
     """
+    from cnn_jax.viz import masks  # here, because Matplotlib takes 0.3 s to import
+
     if not folder or pathlib.Path(folder).is_file():
         raise UserError(f'output={str(folder)!r}; it must be a folder for the masks')
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     count, errors = 0, []
-    from cnn_jax.viz import masks  # here, because Matplotlib takes 0.3 s to import
-
     image_of: dict[str, str] = {}
     for name, value in found:
         count += 1

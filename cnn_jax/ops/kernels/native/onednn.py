@@ -182,7 +182,8 @@ def is_reference(spec: ConvSpec, op: str) -> bool:
 def has_depthwise_form(spec: ConvSpec, op: str) -> bool:
     """Returns whether oneDNN has a form for depthwise kernels for `op` of `spec`.
 
-    It has none for filter gradients of windows wider than 3.
+    It has none for sequences, in 3-D, for gradients of dilated windows, and for filter gradients of
+    windows wider than 3.
     """
     is_known, code = describe(spec, op)
     return is_known and '_dw:' in code
