@@ -323,7 +323,11 @@ def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, 
     if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
         y = _differentiable_maximum(x, spec, kernel)
         return y, np.zeros(y.shape, jax.dtypes.float0)
-    y, codes = pool_kernels.KERNELS[kernel].winners(lax.stop_gradient(x), spec)
+    # The rule must compute y as the function does: an axis that vmap adds would otherwise have
+    # another position, which JAX does not notice within jit.
+    run = pool_kernels.KERNELS[kernel]
+    y = run.maximum(lax.stop_gradient(x), spec)
+    codes = run.winners(lax.stop_gradient(x), spec)
     return jax.jvp(lambda x: _known_maximum(x, y, codes, spec, kernel), (x,), (dx,))
 
 
@@ -347,7 +351,7 @@ def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, 
 @_once_per_spec
 def _maximum_and_indices(x: Array, spec: PoolSpec, kernel: str) -> tuple[Array, Array]:
     run = pool_kernels.KERNELS[kernel]
-    codes = run.winners(lax.stop_gradient(x), spec)[1]
+    codes = run.winners(lax.stop_gradient(x), spec)
     indices = run.pick(numbers(x.shape, spec.axes), codes, spec)
     return _differentiable_maximum(x, spec, kernel), indices
 

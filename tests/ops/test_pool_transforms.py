@@ -105,6 +105,20 @@ def test_pmap_vmap_and_scan(name):
 
 
 @each
+def test_gradient_of_vmap(name):
+    """Maps an axis that is not the first; a derivative that moves it goes unnoticed in jit."""
+    weights = np.asarray([1, 3], np.float32)
+
+    def loss(x):
+        y = jax.tree.leaves(jax.vmap(OPS[name], 1, 1)(x))[0]
+        return (jnp.moveaxis(y, 1, -1) ** 2 * weights).sum()
+
+    dx = jax.jit(jax.grad(loss))(FOUR)
+    expected = plain(name)[1].reshape(FOUR.shape) * weights.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(dx, expected, rtol=1e-5, atol=1e-6)
+
+
+@each
 @pytest.mark.parametrize('policy', ['nothing_saveable', 'everything_saveable'])
 def test_checkpoint(name, policy):
     f = jax.checkpoint(OPS[name], policy=getattr(jax.checkpoint_policies, policy))

@@ -6,7 +6,9 @@ from tests.ops import transforms
 
 # Kernels of different kinds: a loop, slices, a native call, and maps derived by JAX.
 KERNELS = ('scan', 'im2col', 'shift', 'onednn')
-MOST = ('jit', 'constants', 'disable jit', 'vmap both', 'second order', 'remat')
+MOST = (
+    'jit', 'constants', 'disable jit', 'vmap both', 'gradient of vmap', 'second order', 'remat',
+)  # fmt: skip
 MESHES = ('shard map over x', 'gradient inside of shard map', 'explicit mesh over batch', 'pmap')
 
 CONVOLUTIONS = [name for name in transforms.OPERATIONS if name.startswith('conv')]

@@ -11,13 +11,14 @@ from tests.ops.tolerance import assert_close
 
 @pytest.mark.parametrize('implementation', ['lax', None])
 @pytest.mark.parametrize('holes', [1, 2])
-def test_crop_before_and_padding_after(implementation, holes):
-    """XLA:CPU reads out of bounds, so it gets an input that is already cropped."""
+@pytest.mark.parametrize('size, padding', [(7, (-3, 2)), (1, (-3, 6))])
+def test_crop_before_and_padding_after(implementation, holes, size, padding):
+    """XLA:CPU reads out of bounds, so it gets an input that is already cropped, and padded."""
     rng = np.random.default_rng(0)
-    x, w = (rng.normal(size=s).astype('float32') for s in ((2, 7, 2), (4, 2, 3)))
+    x, w = (rng.normal(size=s).astype('float32') for s in ((2, size, 2), (4, 2, 3)))
     options = {
         'strides': (2,),
-        'padding': ((-3, 2),),
+        'padding': (padding,),
         'dilation': (1,),
         'input_dilation': (holes,),
         'groups': 1,

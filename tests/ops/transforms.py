@@ -202,6 +202,17 @@ def vmap_both(f, x, w):
 
 
 @transform
+def gradient_of_vmap(f, x, w):
+    # The mapped axis is not the first, and its elements have weights, so that a derivative that
+    # moves it is noticed.
+    def weighted(xs, w):
+        y = jax.vmap(f, (-2, None))(xs, w)
+        return y * jnp.asarray([1, 2], y.dtype).reshape(-1, *[1] * (y.ndim - 1))
+
+    return jax.jit(both(weighted))(jnp.stack([x, 2 - x], -2), w)
+
+
+@transform
 def vmap_of_size_0(f, x, w):
     return jax.vmap(both(f), (0, None))(x[None][:0], w)
 
@@ -404,6 +415,9 @@ def plain(what: str, f: Callable, x: jax.Array, w: jax.Array) -> Any:
         ws = [w, 2 - w] if what in ('vmap w', 'vmap both') else [w, w]
         results = [both(f)(*pair) for pair in zip(xs, ws, strict=True)]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    if what == 'gradient of vmap':
+        (y, (dx, dw)), (other, (dx2, dw2)) = both(f)(x, w), both(f)(2 - x, w)
+        return jnp.stack([y, 2 * other]), (jnp.stack([dx, 4 * dx2], -2), dw + 4 * dw2)
     if what == 'vmap of size 0':
         return jax.tree.map(lambda a: a[None][:0], both(f)(x, w))
     if what == 'strict promotion':

@@ -26,12 +26,14 @@ def results(case: Case) -> list[Result]:
     with np.errstate(all='ignore'):
         values = _whole(case, arrays)
         bounds = values if is_int else _whole(case, [np.abs(x) for x in arrays])
+    count = OPERATIONS[case['op']].OPERANDS
+    scale = np.prod([np.abs(x).max(initial=0) for x in arrays[:count]])  # of one term of a sum
     found = []
     for i, (value, bound) in enumerate(zip(values, bounds, strict=True)):
         out = result_dtype(case, i)
         wrap = (lambda x, out=out: dtypes.wrapped(x, out)) if is_int else (lambda x: x)
         value = wrap(_post(case, wrap(value)))
-        found.append(Result(value, _allowed(case, value, _moved(case, bound), out), out))
+        found.append(Result(value, _allowed(case, value, _moved(case, bound), scale, out), out))
     return found
 
 
@@ -80,7 +82,7 @@ def _in_range(case, value):
     return value
 
 
-def _allowed(case, value, bound, out):
+def _allowed(case, value, bound, scale, out):
     """Returns 0 where every partial sum is representable, otherwise a bound of rounding errors.
 
     JAX does not promise a wider accumulator for 16-bit floats, so the bound supposes none. A case
@@ -98,7 +100,7 @@ def _allowed(case, value, bound, out):
             or case['op'] == 'our_conv' and case['spec']['mode'] != 'zeros'
         )  # fmt: skip
         rounded = 1.01 * own * (3 * np.abs(bound) if is_added else np.abs(value))
-        largest = np.abs(bound).max(initial=0)  # a transform mixes the elements
+        largest = max(np.abs(bound).max(initial=0), scale)  # a transform mixes the elements
         return rounded + 2 * CONSTANT * sums * np.sqrt(terms + 1) * largest
     narrowest = max(map(dtypes.roundoff, (out, case['dtype'])))
     # complex products add two terms per part

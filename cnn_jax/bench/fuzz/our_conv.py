@@ -50,11 +50,31 @@ def draw(r: random.Random) -> Spec:
         spec['holes'] = rare(1, 2, 3) if r.random() < 0.4 else spec['holes']
     elif r.random() < 0.3:
         spec['mode'] = r.choice(('reflect', 'replicate', 'circular'))
+    if n < 3 and r.random() < 0.25:
+        _enlarge(r, spec)
     spec['size'] = [
         max(s, oracle.holed(k, d) + 2)
         for s, k, d in zip(spec['size'], spec['window'], spec['dilation'], strict=True)
     ]
     return spec
+
+
+def _enlarge(r, spec):
+    """Makes every axis longer than a vector kernel's blocks, with far dilation and padding.
+
+    Kernels handle the rows in blocks of 16 positions or more, and their edges separately. Faults in
+    either do not show on short rows. Mostly the native kernels are drawn, by name or by default.
+    """
+    spec['implementation'] = r.choice((None, None, 'onednn', spec['implementation']))
+    spec['batch'] = spec['batch'][:1]
+    for side in ('in_features', 'out_features'):
+        spec[side] = spec['groups'] * r.choice((1, 2, r.randint(3, 40)))
+    for axis, window in enumerate(spec['window']):
+        spec['size'][axis] = r.randint(24, 48)
+        spec['dilation'][axis] = r.choice((1, 2, 3, r.randint(4, 10)))
+        most = oracle.holed(window, spec['dilation'][axis]) - 1
+        if isinstance(spec['padding'], list):
+            spec['padding'][axis] = [r.randint(0, most), r.randint(0, most)]
 
 
 def shapes(spec: Spec) -> list[tuple[int, ...]]:

@@ -210,9 +210,9 @@ def _crop_first(params: dict[str, Any], lhs: Any, rhs: Any) -> Any:
     layout, dilation = params['dimension_numbers'].lhs_spec, [*params['lhs_dilation']]
     padding, config = [*params['padding']], [(0, 0, 0)] * lhs.ndim
     for i, (lo, hi) in enumerate(padding):
-        if lo < 0:
-            config[layout[2 + i]] = (lo, 0, dilation[i] - 1)
-            padding[i], dilation[i] = (0, hi), 1
+        if lo < 0:  # may crop more than there is before the padding, so pads first, too
+            config[layout[2 + i]] = (lo, hi, dilation[i] - 1)
+            padding[i], dilation[i] = (0, 0), 1
     params = params | {'padding': tuple(padding), 'lhs_dilation': tuple(dilation)}
     lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), config)
     return lax.conv_general_dilated_p.bind(lhs, rhs, **params)

@@ -6,7 +6,7 @@ A kernel module defines these functions in plain traceable JAX. Here x is
     supports(spec) -> None, or the reason why not
     maximum(x, spec) -> y              of x's dtype
     total(x, spec) -> sums             in the accumulator's dtype; JAX differentiates it
-    winners(x, spec) -> y, codes       the maxima, and integers that say which elements they are
+    winners(x, spec) -> codes          integers that say which elements are the maxima
     pick(values, codes, spec)          values at the winners; linear in values, so it is the
                                        derivative of the maximum, and its transpose the gradient;
                                        batch and feature axes of values may have size 1

@@ -34,8 +34,8 @@ def total(x: Array, spec: PoolSpec) -> Array:
     return _reduce(x.astype(dtype), np.zeros((), dtype), lax.add, spec)
 
 
-def winners(x: Array, spec: PoolSpec) -> tuple[Array, Array]:
-    """Returns the maxima and their row-major numbers, -1 for a window that sees only padding."""
+def winners(x: Array, spec: PoolSpec) -> Array:
+    """Returns the row-major numbers of the maxima, -1 for a window that sees only padding."""
     padded = _pad(x, spec, win.lowest(x.dtype))
 
     def visit(carry, tap):
@@ -48,7 +48,7 @@ def winners(x: Array, spec: PoolSpec) -> tuple[Array, Array]:
     numbers, starts, inside = _taps(spec)
     first = _view(padded, starts[0], spec)
     nobody = jnp.where(first > first, 0, -1).astype(np.int32)  # -1, with the sharding of x
-    return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0]
+    return lax.scan(visit, (first, nobody), (numbers, starts, inside))[0][1]
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:

@@ -49,14 +49,12 @@ def total(x: Array, spec: PoolSpec) -> Array:
     return _split(x.astype(accumulator(x.dtype)), spec).sum(_axes(spec))
 
 
-def winners(x: Array, spec: PoolSpec) -> tuple[Array, Array]:
-    """Returns the maxima and their row-major numbers, both (*batch, *output_size, features)."""
+def winners(x: Array, spec: PoolSpec) -> Array:
+    """Returns the row-major numbers of the maxima, (*batch, *output_size, features)."""
     y = _split(x.astype(accumulator(x.dtype)), spec)
     if math.prod(spec.window) > UNROLLED:
-        best, code = (lax.squeeze(a, _axes(spec)) for a in win.of_axes(y, _axes(spec)))
-    else:
-        best, code = win.of_taps(_taps(y, spec))
-    return best.astype(x.dtype), code
+        return lax.squeeze(win.of_axes(y, _axes(spec))[1], _axes(spec))
+    return win.of_taps(_taps(y, spec))[1]
 
 
 def pick(values: Array, codes: Array, spec: PoolSpec) -> Array:

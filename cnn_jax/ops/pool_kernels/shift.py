@@ -56,15 +56,15 @@ def total(x: Array, spec: PoolSpec) -> Array:
     return y
 
 
-def winners(x: Array, spec: PoolSpec) -> tuple[Array, Codes]:
-    """Returns the maxima and, for each reduction, the row-major number of the winning tap."""
+def winners(x: Array, spec: PoolSpec) -> Codes:
+    """Returns, for each reduction, the row-major number of the winning tap."""
     y = x.astype(accumulator(x.dtype))
     fill = win.lowest(x.dtype)
     codes = []
     for axes in _groups(spec):
         y, code = win.of_taps(_views(y, axes, fill), _first_inside(axes, spec, x.ndim))
         codes.append(code)
-    return y.astype(x.dtype), tuple(codes)
+    return tuple(codes)
 
 
 def pick(values: Array, codes: Codes, spec: PoolSpec) -> Array:
