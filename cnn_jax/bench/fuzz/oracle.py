@@ -8,7 +8,7 @@ definition tap by tap. Convolutions are channels last:
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class Window(NamedTuple):
 
 def holed(n: int, spacing: int) -> int:
     return (n - 1) * spacing + 1 if n else 0
+
+
+def spans(spec: dict[str, Any]) -> list[int]:
+    """Returns how many positions a window covers, per axis."""
+    return [holed(k, d) for k, d in zip(spec['window'], spec['dilation'], strict=True)]
 
 
 def pad(x: np.ndarray, geometry: Window, fill=0) -> np.ndarray:

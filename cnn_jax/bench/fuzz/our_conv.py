@@ -51,30 +51,28 @@ def draw(r: random.Random) -> Spec:
     elif r.random() < 0.3:
         spec['mode'] = r.choice(('reflect', 'replicate', 'circular'))
     if n < 3 and r.random() < 0.25:
-        _enlarge(r, spec)
-    spec['size'] = [
-        max(s, oracle.holed(k, d) + 2)
-        for s, k, d in zip(spec['size'], spec['window'], spec['dilation'], strict=True)
-    ]
+        lengthen(r, spec)
+        spec['batch'] = spec['batch'][:1]
+        if form == 'pairs':
+            spec['padding'] = [
+                [r.randint(0, d - 1), r.randint(0, d - 1)] for d in oracle.spans(spec)
+            ]
+    spec['size'] = [max(s, d + 2) for s, d in zip(spec['size'], oracle.spans(spec), strict=True)]
     return spec
 
 
-def _enlarge(r, spec):
-    """Makes every axis longer than a vector kernel's blocks, with far dilation and padding.
+def lengthen(r: random.Random, spec: Spec) -> None:
+    """Makes every axis longer than a vector kernel's blocks, with far dilation and many features.
 
     Kernels handle the rows in blocks of 16 positions or more, and their edges separately. Faults in
     either do not show on short rows. Mostly the native kernels are drawn, by name or by default.
     """
-    spec['implementation'] = r.choice((None, None, 'onednn', spec['implementation']))
-    spec['batch'] = spec['batch'][:1]
+    n = len(spec['size'])
+    spec['size'] = [r.randint(24, 48) for _ in range(n)]
+    spec['dilation'] = [r.choice((1, 2, 3, r.randint(4, 10))) for _ in range(n)]
     for side in ('in_features', 'out_features'):
         spec[side] = spec['groups'] * r.choice((1, 2, r.randint(3, 40)))
-    for axis, window in enumerate(spec['window']):
-        spec['size'][axis] = r.randint(24, 48)
-        spec['dilation'][axis] = r.choice((1, 2, 3, r.randint(4, 10)))
-        most = oracle.holed(window, spec['dilation'][axis]) - 1
-        if isinstance(spec['padding'], list):
-            spec['padding'][axis] = [r.randint(0, most), r.randint(0, most)]
+    spec['implementation'] = r.choice((None, None, 'onednn', spec['implementation']))
 
 
 def shapes(spec: Spec) -> list[tuple[int, ...]]:
@@ -85,15 +83,14 @@ def shapes(spec: Spec) -> list[tuple[int, ...]]:
 def pairs(spec: Spec) -> list[tuple[int, int]]:
     """Returns (lo, hi) per axis."""
     form, n = spec['padding'], len(spec['size'])
-    spans = [oracle.holed(k, d) for k, d in zip(spec['window'], spec['dilation'], strict=True)]
     if form == 'VALID' or isinstance(form, int):
         return [(0, 0) if form == 'VALID' else (form, form)] * n
     if form == 'CAUSAL':
-        return [(spans[0] - 1, 0)]
+        return [(oracle.spans(spec)[0] - 1, 0)]
     if isinstance(form, str):
         return [
             conv_oracle.same_padding(*axis, lower=form == 'SAME_LOWER')
-            for axis in zip(spec['size'], spans, spec['strides'], strict=True)
+            for axis in zip(spec['size'], oracle.spans(spec), spec['strides'], strict=True)
         ]
     return [(lo, hi) for lo, hi in form]
 

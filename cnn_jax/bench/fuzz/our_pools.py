@@ -37,7 +37,7 @@ def draw(r: random.Random) -> Spec:
     if kind.startswith('adaptive'):
         spec['output'] = [r.randint(1, s) for s in spec['size']]
         return spec
-    spans = [oracle.holed(k, d) for k, d in zip(spec['window'], spec['dilation'], strict=True)]
+    spans = oracle.spans(spec)
     spec['size'] = [max(a, b) for a, b in zip(spec['size'], spans, strict=True)]
     form = r.choice(('int', 'pairs', 'SAME', 'VALID'))
     # at most half of the window, as in PyTorch
@@ -58,7 +58,7 @@ def _strides(spec):
 
 
 def pairs(spec: Spec) -> list[tuple[int, int]]:
-    spans = [oracle.holed(k, d) for k, d in zip(spec['window'], spec['dilation'], strict=True)]
+    spans = oracle.spans(spec)
     if spec['padding'] == 'SAME':
         axes = zip(spec['size'], spans, _strides(spec), strict=True)
         return [conv_oracle.same_padding(*axis) for axis in axes]

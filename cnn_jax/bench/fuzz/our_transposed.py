@@ -8,7 +8,7 @@ import numpy as np
 import cnn_jax
 
 from . import conv_oracle, oracle
-from .our_conv import KERNELS, bias
+from .our_conv import KERNELS, bias, lengthen
 
 Spec = dict[str, Any]
 
@@ -33,10 +33,12 @@ def draw(r: random.Random) -> Spec:
         'output_padding': [0] * n,
         'implementation': r.choice(KERNELS),
     }
+    if n < 3 and r.random() < 0.25:
+        lengthen(r, spec)
     forms = {'torch': ('SAME', 'VALID', 'pairs'), 'keras': ('SAME', 'VALID')}
     form = r.choice(forms.get(spec['convention'], ('VALID', 'pairs')))
     spec['padding'] = form
-    spans = _spans(spec)
+    spans = oracle.spans(spec)
     if form == 'pairs' and spec['convention'] == 'torch':
         spec['padding'] = [[r.randint(0, (d - 1) // 2), r.randint(0, d // 2)] for d in spans]
         spec['output_padding'] = [r.randint(0, max(s - 1, 0)) for s in spec['strides']]
@@ -45,14 +47,10 @@ def draw(r: random.Random) -> Spec:
     return spec
 
 
-def _spans(spec):
-    return [oracle.holed(k, d) for k, d in zip(spec['window'], spec['dilation'], strict=True)]
-
-
 def crops(spec: Spec) -> list[tuple[int, int]]:
     """Returns how much of the full result is cut off at both ends of each axis."""
     form, found = spec['padding'], []
-    axes = zip(_spans(spec), spec['strides'], spec['output_padding'], strict=True)
+    axes = zip(oracle.spans(spec), spec['strides'], spec['output_padding'], strict=True)
     for axis, (span, stride, extra) in enumerate(axes):
         if form == 'SAME':
             total = span - stride
@@ -69,7 +67,7 @@ def crops(spec: Spec) -> list[tuple[int, int]]:
 
 
 def _full(spec):
-    axes = zip(spec['size'], spec['strides'], _spans(spec), strict=True)
+    axes = zip(spec['size'], spec['strides'], oracle.spans(spec), strict=True)
     return [(n - 1) * s + d for n, s, d in axes]
 
 
