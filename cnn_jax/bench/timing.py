@@ -119,8 +119,8 @@ def _seconds(
     if before:
         return sum(_once(call, before) for _ in range(count)) / count
     # Accelerators run calls one after the other. On a CPU, calls that are not awaited run
-    # concurrently, each in newly allocated memory: several times slower than in training steps. So
-    # do calls whose predecessor's result is still referenced.
+    # concurrently, each in newly allocated memory: several times slower than in training steps. A
+    # result that is kept while the next one is computed makes that use new memory, too.
     wait_for_each = jax.default_backend() == 'cpu'
     result = None
     start = time.perf_counter()

@@ -320,14 +320,13 @@ def _differentiable_maximum(x: Array, spec: PoolSpec, kernel: str) -> Array:
 @_differentiable_maximum.defjvp
 def _(spec: PoolSpec, kernel: str, primals: Any, tangents: Any) -> tuple[Array, Any]:
     (x,), (dx,) = primals, tangents
-    if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
-        y = _differentiable_maximum(x, spec, kernel)
-        return y, np.zeros(y.shape, jax.dtypes.float0)
+    run, values = pool_kernels.KERNELS[kernel], lax.stop_gradient(x)
     # The rule must compute y as the function does: an axis that vmap adds would otherwise have
     # another position, which JAX does not notice within jit.
-    run = pool_kernels.KERNELS[kernel]
-    y = run.maximum(lax.stop_gradient(x), spec)
-    codes = run.winners(lax.stop_gradient(x), spec)
+    y = run.maximum(values, spec)
+    if dx.dtype == jax.dtypes.float0:  # integer input has no tangent
+        return y, np.zeros(y.shape, jax.dtypes.float0)
+    codes = run.winners(values, spec)
     return jax.jvp(lambda x: _known_maximum(x, y, codes, spec, kernel), (x,), (dx,))
 
 
